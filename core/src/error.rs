@@ -1,0 +1,93 @@
+//! The one error of the core: a small `Copy` enum that carries numbers, never text it made up at run time.
+//!
+//! The host turns it into a sentence that says what happened, where, and what to do. Where an error
+//! concerns a weight, [`Context::weight_name`](crate::ops::Context::weight_name) tells its full name.
+
+use core::fmt;
+
+/// A `Result` whose error is [`Error`].
+pub type Result<T> = core::result::Result<T, Error>;
+
+/// A shape as the error carries it: trailing zeros stand for absent dimensions.
+pub type Dims = [usize; 4];
+
+/// What can go wrong in the core.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields say what their names say")]
+pub enum Error {
+    /// The arena is too small: `needed` bytes at this point, `limit` given.
+    OutOfMemory { needed: usize, limit: usize },
+    /// A size computation left the range of `usize`.
+    Overflow { what: &'static str },
+    /// A tensor handed to `what` has the wrong shape.
+    Shape { what: &'static str, expected: Dims, found: Dims },
+    /// The model asks for a weight that the checkpoint lacks.
+    MissingWeight,
+    /// A weight has another shape than the configuration says.
+    WeightShape { expected: Dims, found: Dims },
+    /// A weight is of a type that cannot be used in its place.
+    WeightDtype { found: &'static str },
+    /// The bytes of a weight could not be read.
+    WeightRead,
+    /// Untrusted bytes are malformed: `what` is wrong at byte `at`.
+    Format { what: &'static str, at: usize },
+    /// A configuration's value is out of range or contradicts another.
+    Config { key: &'static str, what: &'static str },
+    /// `what` needs room for `needed`, and there is room for `limit`.
+    Capacity { what: &'static str, needed: usize, limit: usize },
+    /// An index into `what` is not below `limit`.
+    Index { what: &'static str, index: usize, limit: usize },
+    /// The network's output holds a value that is not a finite number.
+    NotFinite { what: &'static str },
+    /// The host's sink refused a row of pixels.
+    Sink,
+    /// The host asked to stop.
+    Cancelled,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Error::OutOfMemory { needed, limit } => {
+                write!(f, "needs {needed} bytes of memory, {limit} given")
+            }
+            Error::Overflow { what } => write!(f, "{what} is too large to count in bytes"),
+            Error::Shape { what, expected, found } => {
+                write!(f, "{what}: expected shape {}, found {}", Show(expected), Show(found))
+            }
+            Error::MissingWeight => write!(f, "weight missing"),
+            Error::WeightShape { expected, found } => {
+                write!(f, "weight of shape {}, expected {}", Show(found), Show(expected))
+            }
+            Error::WeightDtype { found } => write!(f, "weight of unusable type {found}"),
+            Error::WeightRead => write!(f, "weight could not be read"),
+            Error::Format { what, at } => write!(f, "{what} at byte {at}"),
+            Error::Config { key, what } => write!(f, "{key} {what}"),
+            Error::Capacity { what, needed, limit } => {
+                write!(f, "{what}: {needed} needed, at most {limit} possible")
+            }
+            Error::Index { what, index, limit } => {
+                write!(f, "{what} {index} is out of range: there are {limit}")
+            }
+            Error::NotFinite { what } => write!(f, "{what} holds a value that is not a number"),
+            Error::Sink => write!(f, "the picture could not be written"),
+            Error::Cancelled => write!(f, "cancelled"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+struct Show(Dims);
+
+impl fmt::Display for Show {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rank = self.0.iter().rposition(|&d| d != 0).map_or(0, |i| i + 1);
+        write!(f, "[")?;
+        for (i, d) in self.0[..rank].iter().enumerate() {
+            write!(f, "{}{d}", if i == 0 { "" } else { ", " })?;
+        }
+        write!(f, "]")
+    }
+}
