@@ -1,1 +1,233 @@
-//! To be filled.
+//! Who does the work: the host's threads, behind a trait, and safe ways to cut work for them.
+//!
+//! Work is cut along the *output*: every worker writes places of its own, and no sum is ever split, so
+//! the number of workers changes no bit. An island of `unsafe`: it hands disjoint parts of one slice to
+//! several threads.
+
+use core::marker::PhantomData;
+
+/// Runs a task for many indices, possibly on several threads.
+///
+/// # Safety
+/// `run` must call `task(index, worker)` exactly once for each index below `count`, with
+/// `worker < workers()`, never two calls at a time with the same worker, and must return only after
+/// all calls have returned.
+pub unsafe trait Executor {
+    /// How many workers there are; at least 1. It never changes.
+    fn workers(&self) -> usize;
+
+    /// Calls `task(index, worker)` for each index below `count`.
+    fn run(&self, count: usize, task: &(dyn Fn(usize, usize) + Sync));
+}
+
+/// The executor without threads: everything happens here and now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sequential;
+
+// SAFETY: one plain loop, one worker.
+unsafe impl Executor for Sequential {
+    fn workers(&self) -> usize {
+        1
+    }
+
+    fn run(&self, count: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        for index in 0..count {
+            task(index, 0);
+        }
+    }
+}
+
+/// Cuts `out` into chunks of `chunk` elements (the last may be shorter) and calls
+/// `task(index, chunk, scratch)` for each, where `scratch` is the worker's own share of `scratch`.
+///
+/// # Panics
+/// Where `chunk` is 0.
+pub fn for_each_chunk<T: Send, S: Send>(
+    executor: &dyn Executor,
+    out: &mut [T],
+    chunk: usize,
+    scratch: &mut [S],
+    task: impl Fn(usize, &mut [T], &mut [S]) + Sync,
+) {
+    assert!(chunk > 0, "a chunk holds at least one element");
+    let len = out.len();
+    let out = Shared::new(out);
+    let scratch = Shares::new(executor, scratch);
+    executor.run(len.div_ceil(chunk), &|index, worker| {
+        let start = index * chunk;
+        assert!(start < len, "the executor made up an index");
+        // SAFETY: chunks of different indices are disjoint, and the executor calls each index once.
+        let part = unsafe { out.range(start, chunk.min(len - start)) };
+        // SAFETY: the executor never runs two tasks at a time as the same worker.
+        let scratch = unsafe { scratch.of(worker) };
+        task(index, part, scratch);
+    });
+}
+
+/// Where a tile lies in the matrix it was cut from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TilePlace {
+    /// First row.
+    pub row: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// First column.
+    pub column: usize,
+    /// Number of columns.
+    pub columns: usize,
+}
+
+/// A rectangle of a row-major matrix, to be written by one worker.
+pub struct TileMut<'a> {
+    first: *mut f32,
+    stride: usize,
+    place: TilePlace,
+    matrix: PhantomData<&'a mut [f32]>,
+}
+
+impl TileMut<'_> {
+    /// Where the tile lies in the matrix.
+    pub fn place(&self) -> TilePlace {
+        self.place
+    }
+
+    /// Row `index` of the tile, counted from the tile's first.
+    ///
+    /// # Panics
+    /// Where there is no such row.
+    pub fn row(&mut self, index: usize) -> &mut [f32] {
+        assert!(index < self.place.rows, "a tile's row is out of range");
+        // SAFETY: `for_each_tile` has checked that the tile lies inside the matrix, and gave this
+        // rectangle to one worker only.
+        unsafe {
+            core::slice::from_raw_parts_mut(
+                self.first.add(index * self.stride),
+                self.place.columns,
+            )
+        }
+    }
+}
+
+/// Cuts the row-major matrix `out` of `columns` columns into tiles of `tile_rows` by `tile_columns`
+/// (those at the edges may be smaller) and calls `task(tile, scratch)` for each, where `scratch` is
+/// the worker's own share of `scratch`.
+///
+/// # Panics
+/// Where a tile has no rows or columns, or `out` is not made of whole rows.
+pub fn for_each_tile(
+    executor: &dyn Executor,
+    out: &mut [f32],
+    columns: usize,
+    tile_rows: usize,
+    tile_columns: usize,
+    scratch: &mut [f32],
+    task: impl Fn(TileMut<'_>, &mut [f32]) + Sync,
+) {
+    assert!(tile_rows > 0 && tile_columns > 0, "a tile holds at least one element");
+    assert!(columns > 0 && out.len().is_multiple_of(columns), "a matrix has whole rows");
+    let rows = out.len() / columns;
+    let across = columns.div_ceil(tile_columns);
+    let out = Shared::new(out);
+    let scratch = Shares::new(executor, scratch);
+    executor.run(rows.div_ceil(tile_rows) * across, &|index, worker| {
+        let (row, column) = (index / across * tile_rows, index % across * tile_columns);
+        assert!(row < rows, "the executor made up an index");
+        let place = TilePlace {
+            row,
+            rows: tile_rows.min(rows - row),
+            column,
+            columns: tile_columns.min(columns - column),
+        };
+        let first = out.at(row * columns + column);
+        let tile = TileMut { first, stride: columns, place, matrix: PhantomData };
+        // SAFETY: the executor never runs two tasks at a time as the same worker.
+        task(tile, unsafe { scratch.of(worker) });
+    });
+}
+
+/// A slice whose disjoint parts go to different threads.
+struct Shared<'a, T> {
+    first: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is only used to hand out disjoint parts, each to one thread, of elements that may be sent.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    fn new(slice: &'a mut [T]) -> Self {
+        Self { first: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    fn at(&self, index: usize) -> *mut T {
+        assert!(index < self.len, "a tile begins inside its matrix");
+        // SAFETY: inside the slice, as just checked.
+        unsafe { self.first.add(index) }
+    }
+
+    /// # Safety
+    /// Ranges that are alive at the same time must not overlap.
+    #[allow(clippy::mut_from_ref, reason = "the caller guarantees that ranges are disjoint")]
+    unsafe fn range(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "a part lies inside its whole");
+        // SAFETY: inside the slice, as just checked; disjoint from others, as the caller guarantees.
+        unsafe { core::slice::from_raw_parts_mut(self.first.add(start), len) }
+    }
+}
+
+/// Scratch memory, an equal share for each worker.
+struct Shares<'a, T> {
+    all: Shared<'a, T>,
+    each: usize,
+    workers: usize,
+}
+
+impl<'a, T> Shares<'a, T> {
+    fn new(executor: &dyn Executor, scratch: &'a mut [T]) -> Self {
+        let workers = executor.workers();
+        Self { each: scratch.len() / workers, all: Shared::new(scratch), workers }
+    }
+
+    /// # Safety
+    /// One worker's share may be asked for again only when the former slice is dead.
+    #[allow(clippy::mut_from_ref, reason = "the caller guarantees one use at a time")]
+    unsafe fn of(&self, worker: usize) -> &mut [T] {
+        assert!(worker < self.workers, "the executor made up a worker");
+        // SAFETY: shares of different workers are disjoint; the caller guarantees the rest.
+        unsafe { self.all.range(worker * self.each, self.each) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_the_output_once_with_a_short_last_one() {
+        let mut out = [0u32; 10];
+        for_each_chunk::<_, ()>(&Sequential, &mut out, 4, &mut [], |index, part, _| {
+            assert_eq!(part.len(), if index == 2 { 2 } else { 4 });
+            part.iter_mut().for_each(|x| *x += 1 + index as u32);
+        });
+        assert_eq!(out, [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn tiles_cover_the_matrix_once_with_smaller_ones_at_the_edges() {
+        let mut out = [0.0; 5 * 7];
+        for_each_tile(&Sequential, &mut out, 7, 2, 3, &mut [0.0; 8], |mut tile, scratch| {
+            assert_eq!(scratch.len(), 8);
+            for i in 0..tile.place().rows {
+                tile.row(i).iter_mut().for_each(|x| *x += 1.0);
+            }
+        });
+        assert_eq!(out, [1.0; 35]);
+    }
+
+    #[test]
+    fn an_empty_output_is_no_work() {
+        for_each_chunk::<u8, ()>(&Sequential, &mut [], 4, &mut [], |_, _, _| unreachable!());
+        for_each_tile(&Sequential, &mut [], 3, 1, 1, &mut [], |_, _| unreachable!());
+    }
+}

@@ -1,1 +1,10 @@
-//! To be filled.
+//! Where data lies: one block of memory, used as a stack.
+//!
+//! An island of `unsafe`: it turns byte ranges of the block into typed slices, after checking bounds,
+//! alignment and that nothing written overlaps anything read.
+
+mod arena;
+mod plan;
+
+pub use arena::{ALIGNMENT, Aligned, Arena};
+pub use plan::{Phase, Plan};

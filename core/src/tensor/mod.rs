@@ -1,1 +1,141 @@
-//! To be filled.
+//! What data is: shapes, element types, and the handle by which layers speak of a tensor.
+//!
+//! A [`Tensor`] is a `Copy` note of where its bytes lie in the arena. It owns nothing and borrows
+//! nothing; the arena checks every access.
+
+mod dtype;
+mod shape;
+
+pub use dtype::DType;
+pub use shape::Shape;
+
+use crate::error::{Error, Result};
+
+/// A tensor in the arena: where it begins, its shape and its element type. Row-major; pictures are
+/// NHWC, so `[n, h, w, c]` and `[n, h*w, c]` are the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    offset: usize,
+    shape: Shape,
+    dtype: DType,
+}
+
+impl Tensor {
+    /// A tensor at `offset` bytes from the arena's beginning. Only the arena makes them.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] where its size does not fit `usize`.
+    pub(crate) fn new(offset: usize, shape: Shape, dtype: DType) -> Result<Self> {
+        shape
+            .elements()?
+            .checked_mul(dtype.bytes())
+            .and_then(|bytes| bytes.checked_add(offset))
+            .filter(|&end| end <= isize::MAX as usize)
+            .ok_or(Error::Overflow { what: "a tensor" })?;
+        Ok(Self { offset, shape, dtype })
+    }
+
+    /// Bytes from the arena's beginning.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The dimensions, taken apart: `let [n, h, w, c] = x.dims("conv2d")?;`
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the tensor has another number of dimensions.
+    pub fn dims<const N: usize>(&self, what: &'static str) -> Result<[usize; N]> {
+        self.shape.dims(what)
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        // The constructor has shown that the product fits.
+        self.shape.as_slice().iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.dtype.bytes()
+    }
+
+    /// The last dimension: channels.
+    pub fn channels(&self) -> usize {
+        self.shape.as_slice().last().copied().unwrap_or(1)
+    }
+
+    /// Number of rows when all dimensions but the last are flattened.
+    pub fn row_count(&self) -> usize {
+        self.shape.as_slice().split_last().map_or(1, |(_, lead)| lead.iter().product())
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the number of elements differs.
+    pub fn reshape<const N: usize>(&self, dims: [usize; N]) -> Result<Self> {
+        let shape = Shape::new(dims);
+        if shape.elements()? != self.len() {
+            let (expected, found) = (shape.to_dims(), self.shape.to_dims());
+            return Err(Error::Shape { what: "reshape", expected, found });
+        }
+        Ok(Self { shape, ..*self })
+    }
+
+    /// A view on `count` rows from `start`, as `[count, c]`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] where the rows end before `start + count`.
+    pub fn rows(&self, start: usize, count: usize) -> Result<Self> {
+        let limit = self.row_count();
+        match start.checked_add(count) {
+            Some(end) if end <= limit => Ok(Self {
+                offset: self.offset + start * self.channels() * self.dtype.bytes(),
+                shape: Shape::new([count, self.channels()]),
+                dtype: self.dtype,
+            }),
+            _ => Err(Error::Index { what: "row", index: start.saturating_add(count), limit }),
+        }
+    }
+
+    /// A view on sample `index` of the first dimension, which becomes 1.
+    ///
+    /// # Errors
+    /// [`Error::Index`] where there is no such sample.
+    pub fn sample(&self, index: usize) -> Result<Self> {
+        let shape = self.shape.as_slice();
+        let limit = shape.first().copied().unwrap_or(0);
+        if index >= limit {
+            return Err(Error::Index { what: "sample", index, limit });
+        }
+        Ok(Self {
+            offset: self.offset + index * (self.bytes() / limit),
+            shape: self.shape.with_first(1),
+            dtype: self.dtype,
+        })
+    }
+
+    /// # Errors
+    /// [`Error::Shape`] where the shape is not `shape`.
+    pub fn expect(&self, what: &'static str, shape: Shape) -> Result<()> {
+        if self.shape == shape {
+            return Ok(());
+        }
+        Err(Error::Shape { what, expected: shape.to_dims(), found: self.shape.to_dims() })
+    }
+}

@@ -1,0 +1,279 @@
+//! The arena: a stack of tensors in a block of memory the host gives, or a stack that only counts.
+
+use core::marker::PhantomData;
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Shape, Tensor};
+
+/// Every tensor begins at a multiple of this many bytes, and the block must too: one cache line, one
+/// AVX-512 register.
+pub const ALIGNMENT: usize = 64;
+
+/// A block aligned as the arena wants it, for a `static` in firmware.
+#[repr(C, align(64))]
+pub struct Aligned<const N: usize>(pub [u8; N]);
+
+/// A stack of tensors.
+///
+/// With memory it holds them; *measuring* it only counts, and the peak it reaches is the number of
+/// bytes that the same calls need with memory.
+///
+/// ```
+/// use mote::mem::Arena;
+/// use mote::tensor::Shape;
+///
+/// let mut arena = Arena::measuring();
+/// arena.push_f32(Shape::new([1, 8, 8, 4]))?;
+/// assert_eq!(arena.peak(), 1024);
+/// # Ok::<(), mote::Error>(())
+/// ```
+pub struct Arena<'m> {
+    /// The block's first byte; `None` when measuring.
+    base: Option<*mut u8>,
+    limit: usize,
+    top: usize,
+    peak: usize,
+    memory: PhantomData<&'m mut [u8]>,
+}
+
+impl<'m> Arena<'m> {
+    /// An arena in `memory`, which must begin at a multiple of [`ALIGNMENT`]. What the memory holds
+    /// does not matter.
+    ///
+    /// # Panics
+    /// Where the memory is not so aligned: that is the host's mistake, not the world's.
+    pub fn new(memory: &'m mut [u8]) -> Self {
+        let base = memory.as_mut_ptr();
+        assert!(
+            (base as usize).is_multiple_of(ALIGNMENT) || memory.is_empty(),
+            "the arena's memory must be aligned to {ALIGNMENT} bytes"
+        );
+        Self { base: Some(base), limit: memory.len(), top: 0, peak: 0, memory: PhantomData }
+    }
+
+    /// An arena without memory, that only counts.
+    pub fn measuring() -> Self {
+        let limit = isize::MAX as usize & !(ALIGNMENT - 1);
+        Self { base: None, limit, top: 0, peak: 0, memory: PhantomData }
+    }
+
+    /// Whether this arena only counts.
+    pub fn is_measuring(&self) -> bool {
+        self.base.is_none()
+    }
+
+    /// Bytes in use.
+    pub fn top(&self) -> usize {
+        self.top
+    }
+
+    /// The most bytes that were ever in use.
+    pub fn peak(&self) -> usize {
+        self.peak
+    }
+
+    /// Forgets the peak, so that the next phase can be measured by itself.
+    pub fn reset_peak(&mut self) {
+        self.peak = self.top;
+    }
+
+    /// Takes a new f32 tensor from the top. Its elements hold whatever the memory held.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the block ends before it, [`Error::Overflow`] where its size does
+    /// not fit `usize`.
+    pub fn push_f32(&mut self, shape: Shape) -> Result<Tensor> {
+        let tensor = Tensor::new(self.top, shape, DType::F32)?;
+        let end = aligned(tensor.offset() + tensor.bytes());
+        if end > self.limit {
+            return Err(Error::OutOfMemory { needed: end, limit: self.limit });
+        }
+        self.top = end;
+        self.peak = self.peak.max(end);
+        Ok(tensor)
+    }
+
+    /// Gives back all that lies above `mark`, a former [`Arena::top`].
+    pub fn release(&mut self, mark: usize) {
+        assert!(mark <= self.top, "the arena's top can only be lowered");
+        self.top = mark;
+    }
+
+    /// Gives back all that lies above `mark` but `result`, which slides down to `mark`. A result that
+    /// lies below it stays where it is.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] never in practice: the tensor was smaller than the arena before.
+    pub fn keep(&mut self, mark: usize, result: Tensor) -> Result<Tensor> {
+        assert!(mark <= self.top, "the arena's top can only be lowered");
+        let (from, bytes) = (result.offset(), result.bytes());
+        assert!(from + bytes <= self.top, "a result must still be in the arena");
+        if from < mark {
+            assert!(from + bytes <= mark, "a result may not straddle the mark");
+            self.top = mark;
+            return Ok(result);
+        }
+        if let Some(base) = self.base
+            && from != mark
+        {
+            // SAFETY: both ranges lie below `top`, hence inside the block that `new` borrowed
+            // exclusively; `copy` allows them to overlap.
+            unsafe { core::ptr::copy(base.add(from), base.add(mark), bytes) };
+        }
+        self.top = aligned(mark + bytes);
+        Tensor::new(mark, result.shape(), result.dtype())
+    }
+
+    /// Whether `tensor` is the newest in the arena.
+    pub fn is_newest(&self, tensor: Tensor) -> bool {
+        aligned(tensor.offset() + tensor.bytes()) == self.top
+    }
+
+    /// The elements of an f32 tensor.
+    pub fn read(&self, tensor: Tensor) -> &[f32] {
+        let (data, len) = self.locate(tensor);
+        // SAFETY: `locate` has checked range, type and alignment; `&self` keeps writers out for as
+        // long as the slice lives, and any bit pattern is an f32.
+        unsafe { core::slice::from_raw_parts(data, len) }
+    }
+
+    /// The elements of an f32 tensor, to be written.
+    pub fn write(&mut self, tensor: Tensor) -> &mut [f32] {
+        self.split(tensor, []).0
+    }
+
+    /// One tensor to be written beside others to be read.
+    ///
+    /// # Panics
+    /// Where what is written overlaps what is read: that would be a mistake of an op.
+    pub fn split<const N: usize>(
+        &mut self,
+        out: Tensor,
+        inputs: [Tensor; N],
+    ) -> (&mut [f32], [&[f32]; N]) {
+        for input in inputs {
+            assert_disjoint(out, input);
+        }
+        let inputs = inputs.map(|input| {
+            let (data, len) = self.locate(input);
+            // SAFETY: as in `read`; `out` is disjoint from it, and the arena stays borrowed.
+            unsafe { core::slice::from_raw_parts(data.cast_const(), len) }
+        });
+        let (data, len) = self.locate(out);
+        // SAFETY: `locate` has checked range, type and alignment; no slice handed out above overlaps.
+        (unsafe { core::slice::from_raw_parts_mut(data, len) }, inputs)
+    }
+
+    /// Two tensors to be written beside others to be read.
+    ///
+    /// # Panics
+    /// Where what is written overlaps anything else.
+    pub fn split_two<const N: usize>(
+        &mut self,
+        out: [Tensor; 2],
+        inputs: [Tensor; N],
+    ) -> ([&mut [f32]; 2], [&[f32]; N]) {
+        assert_disjoint(out[0], out[1]);
+        for input in inputs {
+            assert_disjoint(out[1], input);
+        }
+        let (data, len) = self.locate(out[1]);
+        let (first, inputs) = self.split(out[0], inputs);
+        // SAFETY: as in `split`; `out[1]` is disjoint from `out[0]` and from every input.
+        let second = unsafe { core::slice::from_raw_parts_mut(data, len) };
+        ([first, second], inputs)
+    }
+
+    /// Where an f32 tensor lies, checked.
+    fn locate(&self, tensor: Tensor) -> (*mut f32, usize) {
+        let base = self.base.expect("a measuring arena holds no data");
+        assert!(tensor.dtype() == DType::F32, "this tensor holds no f32");
+        assert!(tensor.offset() + tensor.bytes() <= self.top, "a tensor was used after its scope");
+        assert!(tensor.offset().is_multiple_of(4), "a view begins inside an element");
+        // SAFETY: the offset lies inside the block.
+        let data = unsafe { base.add(tensor.offset()) };
+        (data.cast::<f32>(), tensor.len())
+    }
+}
+
+fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGNMENT)
+}
+
+fn assert_disjoint(a: Tensor, b: Tensor) {
+    let ends_before = |a: Tensor, b: Tensor| a.offset() + a.bytes() <= b.offset();
+    assert!(ends_before(a, b) || ends_before(b, a), "an op's output overlaps its input");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three_tensors(arena: &mut Arena<'_>) -> Result<Tensor> {
+        let a = arena.push_f32(Shape::new([3, 5]))?;
+        let mark = arena.top();
+        arena.push_f32(Shape::new([100]))?;
+        let result = arena.push_f32(Shape::new([7]))?;
+        if !arena.is_measuring() {
+            arena.write(a).fill(1.0);
+            arena.write(result).copy_from_slice(&[0., 1., 2., 3., 4., 5., 6.]);
+        }
+        arena.keep(mark, result)
+    }
+
+    #[test]
+    fn planned_bytes_are_peak_bytes_and_one_byte_less_is_an_error() {
+        let mut measuring = Arena::measuring();
+        three_tensors(&mut measuring).unwrap();
+        assert_eq!(measuring.peak(), 64 + 448 + 64);
+        let mut memory = Aligned([0xAA; 64 + 448 + 64]);
+        let mut arena = Arena::new(&mut memory.0);
+        let kept = three_tensors(&mut arena).unwrap();
+        assert_eq!(arena.peak(), measuring.peak());
+        assert_eq!(arena.top(), 128);
+        assert_eq!(arena.read(kept), [0., 1., 2., 3., 4., 5., 6.]);
+        let mut arena = Arena::new(&mut memory.0[..64 + 448 + 63]);
+        let error = three_tensors(&mut arena).unwrap_err();
+        assert_eq!(error, Error::OutOfMemory { needed: 576, limit: 575 });
+    }
+
+    #[test]
+    fn a_result_below_the_mark_stays() {
+        let mut memory = Aligned([0; 256]);
+        let mut arena = Arena::new(&mut memory.0);
+        let a = arena.push_f32(Shape::new([2])).unwrap();
+        arena.write(a).fill(3.0);
+        let mark = arena.top();
+        arena.push_f32(Shape::new([2])).unwrap();
+        assert_eq!(arena.keep(mark, a).unwrap(), a);
+        assert_eq!((arena.top(), arena.read(a)), (64, &[3.0, 3.0][..]));
+    }
+
+    #[test]
+    #[should_panic(expected = "overlaps")]
+    fn writing_what_is_read_is_caught() {
+        let mut memory = Aligned([0; 256]);
+        let mut arena = Arena::new(&mut memory.0);
+        let a = arena.push_f32(Shape::new([4, 4])).unwrap();
+        arena.split(a, [a.rows(1, 2).unwrap()]);
+    }
+
+    #[test]
+    #[should_panic(expected = "after its scope")]
+    fn a_released_tensor_is_caught() {
+        let mut memory = Aligned([0; 256]);
+        let mut arena = Arena::new(&mut memory.0);
+        let a = arena.push_f32(Shape::new([4])).unwrap();
+        arena.release(0);
+        arena.read(a);
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_errors() {
+        let mut arena = Arena::measuring();
+        let huge = Shape::new([usize::MAX / 2, 3]);
+        assert_eq!(arena.push_f32(huge), Err(Error::Overflow { what: "a tensor" }));
+        let large = Shape::new([isize::MAX as usize / 4]);
+        assert!(arena.push_f32(large).is_err());
+    }
+}

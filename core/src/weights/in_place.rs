@@ -1,0 +1,51 @@
+//! Weights that are read where they lie: a mapped file, a constant in flash.
+
+use super::{Index, Weight, Weights};
+use crate::error::{Error, Result};
+use crate::tensor::Shape;
+
+/// A safetensors file whose bytes are all at hand. Nothing is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct InPlace<'a> {
+    index: Index<'a>,
+    file: &'a [u8],
+}
+
+impl<'a> InPlace<'a> {
+    /// The weights of `file`, whose header `index` was parsed from.
+    pub fn new(index: Index<'a>, file: &'a [u8]) -> Self {
+        Self { index, file }
+    }
+
+    /// The tensors by name.
+    pub fn index(&self) -> Index<'a> {
+        self.index
+    }
+}
+
+impl Weights for InPlace<'_> {
+    fn find(&mut self, name: &str, _expected: Shape) -> Result<Option<Weight>> {
+        Ok(self.index.find(name))
+    }
+
+    fn contains(&mut self, name: &str) -> bool {
+        self.index.find(name).is_some()
+    }
+
+    fn is_staged(&self) -> bool {
+        false
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        weight: &Weight,
+        start: usize,
+        len: usize,
+        _staging: &'a mut [u8],
+    ) -> Result<&'a [u8]> {
+        let begin = usize::try_from(weight.begin).ok().and_then(|begin| begin.checked_add(start));
+        begin
+            .and_then(|begin| self.file.get(begin..begin.checked_add(len)?))
+            .ok_or(Error::WeightRead)
+    }
+}

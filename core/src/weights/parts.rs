@@ -1,0 +1,56 @@
+//! Several files as one: the shards of a network, the networks of a pipeline.
+
+use super::{Weight, Weights};
+use crate::error::{Error, Result};
+use crate::tensor::Shape;
+
+/// One file of several, and the segment that names in it lack.
+pub struct Part<'a> {
+    /// The first segment of the names this part answers to, which its own names lack: `unet`. Empty:
+    /// it answers to all names.
+    pub prefix: &'a str,
+    /// Its weights.
+    pub weights: &'a mut dyn Weights,
+}
+
+/// Several files as one. A name is looked for in each part whose prefix it has.
+pub struct Parts<'p, 'a>(pub &'p mut [Part<'a>]);
+
+/// `name` without `prefix` and the dot after it.
+fn without_prefix<'n>(name: &'n str, prefix: &str) -> Option<&'n str> {
+    if prefix.is_empty() { Some(name) } else { name.strip_prefix(prefix)?.strip_prefix('.') }
+}
+
+impl Weights for Parts<'_, '_> {
+    fn find(&mut self, name: &str, expected: Shape) -> Result<Option<Weight>> {
+        for (part, number) in self.0.iter_mut().zip(0..) {
+            if let Some(name) = without_prefix(name, part.prefix)
+                && let Some(weight) = part.weights.find(name, expected)?
+            {
+                return Ok(Some(Weight { part: number, ..weight }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn contains(&mut self, name: &str) -> bool {
+        self.0.iter_mut().any(|part| {
+            without_prefix(name, part.prefix).is_some_and(|name| part.weights.contains(name))
+        })
+    }
+
+    fn is_staged(&self) -> bool {
+        self.0.iter().any(|part| part.weights.is_staged())
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        weight: &Weight,
+        start: usize,
+        len: usize,
+        staging: &'a mut [u8],
+    ) -> Result<&'a [u8]> {
+        let part = self.0.get_mut(usize::from(weight.part)).ok_or(Error::WeightRead)?;
+        part.weights.read(weight, start, len, staging)
+    }
+}

@@ -1,0 +1,75 @@
+//! The name of a weight as a path through the network, kept on the stack.
+
+use core::fmt::{self, Write};
+
+/// The longest name of a weight, in bytes. The longest of Stable Diffusion XL has 92.
+pub const MAX_NAME: usize = 160;
+
+/// The full name of a weight.
+pub type Name = heapless::String<MAX_NAME>;
+
+/// A place in a network: `down_blocks.1.resnets.0`. Each segment borrows the one before it.
+///
+/// ```
+/// use mote::weights::Path;
+///
+/// let root = Path::root();
+/// let blocks = root.at("down_blocks");
+/// let block = blocks.index(1);
+/// assert_eq!(format!("{}", block.at("conv.weight")), "down_blocks.1.conv.weight");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    segment: Segment<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Segment<'a> {
+    Name(&'a str),
+    Index(usize),
+}
+
+impl Path<'_> {
+    /// The network's root: the empty path.
+    pub const fn root() -> Path<'static> {
+        Path { parent: None, segment: Segment::Name("") }
+    }
+
+    /// The child called `name`, which may hold dots. An empty name is the path itself.
+    pub fn at<'b>(&'b self, name: &'b str) -> Path<'b> {
+        Path { parent: Some(self), segment: Segment::Name(name) }
+    }
+
+    /// The child with number `index`.
+    pub fn index(&self, index: usize) -> Path<'_> {
+        Path { parent: Some(self), segment: Segment::Index(index) }
+    }
+
+    /// The path written out, or `None` where it is longer than [`MAX_NAME`].
+    pub fn name(&self) -> Option<Name> {
+        let mut name = Name::new();
+        write!(name, "{self}").ok().map(|()| name)
+    }
+
+    /// Writes the path; tells whether anything stands before the next segment.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> core::result::Result<bool, fmt::Error> {
+        let begun = match self.parent {
+            Some(parent) => parent.write(f)?,
+            None => false,
+        };
+        let dot = if begun { "." } else { "" };
+        match self.segment {
+            Segment::Name("") => return Ok(begun),
+            Segment::Name(name) => write!(f, "{dot}{name}")?,
+            Segment::Index(index) => write!(f, "{dot}{index}")?,
+        }
+        Ok(true)
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f).map(|_| ())
+    }
+}

@@ -1,0 +1,312 @@
+//! The header of a safetensors file: eight bytes of length, then JSON, then the tensors' bytes.
+//!
+//! The index is a slice of [`Slot`]s the host gives, sorted by name: no allocation, and a look-up is a
+//! binary search. Format: <https://huggingface.co/docs/safetensors>.
+
+use super::Weight;
+use super::json::Reader;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Shape};
+
+/// The longest header that is believed, the same limit as the reference implementation's.
+pub const MAX_HEADER_BYTES: usize = 100_000_000;
+
+/// Bytes of the length before the header.
+const PREFIX: usize = 8;
+
+/// One tensor of a file: its name as a range of the header, and what the header says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    name: [usize; 2],
+    weight: Weight,
+}
+
+impl Slot {
+    /// A slot that is to be filled.
+    pub const EMPTY: Self = Self {
+        name: [0, 0],
+        weight: Weight {
+            dtype: DType::U8,
+            shape: Shape::new([0]),
+            part: 0,
+            begin: 0,
+            bytes: 0,
+        },
+    };
+}
+
+/// The bytes of the header of a file that begins with `beginning` and is `file_bytes` long: where the
+/// JSON lies.
+///
+/// # Errors
+/// [`Error::Format`] where the file is too short for its header or the header is absurdly long.
+pub fn header_bytes(beginning: &[u8], file_bytes: u64) -> Result<core::ops::Range<usize>> {
+    let prefix: [u8; PREFIX] = beginning
+        .get(..PREFIX)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(Error::Format { what: "the file is shorter than 8 bytes", at: 0 })?;
+    let len = u64::from_le_bytes(prefix);
+    if len > MAX_HEADER_BYTES as u64 {
+        return Err(Error::Format { what: "this is no safetensors header: its length is absurd", at: 0 });
+    }
+    if len > file_bytes.saturating_sub(PREFIX as u64) {
+        return Err(Error::Format { what: "the file ends inside its header", at: PREFIX });
+    }
+    Ok(PREFIX..PREFIX + len as usize)
+}
+
+/// The tensors of one file, by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Index<'a> {
+    header: &'a [u8],
+    slots: &'a [Slot],
+}
+
+impl<'a> Index<'a> {
+    /// How many slots [`Index::parse`] needs for this header (the JSON alone).
+    ///
+    /// # Errors
+    /// [`Error::Format`] where the header is not what it should be.
+    pub fn count(header: &[u8]) -> Result<usize> {
+        let mut count = 0;
+        each_tensor(header, u64::MAX, |_| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// Reads a header (the JSON alone) whose file is `file_bytes` long in all.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where the header is malformed, names a tensor twice, or speaks of bytes the file
+    /// does not have; [`Error::Capacity`] where there are more tensors than slots.
+    pub fn parse(header: &'a [u8], file_bytes: u64, slots: &'a mut [Slot]) -> Result<Self> {
+        let limit = slots.len();
+        let mut count = 0;
+        each_tensor(header, file_bytes, |slot| {
+            let needed = count + 1;
+            *slots.get_mut(count).ok_or(Error::Capacity { what: "tensors", needed, limit })? = slot;
+            count = needed;
+            Ok(())
+        })?;
+        let slots = &mut slots[..count];
+        slots.sort_unstable_by_key(|slot| name_of(header, slot));
+        if let Some(twice) =
+            slots.windows(2).find(|pair| name_of(header, &pair[0]) == name_of(header, &pair[1]))
+        {
+            return Err(Error::Format { what: "a tensor is named twice", at: twice[1].name[0] });
+        }
+        Ok(Self { header, slots })
+    }
+
+    /// The tensor called `name`.
+    pub fn find(&self, name: &str) -> Option<Weight> {
+        let found =
+            self.slots.binary_search_by_key(&name.as_bytes(), |slot| name_of(self.header, slot));
+        found.ok().map(|at| self.slots[at].weight)
+    }
+
+    /// All tensors with their names, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Weight)> + use<'a> {
+        let header = self.header;
+        self.slots.iter().map(move |slot| {
+            // The parser has let only UTF-8 through.
+            (core::str::from_utf8(name_of(header, slot)).unwrap_or(""), slot.weight)
+        })
+    }
+}
+
+fn name_of<'a>(header: &'a [u8], slot: &Slot) -> &'a [u8] {
+    &header[slot.name[0]..slot.name[1]]
+}
+
+/// Calls `found` for each tensor of a header.
+fn each_tensor(
+    header: &[u8],
+    file_bytes: u64,
+    mut found: impl FnMut(Slot) -> Result<()>,
+) -> Result<()> {
+    let data = (PREFIX + header.len()) as u64;
+    let mut reader = Reader::new(header);
+    reader.expect(b'{', "the header does not begin with {")?;
+    if reader.take(b'}') {
+        return reader.end();
+    }
+    loop {
+        let (name, escaped) = reader.string()?;
+        let end = reader.at() - 1;
+        reader.expect(b':', "a colon was expected")?;
+        if name == b"__metadata__" {
+            reader.skip_value()?;
+        } else {
+            if escaped || core::str::from_utf8(name).is_err() {
+                return reader.fail("a tensor's name is not plain UTF-8");
+            }
+            let weight = read_tensor(&mut reader, data, file_bytes)?;
+            found(Slot { name: [end - name.len(), end], weight })?;
+        }
+        if reader.take(b'}') {
+            return reader.end();
+        }
+        reader.expect(b',', "a comma was expected")?;
+    }
+}
+
+/// `{"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}`, in any order, each once.
+fn read_tensor(reader: &mut Reader<'_>, data: u64, file_bytes: u64) -> Result<Weight> {
+    let (mut dtype, mut shape, mut offsets) = (None, None, None);
+    reader.expect(b'{', "a tensor's description was expected")?;
+    loop {
+        let (key, _) = reader.string()?;
+        reader.expect(b':', "a colon was expected")?;
+        let twice = match key {
+            b"dtype" => dtype.replace(read_dtype(reader)?).is_some(),
+            b"shape" => shape.replace(read_shape(reader)?).is_some(),
+            b"data_offsets" => offsets.replace(read_offsets(reader)?).is_some(),
+            _ => return reader.fail("a tensor's description holds an unknown key"),
+        };
+        if twice {
+            return reader.fail("a tensor's description says something twice");
+        }
+        if reader.take(b'}') {
+            break;
+        }
+        reader.expect(b',', "a comma was expected")?;
+    }
+    let (Some(dtype), Some(shape), Some([begin, end])) = (dtype, shape, offsets) else {
+        return reader.fail("a tensor's description lacks its dtype, shape or data_offsets");
+    };
+    let expected = shape.elements().ok().and_then(|n| n.checked_mul(dtype.bytes()));
+    let found = end.checked_sub(begin).and_then(|len| usize::try_from(len).ok());
+    if expected.is_none() || found != expected {
+        return reader.fail("a tensor's data_offsets do not fit its shape");
+    }
+    if end > file_bytes.saturating_sub(data) {
+        return reader.fail("the file ends before a tensor's bytes: it is truncated");
+    }
+    Ok(Weight { dtype, shape, part: 0, begin: data + begin, bytes: found.unwrap_or(0) })
+}
+
+fn read_dtype(reader: &mut Reader<'_>) -> Result<DType> {
+    let (name, _) = reader.string()?;
+    match DType::from_name(name) {
+        Some(dtype) => Ok(dtype),
+        None => reader.fail("a tensor has an unknown dtype"),
+    }
+}
+
+fn read_shape(reader: &mut Reader<'_>) -> Result<Shape> {
+    let mut dims = heapless::Vec::<usize, 4>::new();
+    each_integer(reader, |dim| usize::try_from(dim).is_ok_and(|dim| dims.push(dim).is_ok()))?;
+    match Shape::from_slice(&dims) {
+        Some(shape) => Ok(shape),
+        None => reader.fail("a tensor has more than four dimensions"),
+    }
+}
+
+fn read_offsets(reader: &mut Reader<'_>) -> Result<[u64; 2]> {
+    let mut offsets = heapless::Vec::<u64, 2>::new();
+    each_integer(reader, |offset| offsets.push(offset).is_ok())?;
+    match offsets.as_slice() {
+        &[begin, end] => Ok([begin, end]),
+        _ => reader.fail("data_offsets are not two numbers"),
+    }
+}
+
+/// Hands each number of a list to `take`, which says whether it has room for it.
+fn each_integer(reader: &mut Reader<'_>, mut take: impl FnMut(u64) -> bool) -> Result<()> {
+    reader.expect(b'[', "a list of numbers was expected")?;
+    if reader.take(b']') {
+        return Ok(());
+    }
+    loop {
+        let value = reader.integer()?;
+        if !take(value) {
+            return reader.fail("a list of numbers is too long, or a number too large");
+        }
+        if reader.take(b']') {
+            return Ok(());
+        }
+        reader.expect(b',', "a comma was expected")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &[u8] = br#"{"__metadata__":{"format":"pt","x":"a\"\u00e4"},
+        "b.weight":{"dtype":"F16","shape":[2,3],"data_offsets":[4,16]},
+        "a":{"shape":[],"data_offsets":[0,4],"dtype":"F32"}} "#;
+
+    fn parse(header: &[u8], data: u64) -> Result<usize> {
+        let mut slots = [Slot::EMPTY; 4];
+        let index = Index::parse(header, (PREFIX + header.len()) as u64 + data, &mut slots)?;
+        Ok(index.iter().count())
+    }
+
+    #[test]
+    fn a_good_header_is_found_by_name() {
+        let mut slots = [Slot::EMPTY; 2];
+        assert_eq!(Index::count(GOOD), Ok(2));
+        let total = (PREFIX + GOOD.len()) as u64;
+        let index = Index::parse(GOOD, total + 16, &mut slots).unwrap();
+        let b = index.find("b.weight").unwrap();
+        assert_eq!((b.dtype, b.shape, b.bytes), (DType::F16, Shape::new([2, 3]), 12));
+        assert_eq!(b.begin, total + 4);
+        assert_eq!(index.find("a").unwrap().shape, Shape::new([]));
+        assert!(index.find("b").is_none());
+        assert_eq!(index.iter().map(|(name, _)| name).collect::<heapless::Vec<_, 2>>(), ["a", "b.weight"]);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        assert_eq!(parse(GOOD, 16), Ok(2));
+        let end = GOOD.len() - 1;
+        for len in 0..end {
+            assert!(matches!(parse(&GOOD[..len], 16), Err(Error::Format { .. })), "{len}");
+        }
+        assert!(matches!(parse(GOOD, 15), Err(Error::Format { .. })));
+    }
+
+    #[test]
+    fn lies_are_refused() {
+        for lie in [
+            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}}"#,
+            r#"{"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[1,1,1,1,1],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}"#,
+            r#"{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[1]}}"#,
+            r#"{"a\n":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,4]}}"#,
+            r#"{"a":{}}"#,
+            r#"{} {}"#,
+            r#"[]"#,
+            r#""#,
+        ] {
+            assert!(matches!(parse(lie.as_bytes(), 64), Err(Error::Format { .. })), "{lie}");
+        }
+        let deep = [b'['; 10_000];
+        assert!(Reader::new(&deep).skip_value().is_err());
+    }
+
+    #[test]
+    fn too_few_slots_is_an_error() {
+        let error = Index::parse(GOOD, 1 << 20, &mut [Slot::EMPTY; 1]).unwrap_err();
+        assert_eq!(error, Error::Capacity { what: "tensors", needed: 2, limit: 1 });
+    }
+
+    #[test]
+    fn the_length_before_the_header_is_checked() {
+        assert_eq!(header_bytes(&[3, 0, 0, 0, 0, 0, 0, 0], 11), Ok(8..11));
+        assert!(header_bytes(&[4, 0, 0, 0, 0, 0, 0, 0], 11).is_err());
+        assert!(header_bytes(&[0xFF; 8], u64::MAX).is_err());
+        assert!(header_bytes(&[0; 7], 7).is_err());
+    }
+}
