@@ -1,1 +1,223 @@
-//! Helpers that the tests share.
+//! Helpers that the tests share: weights out of plain vectors, a context in memory of the planned
+//! size, threads that scramble the order of work, and the way to data that is not in the repository.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mote::arch::{Isa, Level};
+use mote::exec::Executor;
+use mote::mem::{ALIGNMENT, Arena};
+use mote::ops::Context;
+use mote::tensor::{DType, Shape, Tensor};
+use mote::weights::{Weight, Weights};
+use mote::{Error, Result};
+
+/// A file or folder of the data that lies beside the repository, or `None` (and a line that says so)
+/// where it is not there.
+///
+/// # Panics
+/// Where it is missing and `MOTE_REQUIRE_SHARED` is set, as continuous integration does.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let root = std::env::var_os("MOTE_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let found = root.join(path);
+    if found.exists() {
+        return Some(found);
+    }
+    assert!(std::env::var_os("MOTE_REQUIRE_SHARED").is_none(), "{} is missing", found.display());
+    println!("not run: {} is missing (see tests/README.md)", found.display());
+    None
+}
+
+/// The folder of committed goldens.
+pub fn golden(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(path)
+}
+
+/// Every instruction set that this machine can run.
+pub fn isas() -> Vec<Isa> {
+    let can_run = |level: &Level| match level {
+        Level::Scalar => true,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => is_x86_feature_detected!("avx512f"),
+        _ => false,
+    };
+    let levels = Level::ALL.iter().copied().filter(can_run);
+    // SAFETY: the features were just detected.
+    levels.map(|level| unsafe { Isa::assume(level) }).collect()
+}
+
+/// The best instruction set that this machine can run.
+pub fn best_isa() -> Isa {
+    isas().pop().unwrap_or(Isa::SCALAR)
+}
+
+/// Threads that take work in a scrambled order, so that nothing may depend on it.
+pub struct Threads(pub usize);
+
+// SAFETY: index i goes to worker i % workers alone; `scope` joins all threads before it returns.
+unsafe impl Executor for Threads {
+    fn workers(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, count: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        std::thread::scope(|scope| {
+            for worker in 0..self.0 {
+                scope.spawn(move || {
+                    let mine = (0..count).rev().filter(|index| index % self.0 == worker);
+                    mine.for_each(|index| task(index, worker));
+                });
+            }
+        });
+    }
+}
+
+/// Weights out of plain vectors.
+#[derive(Clone, Debug, Default)]
+pub struct TestWeights {
+    tensors: Vec<(DType, Shape, Vec<u8>)>,
+    names: BTreeMap<String, u16>,
+    /// Whether they pretend to be streamed.
+    pub staged: bool,
+}
+
+impl TestWeights {
+    /// Adds an f32 tensor.
+    pub fn push(&mut self, name: &str, dims: &[usize], values: &[f32]) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.push_bytes(name, DType::F32, dims, bytes);
+    }
+
+    /// Adds a tensor of any type.
+    ///
+    /// # Panics
+    /// Where there are more than four dimensions.
+    pub fn push_bytes(&mut self, name: &str, dtype: DType, dims: &[usize], bytes: Vec<u8>) {
+        let shape = Shape::from_slice(dims).expect("at most four dimensions");
+        assert_eq!(shape.elements().unwrap() * dtype.bytes(), bytes.len());
+        self.names.insert(name.to_owned(), self.tensors.len() as u16);
+        self.tensors.push((dtype, shape, bytes));
+    }
+}
+
+impl Weights for TestWeights {
+    fn find(&mut self, name: &str, _expected: Shape) -> Result<Option<Weight>> {
+        Ok(self.names.get(name).map(|&part| {
+            let (dtype, shape, bytes) = &self.tensors[usize::from(part)];
+            Weight { dtype: *dtype, shape: *shape, part, begin: 0, bytes: bytes.len() }
+        }))
+    }
+
+    fn contains(&mut self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    fn is_staged(&self) -> bool {
+        self.staged
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        weight: &Weight,
+        start: usize,
+        len: usize,
+        staging: &'a mut [u8],
+    ) -> Result<&'a [u8]> {
+        let (_, _, bytes) = &self.tensors[usize::from(weight.part)];
+        let bytes = bytes.get(start..start + len).ok_or(Error::WeightRead)?;
+        if !self.staged {
+            return Ok(bytes);
+        }
+        let staging = staging.get_mut(..len).ok_or(Error::WeightRead)?;
+        staging.copy_from_slice(bytes);
+        Ok(staging)
+    }
+}
+
+/// A block of memory aligned as the arena wants it, full of what a careless op would trip over.
+pub struct Memory {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Memory {
+    /// `len` bytes, each `dirt`. 0xFF makes every f32 a NaN.
+    pub fn dirty(len: usize, dirt: u8) -> Self {
+        let bytes = vec![dirt; len + ALIGNMENT];
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
+        Self { bytes, start, len }
+    }
+
+    /// The memory itself.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.len]
+    }
+}
+
+/// Plans a walk, runs it in exactly the planned memory, and returns its result's values. The walk must
+/// reach the planned peak, and one byte less must be an error.
+///
+/// # Panics
+/// Where any of that does not hold, or the walk fails.
+pub fn run(
+    isa: Isa,
+    executor: &dyn Executor,
+    weights: &mut TestWeights,
+    walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
+) -> (Vec<usize>, Vec<f32>) {
+    let planned = plan(isa, executor, weights, &walk).expect("the plan succeeds");
+    let mut memory = Memory::dirty(planned, 0xFF);
+    let result = {
+        let mut cx = Context::new(Arena::new(memory.bytes()), isa, executor, weights);
+        let out = walk(&mut cx).expect("the walk succeeds in the planned memory");
+        assert_eq!(cx.arena().peak(), planned, "planned bytes are peak bytes");
+        (out.shape().as_slice().to_vec(), cx.arena().read(out).to_vec())
+    };
+    if planned > 0 {
+        let mut memory = Memory::dirty(planned - 1, 0x7F);
+        let mut cx = Context::new(Arena::new(memory.bytes()), isa, executor, weights);
+        let error = walk(&mut cx).expect_err("one byte less is an error");
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{error:?}");
+    }
+    result
+}
+
+/// The bytes of arena that a walk needs.
+///
+/// # Errors
+/// The walk's.
+pub fn plan(
+    isa: Isa,
+    executor: &dyn Executor,
+    weights: &mut TestWeights,
+    walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
+) -> Result<usize> {
+    let mut cx = Context::new(Arena::measuring(), isa, executor, weights);
+    walk(&mut cx)?;
+    Ok(cx.arena().peak())
+}
+
+/// A plain sequence of numbers between -1 and 1, the same everywhere.
+pub fn numbers(seed: u32, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 2.0 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Panics unless every value is within `tolerance · max(1, |expected|)` of what is expected.
+pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}: number of values");
+    for (i, (&a, &b)) in found.iter().zip(expected).enumerate() {
+        let limit = tolerance * b.abs().max(1.0);
+        assert!((a - b).abs() <= limit, "{what}[{i}]: found {a}, expected {b} within {limit}");
+    }
+}

@@ -5,6 +5,7 @@
 //! several threads.
 
 use core::marker::PhantomData;
+use core::ops::Range;
 
 /// Runs a task for many indices, possibly on several threads.
 ///
@@ -100,46 +101,46 @@ impl TileMut<'_> {
         // SAFETY: `for_each_tile` has checked that the tile lies inside the matrix, and gave this
         // rectangle to one worker only.
         unsafe {
-            core::slice::from_raw_parts_mut(
-                self.first.add(index * self.stride),
-                self.place.columns,
-            )
+            core::slice::from_raw_parts_mut(self.first.add(index * self.stride), self.place.columns)
         }
     }
 }
 
-/// Cuts the row-major matrix `out` of `columns` columns into tiles of `tile_rows` by `tile_columns`
-/// (those at the edges may be smaller) and calls `task(tile, scratch)` for each, where `scratch` is
-/// the worker's own share of `scratch`.
+/// Cuts some `columns` of the row-major matrix `out`, whose rows have `stride` elements, into tiles of
+/// `tile` rows and columns (those at the edges may be smaller) and calls `task(tile, scratch)` for each,
+/// where `scratch` is the worker's own share of `scratch`.
 ///
 /// # Panics
-/// Where a tile has no rows or columns, or `out` is not made of whole rows.
+/// Where a tile has no rows or columns, or `out` is not made of whole rows that have these columns.
 pub fn for_each_tile(
     executor: &dyn Executor,
     out: &mut [f32],
-    columns: usize,
-    tile_rows: usize,
-    tile_columns: usize,
+    stride: usize,
+    columns: Range<usize>,
+    tile: [usize; 2],
     scratch: &mut [f32],
     task: impl Fn(TileMut<'_>, &mut [f32]) + Sync,
 ) {
+    let [tile_rows, tile_columns] = tile;
     assert!(tile_rows > 0 && tile_columns > 0, "a tile holds at least one element");
-    assert!(columns > 0 && out.len().is_multiple_of(columns), "a matrix has whole rows");
-    let rows = out.len() / columns;
-    let across = columns.div_ceil(tile_columns);
+    assert!(stride > 0 && out.len().is_multiple_of(stride), "a matrix has whole rows");
+    assert!(columns.start <= columns.end && columns.end <= stride, "a row has these columns");
+    let rows = out.len() / stride;
+    let across = columns.len().div_ceil(tile_columns);
     let out = Shared::new(out);
     let scratch = Shares::new(executor, scratch);
     executor.run(rows.div_ceil(tile_rows) * across, &|index, worker| {
-        let (row, column) = (index / across * tile_rows, index % across * tile_columns);
+        let row = index / across * tile_rows;
+        let column = columns.start + index % across * tile_columns;
         assert!(row < rows, "the executor made up an index");
         let place = TilePlace {
             row,
             rows: tile_rows.min(rows - row),
             column,
-            columns: tile_columns.min(columns - column),
+            columns: tile_columns.min(columns.end - column),
         };
-        let first = out.at(row * columns + column);
-        let tile = TileMut { first, stride: columns, place, matrix: PhantomData };
+        let tile =
+            TileMut { first: out.at(row * stride + column), stride, place, matrix: PhantomData };
         // SAFETY: the executor never runs two tasks at a time as the same worker.
         task(tile, unsafe { scratch.of(worker) });
     });
@@ -216,18 +217,35 @@ mod tests {
     #[test]
     fn tiles_cover_the_matrix_once_with_smaller_ones_at_the_edges() {
         let mut out = [0.0; 5 * 7];
-        for_each_tile(&Sequential, &mut out, 7, 2, 3, &mut [0.0; 8], |mut tile, scratch| {
-            assert_eq!(scratch.len(), 8);
-            for i in 0..tile.place().rows {
-                tile.row(i).iter_mut().for_each(|x| *x += 1.0);
-            }
-        });
+        for_each_tile(
+            &Sequential,
+            &mut out,
+            7,
+            0..7,
+            [2, 3],
+            &mut [0.0; 8],
+            |mut tile, scratch| {
+                assert_eq!(scratch.len(), 8);
+                for i in 0..tile.place().rows {
+                    tile.row(i).iter_mut().for_each(|x| *x += 1.0);
+                }
+            },
+        );
         assert_eq!(out, [1.0; 35]);
+    }
+
+    #[test]
+    fn columns_outside_the_range_are_left_alone() {
+        let mut out = [0.0; 2 * 5];
+        for_each_tile(&Sequential, &mut out, 5, 1..4, [1, 2], &mut [], |mut tile, _| {
+            tile.row(0).fill(1.0);
+        });
+        assert_eq!(out, [0., 1., 1., 1., 0., 0., 1., 1., 1., 0.]);
     }
 
     #[test]
     fn an_empty_output_is_no_work() {
         for_each_chunk::<u8, ()>(&Sequential, &mut [], 4, &mut [], |_, _, _| unreachable!());
-        for_each_tile(&Sequential, &mut [], 3, 1, 1, &mut [], |_, _| unreachable!());
+        for_each_tile(&Sequential, &mut [], 3, 0..3, [1, 1], &mut [], |_, _| unreachable!());
     }
 }

@@ -4,7 +4,9 @@
 //! alignment and that nothing written overlaps anything read.
 
 mod arena;
+mod cast;
 mod plan;
 
 pub use arena::{ALIGNMENT, Aligned, Arena};
+pub(crate) use cast::bytes_of_mut;
 pub use plan::{Phase, Plan};

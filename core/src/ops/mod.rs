@@ -1,1 +1,32 @@
-//! To be filled.
+//! What is computed: operations on tensors in the arena.
+//!
+//! An op takes handles, checks their shapes, pushes its result on the arena's stack and leaves its
+//! inputs alone, unless its name says `in_place`. Planned (with an arena that only counts) it does all
+//! of that but the arithmetic, so a plan meets every error that a run would meet. Ops get their
+//! weights as handles and do not know their names.
+
+mod activation;
+mod attention;
+mod context;
+mod conv2d;
+mod elementwise;
+mod embedding;
+mod gemm;
+mod linear;
+mod norm;
+mod resample;
+mod sample;
+
+pub use crate::arch::Activation;
+pub use activation::{activate_in_place, geglu};
+pub use attention::attention;
+pub use context::{Context, Tally};
+pub use conv2d::{Conv2d, conv2d};
+pub use elementwise::{
+    add_in_place, add_per_channel_in_place, concat, copy_into, fill, scale_shift_in_place,
+};
+pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoidal_embedding};
+pub use linear::{linear, linear_into};
+pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};
+pub use resample::{avg_pool_2x2, upsample_nearest};
+pub use sample::{nchw_to_nhwc, nhwc_to_nchw};

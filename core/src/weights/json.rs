@@ -102,7 +102,8 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let mut value = 0u64;
         while let Some(digit @ b'0'..=b'9') = self.text.get(self.at) {
-            value = match value.checked_mul(10).and_then(|v| v.checked_add(u64::from(digit - b'0'))) {
+            value = match value.checked_mul(10).and_then(|v| v.checked_add(u64::from(digit - b'0')))
+            {
                 Some(value) => value,
                 None => return self.fail("a number is too large"),
             };

@@ -25,13 +25,7 @@ impl Slot {
     /// A slot that is to be filled.
     pub const EMPTY: Self = Self {
         name: [0, 0],
-        weight: Weight {
-            dtype: DType::U8,
-            shape: Shape::new([0]),
-            part: 0,
-            begin: 0,
-            bytes: 0,
-        },
+        weight: Weight { dtype: DType::U8, shape: Shape::new([0]), part: 0, begin: 0, bytes: 0 },
     };
 }
 
@@ -47,7 +41,10 @@ pub fn header_bytes(beginning: &[u8], file_bytes: u64) -> Result<core::ops::Rang
         .ok_or(Error::Format { what: "the file is shorter than 8 bytes", at: 0 })?;
     let len = u64::from_le_bytes(prefix);
     if len > MAX_HEADER_BYTES as u64 {
-        return Err(Error::Format { what: "this is no safetensors header: its length is absurd", at: 0 });
+        return Err(Error::Format {
+            what: "this is no safetensors header: its length is absurd",
+            at: 0,
+        });
     }
     if len > file_bytes.saturating_sub(PREFIX as u64) {
         return Err(Error::Format { what: "the file ends inside its header", at: PREFIX });
@@ -257,7 +254,10 @@ mod tests {
         assert_eq!(b.begin, total + 4);
         assert_eq!(index.find("a").unwrap().shape, Shape::new([]));
         assert!(index.find("b").is_none());
-        assert_eq!(index.iter().map(|(name, _)| name).collect::<heapless::Vec<_, 2>>(), ["a", "b.weight"]);
+        assert_eq!(
+            index.iter().map(|(name, _)| name).collect::<heapless::Vec<_, 2>>(),
+            ["a", "b.weight"]
+        );
     }
 
     #[test]

@@ -1,0 +1,51 @@
+//! Functions of one element.
+
+use super::context::Context;
+use crate::arch::Activation;
+use crate::error::{Error, Result};
+use crate::exec::for_each_chunk;
+use crate::tensor::Tensor;
+
+/// Elements in one task.
+const CHUNK: usize = 16 * 1024;
+
+/// Applies an activation to every element of x.
+///
+/// # Errors
+/// None today; the signature leaves room for other element types.
+pub fn activate_in_place(cx: &mut Context<'_>, x: Tensor, activation: Activation) -> Result<()> {
+    if cx.is_planning() {
+        return Ok(());
+    }
+    let isa = cx.isa;
+    let x = cx.arena.write(x);
+    for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |_, x, _| {
+        isa.activate_f32(activation, x);
+    });
+    Ok(())
+}
+
+/// `[.., 2m]` to `[.., m]`: the first half times GELU of the second (GEGLU, Shazeer 2020).
+///
+/// # Errors
+/// [`Error::Shape`] where the number of channels is odd, and those of memory.
+pub fn geglu(cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
+    let m = x.channels() / 2;
+    if x.channels() != 2 * m {
+        let expected = x.shape().with_last(2 * m).to_dims();
+        return Err(Error::Shape { what: "geglu", expected, found: x.shape().to_dims() });
+    }
+    let out = cx.tensor(x.shape().with_last(m))?;
+    if cx.is_planning() || out.is_empty() {
+        return Ok(out);
+    }
+    let isa = cx.isa;
+    let (rows, [x]) = cx.arena.split(out, [x]);
+    for_each_chunk::<_, f32>(cx.executor, rows, m, &mut [], |row, out, _| {
+        let (value, gate) = x[row * 2 * m..][..2 * m].split_at(m);
+        out.copy_from_slice(gate);
+        isa.activate_f32(Activation::Gelu, out);
+        out.iter_mut().zip(value).for_each(|(out, value)| *out *= value);
+    });
+    Ok(out)
+}

@@ -1,0 +1,112 @@
+//! Sums, products and copies, element by element.
+
+use super::context::Context;
+use crate::error::{Error, Result};
+use crate::exec::for_each_chunk;
+use crate::tensor::{Shape, Tensor};
+
+/// Elements in one task.
+const CHUNK: usize = 16 * 1024;
+
+/// `x ← x + y`, for tensors of one shape.
+///
+/// # Errors
+/// [`Error::Shape`] where the shapes differ.
+pub fn add_in_place(cx: &mut Context<'_>, x: Tensor, y: Tensor) -> Result<()> {
+    y.expect("add", x.shape())?;
+    if cx.is_planning() {
+        return Ok(());
+    }
+    let (x, [y]) = cx.arena.split(x, [y]);
+    for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |chunk, x, _| {
+        x.iter_mut().zip(&y[chunk * CHUNK..]).for_each(|(x, y)| *x += y);
+    });
+    Ok(())
+}
+
+/// `x[n, .., c] ← x[n, .., c] + v[n, c]`: one value for each sample and channel.
+///
+/// # Errors
+/// [`Error::Shape`] where v is not `[n, c]`.
+pub fn add_per_channel_in_place(cx: &mut Context<'_>, x: Tensor, v: Tensor) -> Result<()> {
+    let n = x.shape().as_slice().first().copied().unwrap_or(1);
+    let c = x.channels();
+    v.expect("add_per_channel", Shape::new([n, c]))?;
+    if cx.is_planning() || x.is_empty() {
+        return Ok(());
+    }
+    let rows = x.row_count() / n;
+    let (x, [v]) = cx.arena.split(x, [v]);
+    for_each_chunk::<_, f32>(cx.executor, x, c, &mut [], |row, x, _| {
+        x.iter_mut().zip(&v[row / rows * c..]).for_each(|(x, v)| *x += v);
+    });
+    Ok(())
+}
+
+/// `x ← x·scale + shift`.
+///
+/// # Errors
+/// None today; the signature leaves room for other element types.
+pub fn scale_shift_in_place(cx: &mut Context<'_>, x: Tensor, scale: f32, shift: f32) -> Result<()> {
+    if cx.is_planning() {
+        return Ok(());
+    }
+    let x = cx.arena.write(x);
+    for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |_, x, _| {
+        x.iter_mut().for_each(|x| *x = *x * scale + shift);
+    });
+    Ok(())
+}
+
+/// `[.., a]` and `[.., b]` to `[.., a + b]`: the channels of one behind those of the other.
+///
+/// # Errors
+/// [`Error::Shape`] where they differ in more than their channels, and those of memory.
+pub fn concat(cx: &mut Context<'_>, a: Tensor, b: Tensor) -> Result<Tensor> {
+    let [ca, cb] = [a.channels(), b.channels()];
+    b.expect("concat", a.shape().with_last(cb))?;
+    let out = cx.tensor(a.shape().with_last(ca + cb))?;
+    if cx.is_planning() || out.is_empty() {
+        return Ok(out);
+    }
+    let (rows, [a, b]) = cx.arena.split(out, [a, b]);
+    for_each_chunk::<_, f32>(cx.executor, rows, ca + cb, &mut [], |row, out, _| {
+        let (first, second) = out.split_at_mut(ca);
+        first.copy_from_slice(&a[row * ca..][..ca]);
+        second.copy_from_slice(&b[row * cb..][..cb]);
+    });
+    Ok(out)
+}
+
+/// `out ← x`, for tensors of one size.
+///
+/// # Errors
+/// [`Error::Shape`] where the sizes differ.
+pub fn copy_into(cx: &mut Context<'_>, x: Tensor, out: Tensor) -> Result<()> {
+    if x.len() != out.len() {
+        let (expected, found) = (out.shape().to_dims(), x.shape().to_dims());
+        return Err(Error::Shape { what: "copy", expected, found });
+    }
+    if cx.is_planning() {
+        return Ok(());
+    }
+    let (out, [x]) = cx.arena.split(out, [x]);
+    out.copy_from_slice(x);
+    Ok(())
+}
+
+/// A new tensor that holds these values.
+///
+/// # Errors
+/// [`Error::Shape`] where their number is not the shape's, and those of memory.
+pub fn fill(cx: &mut Context<'_>, shape: Shape, values: &[f32]) -> Result<Tensor> {
+    if shape.elements()? != values.len() {
+        let (expected, found) = (shape.to_dims(), [values.len(), 0, 0, 0]);
+        return Err(Error::Shape { what: "fill", expected, found });
+    }
+    let out = cx.tensor(shape)?;
+    if !cx.is_planning() {
+        cx.arena.write(out).copy_from_slice(values);
+    }
+    Ok(out)
+}

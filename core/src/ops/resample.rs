@@ -1,0 +1,65 @@
+//! Changing a picture's size.
+
+use super::context::Context;
+use crate::error::Result;
+use crate::exec::for_each_chunk;
+use crate::tensor::{Shape, Tensor};
+
+/// The row (or column) of the source that is nearest to row `at` of the result, as PyTorch's `nearest`
+/// computes it, in f32.
+pub(super) fn nearest_source(at: usize, source: usize, result: usize) -> usize {
+    if source == result {
+        return at;
+    }
+    if source * 2 == result {
+        return at / 2;
+    }
+    ((at as f32 * (source as f32 / result as f32)) as usize).min(source.saturating_sub(1))
+}
+
+/// `[n, h, w, c]` resized by the nearest pixels to `size`, height and width.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) where x is no picture, and those of memory.
+pub fn upsample_nearest(cx: &mut Context<'_>, x: Tensor, size: [usize; 2]) -> Result<Tensor> {
+    let [n, h, w, c] = x.dims("upsample_nearest")?;
+    let out = cx.tensor(Shape::new([n, size[0], size[1], c]))?;
+    if cx.is_planning() || out.is_empty() {
+        return Ok(out);
+    }
+    let (pixels, [x]) = cx.arena.split(out, [x]);
+    for_each_chunk::<_, f32>(cx.executor, pixels, size[1] * c, &mut [], |row, pixels, _| {
+        let y = row / size[0] * h + nearest_source(row % size[0], h, size[0]);
+        let source = &x[y * w * c..][..w * c];
+        for (at, pixel) in pixels.chunks_exact_mut(c).enumerate() {
+            pixel.copy_from_slice(&source[nearest_source(at, w, size[1]) * c..][..c]);
+        }
+    });
+    Ok(out)
+}
+
+/// `[n, h, w, c]` to `[n, h/2, w/2, c]`, each pixel the mean of four; an odd last row or column is
+/// left out.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) where x is no picture, and those of memory.
+pub fn avg_pool_2x2(cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
+    let [n, h, w, c] = x.dims("avg_pool_2x2")?;
+    let size = [h / 2, w / 2];
+    let out = cx.tensor(Shape::new([n, size[0], size[1], c]))?;
+    if cx.is_planning() || out.is_empty() {
+        return Ok(out);
+    }
+    let (pixels, [x]) = cx.arena.split(out, [x]);
+    for_each_chunk::<_, f32>(cx.executor, pixels, size[1] * c, &mut [], |row, pixels, _| {
+        let y = row / size[0] * h + row % size[0] * 2;
+        let [top, bottom] = [0, 1].map(|below| &x[(y + below) * w * c..][..w * c]);
+        for (at, pixel) in pixels.chunks_exact_mut(c).enumerate() {
+            for (channel, value) in pixel.iter_mut().enumerate() {
+                let left = at * 2 * c + channel;
+                *value = (top[left] + top[left + c] + bottom[left] + bottom[left + c]) * 0.25;
+            }
+        }
+    });
+    Ok(out)
+}

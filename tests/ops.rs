@@ -1,0 +1,169 @@
+//! Every op against a plain loop in f64, on awkward sizes, every instruction set and several numbers
+//! of threads.
+
+use mote::exec::{Executor, Sequential};
+use mote::ops::{self, Conv2d};
+use mote::tensor::Shape;
+use mote::weights::Path;
+use mote_tests::{TestWeights, Threads, assert_close, isas, numbers, run};
+
+/// Runs `test` on every instruction set, alone and with threads; all threads must give the same bits.
+fn everywhere(mut test: impl FnMut(mote::arch::Isa, &dyn Executor) -> Vec<f32>) {
+    for isa in isas() {
+        let alone = test(isa, &Sequential);
+        for threads in [2, 3, 7] {
+            let together = test(isa, &Threads(threads));
+            let equal = alone.iter().zip(&together).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(equal && alone.len() == together.len(), "{threads} threads change no bit");
+        }
+    }
+}
+
+#[test]
+fn linear_is_a_matrix_product_with_bias_and_residual() {
+    for (m, k, n) in
+        [(1, 1, 1), (3, 5, 7), (13, 31, 33), (50, 1029, 17), (1, 300, 1100), (65, 64, 512)]
+    {
+        let (x, w) = (numbers(1, m * k), numbers(2, n * k));
+        let (bias, residual) = (numbers(3, n), numbers(4, m * n));
+        let expected: Vec<f32> = (0..m * n)
+            .map(|i| {
+                let (row, column) = (i / n, i % n);
+                let dot = |j: usize| f64::from(x[row * k + j]) * f64::from(w[column * k + j]);
+                let sum = (0..k).map(dot).sum::<f64>();
+                (sum + f64::from(bias[column]) + f64::from(residual[i])) as f32
+            })
+            .collect();
+        let mut weights = TestWeights::default();
+        weights.push("weight", &[n, k], &w);
+        weights.push("bias", &[n], &bias);
+        for staged in [false, true] {
+            weights.staged = staged;
+            everywhere(|isa, executor| {
+                let (shape, found) = run(isa, executor, &mut weights, |cx| {
+                    let x = ops::fill(cx, Shape::new([m, k]), &x)?;
+                    let residual = ops::fill(cx, Shape::new([m, n]), &residual)?;
+                    let weight = cx.weight(&Path::root().at("weight"), [n, k])?;
+                    let bias = cx.weight(&Path::root().at("bias"), [n])?;
+                    ops::linear(cx, x, weight, Some(bias), Some(residual))
+                });
+                assert_eq!(shape, [m, n]);
+                assert_close(&format!("linear {m}x{k}x{n}"), &found, &expected, 2e-5);
+                found
+            });
+        }
+    }
+}
+
+#[test]
+fn conv2d_is_a_sum_over_its_taps() {
+    let cases = [
+        // n, h, w, in, out, kernel, stride, padding, upsample_to
+        (1, 1, 1, 1, 1, 3, 1, [1; 4], None),
+        (2, 5, 3, 3, 37, 3, 1, [1; 4], None),
+        (1, 13, 9, 17, 5, 3, 2, [1; 4], None),
+        (1, 8, 7, 5, 3, 3, 2, [0, 1, 0, 1], None),
+        (1, 4, 6, 130, 33, 3, 1, [1; 4], None),
+        (2, 5, 4, 40, 64, 1, 1, [0; 4], None),
+        (1, 3, 5, 6, 9, 3, 1, [1; 4], Some([6, 10])),
+        (1, 5, 7, 6, 9, 3, 1, [1; 4], Some([9, 13])),
+    ];
+    for (n, h, w, ci, co, kernel, stride, padding, upsample_to) in cases {
+        let (x, weight) = (numbers(5, n * h * w * ci), numbers(6, co * ci * kernel * kernel));
+        let bias = numbers(7, co);
+        let size = upsample_to.unwrap_or([h, w]);
+        let [top, bottom, left, right] = padding;
+        let out = [
+            (size[0] + top + bottom - kernel) / stride + 1,
+            (size[1] + left + right - kernel) / stride + 1,
+        ];
+        let mut expected = Vec::new();
+        for (image, y, column, channel) in (0..n).flat_map(|i| {
+            (0..out[0]).flat_map(move |y| {
+                (0..out[1]).flat_map(move |x| (0..co).map(move |c| (i, y, x, c)))
+            })
+        }) {
+            let mut sum = f64::from(bias[channel]);
+            for (dy, dx) in (0..kernel).flat_map(|dy| (0..kernel).map(move |dx| (dy, dx))) {
+                let (sy, sx) = (y * stride + dy, column * stride + dx);
+                if sy < top || sx < left || sy - top >= size[0] || sx - left >= size[1] {
+                    continue;
+                }
+                let (sy, sx) = ((sy - top) * h / size[0], (sx - left) * w / size[1]);
+                for c in 0..ci {
+                    let a = x[((image * h + sy) * w + sx) * ci + c];
+                    let b = weight[((channel * ci + c) * kernel + dy) * kernel + dx];
+                    sum += f64::from(a) * f64::from(b);
+                }
+            }
+            expected.push(sum as f32);
+        }
+        let mut weights = TestWeights::default();
+        weights.push("weight", &[co, ci, kernel, kernel], &weight);
+        weights.push("bias", &[co], &bias);
+        everywhere(|isa, executor| {
+            let (shape, found) = run(isa, executor, &mut weights, |cx| {
+                let x = ops::fill(cx, Shape::new([n, h, w, ci]), &x)?;
+                let weight = cx.weight(&Path::root().at("weight"), [co, ci, kernel, kernel])?;
+                let bias = cx.weight(&Path::root().at("bias"), [co])?;
+                ops::conv2d(
+                    cx,
+                    x,
+                    weight,
+                    Some(bias),
+                    Conv2d { stride, padding, upsample_to },
+                    None,
+                )
+            });
+            assert_eq!(shape, [n, out[0], out[1], co]);
+            assert_close(&format!("conv2d {h}x{w}x{ci}"), &found, &expected, 2e-5);
+            found
+        });
+    }
+}
+
+#[test]
+fn attention_is_a_softmax_over_the_keys() {
+    let cases = [
+        (1, 1, 1, 1, 4, false),
+        (2, 7, 77, 2, 5, false),
+        (1, 130, 130, 1, 40, false),
+        (1, 50, 300, 2, 64, false),
+        (1, 200, 200, 2, 5, true),
+    ];
+    for (n, tq, tk, heads, d, causal) in cases {
+        let c = heads * d;
+        let (q, k, v) = (numbers(8, n * tq * c), numbers(9, n * tk * c), numbers(10, n * tk * c));
+        let q: Vec<f32> = q.iter().map(|x| x * 5.0).collect();
+        let mut expected = vec![0.0; n * tq * c];
+        for (i, head, query) in
+            (0..n).flat_map(|i| (0..heads).flat_map(move |h| (0..tq).map(move |t| (i, h, t))))
+        {
+            let seen = if causal { query + 1 } else { tk };
+            let at = |x: &[f32], t: usize, token: usize, j: usize| {
+                f64::from(x[(i * t + token) * c + head * d + j])
+            };
+            let score = |key: usize| {
+                (0..d).map(|j| at(&q, tq, query, j) * at(&k, tk, key, j)).sum::<f64>()
+                    / (d as f64).sqrt()
+            };
+            let exp: Vec<f64> = (0..seen).map(|key| score(key).exp()).collect();
+            let total: f64 = exp.iter().sum();
+            for j in 0..d {
+                let sum: f64 = (0..seen).map(|key| exp[key] * at(&v, tk, key, j)).sum();
+                expected[(i * tq + query) * c + head * d + j] = (sum / total) as f32;
+            }
+        }
+        everywhere(|isa, executor| {
+            let (shape, found) = run(isa, executor, &mut TestWeights::default(), |cx| {
+                let q = ops::fill(cx, Shape::new([n, tq, c]), &q)?;
+                let k = ops::fill(cx, Shape::new([n, tk, c]), &k)?;
+                let v = ops::fill(cx, Shape::new([n, tk, c]), &v)?;
+                ops::attention(cx, q, k, v, heads, causal)
+            });
+            assert_eq!(shape, [n, tq, c]);
+            assert_close(&format!("attention {tq}x{tk}x{d}"), &found, &expected, 1e-5);
+            found
+        });
+    }
+}
