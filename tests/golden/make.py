@@ -409,16 +409,16 @@ def make_unet_2d():
         "projected by 2 pi W (sine first, whatever flip_sin_to_cos says), and the output is "
         "divided by them", time_embedding_type="fourier", timesteps=(0.02, 1.0, 80.0), floor=1e-3)
     add("asymmetric", "downsample_padding 0 (one row and column of zeros at the end), "
-        "center_input_sample, freq_shift 1, flip_sin_to_cos false, norm_eps 1e-6",
+        "center_input_sample, freq_shift 1, flip_sin_to_cos false, norm_eps 0.01",
         downsample_padding=0, center_input_sample=True, freq_shift=1, flip_sin_to_cos=False,
-        norm_eps=1e-6)
+        norm_eps=0.01)
     add("odd-channels", "channels 5, 15, 10 in 5 groups; heads of 4, which divide neither 15 nor "
         "10 (3 heads of 15 channels: 12 wide inside)", block_out_channels=(5, 15, 10),
         norm_num_groups=5, attention_head_dim=4, dtype=torch.bfloat16, size=(12, 4), **three)
     add("one-head", "attention_head_dim null: one head as wide as the level; one input channel, "
         "two output channels", attention_head_dim=None, in_channels=1, out_channels=2,
         dtype=torch.float16)
-    add("mid-scale", "mid_block_scale_factor sqrt(2), sampled at one size in a batch of one",
+    add("mid-scale", "mid_block_scale_factor sqrt(2), a batch of one",
         mid_block_scale_factor=math.sqrt(2), timesteps=(501.0,))
     add("five-levels", "five levels from 16 by 32, the last one 1 by 2", size=(16, 32),
         block_out_channels=(2, 4, 4, 6, 6), norm_num_groups=2, attention_head_dim=2,
@@ -481,9 +481,10 @@ def make_unet_2d_condition():
         "stored in bfloat16", block_out_channels=(4, 6, 6), dtype=torch.bfloat16, size=(9, 13),
         **three)
     add("scale-shift", "resnet_time_scale_shift scale_shift, freq_shift 1, flip_sin_to_cos false, "
-        "norm_eps 1e-6, mid_block_scale_factor 1.5, center_input_sample (which this network does "
-        "heed)", resnet_time_scale_shift="scale_shift", freq_shift=1, flip_sin_to_cos=False,
-        norm_eps=1e-6, mid_block_scale_factor=1.5, center_input_sample=True)
+        "norm_eps 0.01 (which the transformers' own norms do not follow: 1e-6 and 1e-5), "
+        "mid_block_scale_factor 1.5, center_input_sample", freq_shift=1, flip_sin_to_cos=False,
+        resnet_time_scale_shift="scale_shift",
+        norm_eps=0.01, mid_block_scale_factor=1.5, center_input_sample=True)
     add("uneven-heads", "channels 10 in 4 heads of 2: 8 wide inside; one token",
         block_out_channels=(10, 5), norm_num_groups=5, attention_head_dim=4, tokens=1,
         timesteps=(1.0,), dtype=torch.float16)
@@ -524,10 +525,10 @@ def make_clip():
     add("quick-gelu", "one layer, 3 heads of 5, 31 wide inside, quick_gelu, all 77 tokens", 3000,
         77, hidden_size=15, num_attention_heads=3, intermediate_size=31, num_hidden_layers=1,
         hidden_act="quick_gelu")
-    add("gelu", "three layers, gelu, layer_norm_eps 1e-6; names with the text_model. prefix and an "
+    add("gelu", "three layers, gelu, layer_norm_eps 0.01; names with the text_model. prefix and an "
         "int64 position_ids as older checkpoints have them; 9 of 16 tokens", 3010, 9,
         hidden_size=16, num_attention_heads=2, intermediate_size=64, num_hidden_layers=3,
-        hidden_act="gelu", layer_norm_eps=1e-6, max_position_embeddings=16, save=with_prefix)
+        hidden_act="gelu", layer_norm_eps=0.01, max_position_embeddings=16, save=with_prefix)
     add("bf16", "two layers, one head of 12, stored in bfloat16", 3020, 77, dtype=torch.bfloat16,
         hidden_size=12, num_attention_heads=1, intermediate_size=37, num_hidden_layers=2)
     add("f16-prefix", "two layers, stored in float16 with the text_model. prefix; 77 tokens", 3030,
@@ -569,12 +570,18 @@ def make_autoencoder_kl():
         network(f"kl-{name}", what, model, compute, inputs, dtype, save,
                 posterior_seed=posterior_seed)
 
+    def faint_start(model):
+        for conv in (model.encoder.conv_in, model.decoder.conv_in):
+            conv.weight.data *= 2e-3
+            conv.bias.data *= 2e-3
+
     def extreme_logvar(model):
         model.quant_conv.bias.data[4:6] = torch.tensor([24.0, -35.0])
         model.quant_conv.weight.data[4:6] *= 2
 
-    add("one-level", "one level: nothing is resized; latents of 5 by 3", (1, 5, 7), (1, 5, 3),
-        block_out_channels=(6,))
+    add("one-level", "one level: nothing is resized; a first norm whose input is so faint that its "
+        "eps, 1e-6, shows; latents of 5 by 3", (1, 5, 7), (1, 5, 3), block_out_channels=(6,),
+        touch=faint_start)
     add("odd-size", "two levels, images of 9 by 13 (to 4 by 6); a logvar that is clamped to -30 "
         "and 20, so that std reaches exp(10)", (1, 9, 13), (1, 3, 5), block_out_channels=(6, 9),
         touch=extreme_logvar)
