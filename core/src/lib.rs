@@ -17,7 +17,9 @@ pub mod nn;
 #[forbid(unsafe_code)]
 pub mod ops;
 #[forbid(unsafe_code)]
-pub mod pipeline;
+pub mod progress;
+#[forbid(unsafe_code)]
+// pub mod pipeline;
 #[forbid(unsafe_code)]
 pub mod tensor;
 #[forbid(unsafe_code)]

@@ -23,7 +23,8 @@ pub use attention::attention;
 pub use context::{Context, Tally};
 pub use conv2d::{Conv2d, conv2d};
 pub use elementwise::{
-    add_in_place, add_per_channel_in_place, concat, copy_into, fill, scale_shift_in_place,
+    add_in_place, add_per_channel_in_place, concat, copy_into, fill, scale_add_in_place,
+    scale_shift_in_place, slice_channels,
 };
 pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoidal_embedding};
 pub use linear::{linear, linear_into};
