@@ -1,5 +1,6 @@
 //! Helpers that the tests share: weights out of plain vectors, a context in memory of the planned
-//! size, threads that scramble the order of work, and the way to data that is not in the repository.
+//! size, threads that scramble the order of work, and the way to data that is not in the
+//! repository.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use mote::tensor::{DType, Shape, Tensor};
 use mote::weights::{Index, Slot, Weight, Weights, header_bytes};
 use mote::{Error, Result};
 
-/// A file or folder of the data that lies beside the repository, or `None` (and a line that says so)
-/// where it is not there.
+/// A file or folder of the data that lies beside the repository, or `None` (and a line that says
+/// so) where it is not there.
 ///
 /// # Panics
 /// Where it is missing and `MOTE_REQUIRE_SHARED` is set, as continuous integration does.
@@ -196,8 +197,8 @@ impl Memory {
     }
 }
 
-/// Plans a walk, runs it in exactly the planned memory, and returns its result's values. The walk must
-/// reach the planned peak, and one byte less must be an error.
+/// Plans a walk, runs it in exactly the planned memory, and returns its result's values. The walk
+/// must reach the planned peak, and one byte less must be an error.
 ///
 /// # Panics
 /// Where any of that does not hold, or the walk fails.

@@ -1,4 +1,5 @@
-//! Every kernel of every instruction set this machine has, against its scalar twin, on awkward lengths.
+//! Every kernel of every instruction set this machine has, against its scalar twin, on awkward
+//! lengths.
 
 use mote::arch::{Activation, Gather, Isa, MAX_TAPS, NO_ROW};
 use mote_tests::{isas, numbers};

@@ -1,5 +1,5 @@
-//! The rules of the house, read off the sources: which module may use which, where `unsafe` may stand,
-//! how long lines and functions may be.
+//! The rules of the house, read off the sources: which module may use which, where `unsafe` may
+//! stand, how long lines and functions may be.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! What is computed: operations on tensors in the arena.
 //!
 //! An op takes handles, checks their shapes, pushes its result on the arena's stack and leaves its
-//! inputs alone, unless its name says `in_place`. Planned (with an arena that only counts) it does all
-//! of that but the arithmetic, so a plan meets every error that a run would meet. Ops get their
+//! inputs alone, unless its name says `in_place`. Planned (with an arena that only counts) it does
+//! all of that but the arithmetic, so a plan meets every error that a run would meet. Ops get their
 //! weights as handles and do not know their names.
 
 mod activation;
