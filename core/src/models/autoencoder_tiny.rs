@@ -1,6 +1,21 @@
-//! `AutoencoderTiny` (TAESD): a small stand-in for `AutoencoderKL`.
+//! `AutoencoderTiny` (TAESD, by Ollin Boer Bohan): a small stand-in for `AutoencoderKL`.
 
-use super::PerLevel;
+use super::{
+    MAX_LAYERS, PerLevel, check_divisor, check_input, check_levels, check_width, check_widths,
+    levels, refuse,
+};
+use crate::error::Result;
+use crate::nn::{Conv, conv2d, conv2d_replacing, copy, group_norm_in_place};
+use crate::ops::{self, Activation, Context, GroupNorm};
+use crate::tensor::Tensor;
+use crate::weights::Path;
+
+/// The pooled branch is this much wider than its block.
+const POOL_WIDTH: usize = 4;
+
+/// The normalisation in the pooled branch.
+const POOL_NORM: GroupNorm =
+    GroupNorm { groups: 4, eps: 1e-5, scale_shift: None, activation: Some(Activation::Relu) };
 
 /// How the checkpoint names its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,19 +37,182 @@ pub struct AutoencoderTinyConfig {
     pub out_channels: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
-    /// Width of each level of the encoder.
+    /// Width of each level of the encoder; diffusers' layers fit only if all are the same.
     pub encoder_block_out_channels: PerLevel<usize>,
-    /// Width of each level of the decoder, deepest first.
+    /// Width of each level of the decoder, deepest first; all are the same.
     pub decoder_block_out_channels: PerLevel<usize>,
     /// Blocks of each level of the encoder.
     pub num_encoder_blocks: PerLevel<usize>,
     /// Blocks of each level of the decoder, deepest first.
     pub num_decoder_blocks: PerLevel<usize>,
-    /// Latents are multiplied by this after encoding, divided before decoding.
+    /// Pipelines multiply latents by this after encoding and divide by it before decoding.
     pub scaling_factor: f32,
     /// Whether the deepest level's blocks have the pooled branch (1x1, group norm, ReLU, 1x1) of the
     /// FLUX.2 autoencoder.
     pub pool: bool,
     /// How the checkpoint names its tensors.
     pub naming: Naming,
+}
+
+impl Default for AutoencoderTinyConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            latent_channels: 4,
+            encoder_block_out_channels: levels(&[64; 4]),
+            decoder_block_out_channels: levels(&[64; 4]),
+            num_encoder_blocks: levels(&[1, 3, 3, 3]),
+            num_decoder_blocks: levels(&[3, 3, 3, 1]),
+            scaling_factor: 1.0,
+            pool: false,
+            naming: Naming::Diffusers,
+        }
+    }
+}
+
+impl AutoencoderTinyConfig {
+    /// Names the first key that is out of range or contradicts another.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config).
+    pub fn validate(&self) -> Result<()> {
+        check_width("in_channels", self.in_channels)?;
+        check_width("out_channels", self.out_channels)?;
+        check_width("latent_channels", self.latent_channels)?;
+        let encoder = (&self.encoder_block_out_channels, &self.num_encoder_blocks);
+        let decoder = (&self.decoder_block_out_channels, &self.num_decoder_blocks);
+        check_levels("num_encoder_blocks", encoder.1.len(), encoder.0.len())?;
+        check_levels("num_decoder_blocks", decoder.1.len(), decoder.0.len())?;
+        for (key, (widths, blocks)) in
+            [("encoder_block_out_channels", encoder), ("decoder_block_out_channels", decoder)]
+        {
+            check_widths(key, widths)?;
+            if widths.iter().any(|&width| width != widths[0]) {
+                return refuse(key, "must be the same at every level: the layers fit no other way");
+            }
+            if blocks.iter().any(|&blocks| blocks > MAX_LAYERS) {
+                return refuse("num_encoder_blocks or num_decoder_blocks", "is larger than 256");
+            }
+        }
+        check_divisor("scaling_factor", self.scaling_factor)
+    }
+
+    /// A picture `[n, h, w, in_channels]` with values from -1 to 1 to latents `[n, h', w',
+    /// latent_channels]`. Each level but the first halves height and width, rounding up.
+    ///
+    /// The original knows colours from 0 to 1; under either naming, this takes diffusers'.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderTinyConfig::validate`], [`Error::Shape`](crate::Error::Shape) where the picture
+    /// does not fit, those of memory and weights.
+    pub fn encode(&self, cx: &mut Context<'_>, path: &Path<'_>, image: Tensor) -> Result<Tensor> {
+        self.validate()?;
+        check_input("AutoencoderTiny's picture", image, self.in_channels)?;
+        let (layers, mut at) = match self.naming {
+            Naming::Diffusers => (path.at("encoder.layers"), 0),
+            Naming::Original => (path.at("encoder"), 0),
+        };
+        let deepest = self.num_encoder_blocks.len() - 1;
+        let width = self.encoder_block_out_channels[0];
+        cx.scope(|cx| {
+            let mut x = copy(cx, image)?;
+            ops::scale_shift_in_place(cx, x, 0.5, 0.5)?;
+            for (level, &blocks) in self.num_encoder_blocks.iter().enumerate() {
+                let conv = match level {
+                    0 => Conv::new(width, 3),
+                    _ => Conv::new(width, 3).without_bias().halving([1; 4]),
+                };
+                x = conv2d_replacing(cx, &layers.index(at), x, conv)?;
+                let pool = self.pool && level == deepest;
+                x = blocks_replacing(cx, &layers, at + 1, x, blocks, pool)?;
+                at += 1 + blocks;
+            }
+            conv2d_replacing(cx, &layers.index(at), x, Conv::new(self.latent_channels, 3))
+        })
+    }
+
+    /// Latents `[n, h, w, latent_channels]` to a picture `[n, h', w', out_channels]` with values
+    /// around -1 to 1, not clamped. Each level but the last doubles height and width.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderTinyConfig::validate`], [`Error::Shape`](crate::Error::Shape) where the latents
+    /// do not fit, those of memory and weights.
+    pub fn decode(&self, cx: &mut Context<'_>, path: &Path<'_>, latents: Tensor) -> Result<Tensor> {
+        self.validate()?;
+        check_input("AutoencoderTiny's latents", latents, self.latent_channels)?;
+        let (layers, mut at) = match self.naming {
+            Naming::Diffusers => (path.at("decoder.layers"), 0),
+            // The clamp is a layer of its own there.
+            Naming::Original => (path.at("decoder"), 1),
+        };
+        let last = self.num_decoder_blocks.len() - 1;
+        let width = self.decoder_block_out_channels[0];
+        cx.scope(|cx| {
+            let x = copy(cx, latents)?;
+            ops::activate_in_place(cx, x, Activation::ClampTanh3)?;
+            let mut x = conv2d_replacing(cx, &layers.index(at), x, Conv::new(width, 3))?;
+            ops::activate_in_place(cx, x, Activation::Relu)?;
+            at += 2;
+            for (level, &blocks) in self.num_decoder_blocks.iter().enumerate() {
+                x = blocks_replacing(cx, &layers, at, x, blocks, self.pool && level == 0)?;
+                at += blocks;
+                let conv = match level == last {
+                    true => Conv::new(self.out_channels, 3),
+                    false => {
+                        // The upsampling is a layer of its own in the count.
+                        at += 1;
+                        let [_, h, w, _] = x.dims("AutoencoderTiny")?;
+                        Conv::new(width, 3).without_bias().upsample_to([2 * h, 2 * w])
+                    }
+                };
+                x = conv2d_replacing(cx, &layers.index(at), x, conv)?;
+                at += 1;
+            }
+            ops::scale_shift_in_place(cx, x, 2.0, -1.0)?;
+            Ok(x)
+        })
+    }
+}
+
+/// `count` blocks, the first being layer `start`.
+fn blocks_replacing(
+    cx: &mut Context<'_>,
+    layers: &Path<'_>,
+    start: usize,
+    mut x: Tensor,
+    count: usize,
+    pool: bool,
+) -> Result<Tensor> {
+    for at in start..start + count {
+        let p = layers.index(at);
+        if pool {
+            add_pool_in_place(cx, &p.at("pool"), x)?;
+        }
+        x = cx.replace(x, |cx| block(cx, &p.at("conv"), x))?;
+    }
+    Ok(x)
+}
+
+/// Three convolutions with ReLU around a shortcut.
+fn block(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<Tensor> {
+    let conv = Conv::new(x.channels(), 3);
+    let y = conv2d(cx, &p.at("0"), x, conv)?;
+    ops::activate_in_place(cx, y, Activation::Relu)?;
+    let y = conv2d_replacing(cx, &p.at("2"), y, conv)?;
+    ops::activate_in_place(cx, y, Activation::Relu)?;
+    let y = conv2d_replacing(cx, &p.at("4"), y, conv.plus(x))?;
+    ops::activate_in_place(cx, y, Activation::Relu)?;
+    Ok(y)
+}
+
+/// `x ← x + pool(x)`: 1x1, group norm, ReLU, 1x1.
+fn add_pool_in_place(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<()> {
+    let c = x.channels();
+    cx.scratch(|cx| {
+        let y = conv2d(cx, &p.at("0"), x, Conv::new(POOL_WIDTH * c, 1).without_bias())?;
+        group_norm_in_place(cx, &p.at("1"), y, POOL_NORM)?;
+        let y = conv2d(cx, &p.at("3"), y, Conv::new(c, 1).without_bias())?;
+        ops::add_in_place(cx, x, y)
+    })
 }

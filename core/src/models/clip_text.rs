@@ -1,4 +1,14 @@
-//! `CLIPTextModel`: turns token ids into `encoder_hidden_states`.
+//! `CLIPTextModel`: turns token ids into `encoder_hidden_states` (Radford et al. 2021).
+
+use super::{check_eps, check_layers, check_width, refuse};
+use crate::error::{Error, Result};
+use crate::nn::{Attention, AttentionNames, Linear, attention, layer_norm, linear};
+use crate::ops::{self, Context};
+use crate::tensor::Tensor;
+use crate::weights::Path;
+
+/// How many position numbers are made at once.
+const POSITIONS: usize = 64;
 
 /// The activation of the feed-forward layers (`hidden_act`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,4 +38,128 @@ pub struct ClipTextConfig {
     pub hidden_act: Activation,
     /// The epsilon of each layer normalisation.
     pub layer_norm_eps: f32,
+}
+
+impl Default for ClipTextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49_408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl ClipTextConfig {
+    /// Names the first key that is out of range or contradicts another.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn validate(&self) -> Result<()> {
+        if self.vocab_size == 0 {
+            return refuse("vocab_size", "must not be zero");
+        }
+        check_width("hidden_size", self.hidden_size)?;
+        check_width("intermediate_size", self.intermediate_size)?;
+        check_layers("num_hidden_layers", self.num_hidden_layers)?;
+        if self.num_attention_heads == 0 {
+            return refuse("num_attention_heads", "must not be zero");
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return refuse("num_attention_heads", "must divide hidden_size");
+        }
+        check_width("max_position_embeddings", self.max_position_embeddings)?;
+        check_eps("layer_norm_eps", self.layer_norm_eps)
+    }
+
+    /// The last hidden state of the tokens, `[1, ids, hidden_size]`. With `clip_skip` k, that before
+    /// the last k layers, under the final normalisation all the same (diffusers' `clip_skip`).
+    ///
+    /// Names with and without the prefix `text_model.` are known.
+    ///
+    /// # Errors
+    /// [`Error::Config`] as [`ClipTextConfig::validate`]; [`Error::Capacity`] where there are more
+    /// tokens than positions; [`Error::Shape`] where there are none; [`Error::Index`] where a token
+    /// is not in the table or more layers are left out than there are; those of memory and weights.
+    pub fn forward(
+        &self,
+        cx: &mut Context<'_>,
+        path: &Path<'_>,
+        ids: &[u32],
+        clip_skip: usize,
+    ) -> Result<Tensor> {
+        self.validate()?;
+        let (needed, limit) = (ids.len(), self.max_position_embeddings);
+        if ids.is_empty() {
+            let (expected, found) = ([1, limit, 0, 0], [1, 0, 0, 0]);
+            return Err(Error::Shape { what: "tokens", expected, found });
+        }
+        if needed > limit {
+            return Err(Error::Capacity { what: "tokens", needed, limit });
+        }
+        let (index, limit) = (clip_skip, self.num_hidden_layers + 1);
+        let Some(count) = self.num_hidden_layers.checked_sub(clip_skip) else {
+            return Err(Error::Index { what: "clip skip", index, limit });
+        };
+        let prefix = match cx.has(&path.at("text_model.final_layer_norm.weight"))? {
+            true => path.at("text_model"),
+            false => *path,
+        };
+        cx.scope(|cx| {
+            let mut x = self.embeddings(cx, &prefix.at("embeddings"), ids)?;
+            let layers = prefix.at("encoder.layers");
+            for layer in 0..count {
+                x = self.encoder_layer_replacing(cx, &layers.index(layer), x)?;
+            }
+            layer_norm(cx, &prefix.at("final_layer_norm"), x, self.layer_norm_eps)
+        })
+    }
+
+    fn embeddings(&self, cx: &mut Context<'_>, p: &Path<'_>, ids: &[u32]) -> Result<Tensor> {
+        let (vocab, positions) = (self.vocab_size, self.max_position_embeddings);
+        let table = cx.weight(&p.at("token_embedding.weight"), [vocab, self.hidden_size])?;
+        let places =
+            cx.weight(&p.at("position_embedding.weight"), [positions, self.hidden_size])?;
+        let x = ops::embedding(cx, ids, table)?;
+        for start in (0..ids.len()).step_by(POSITIONS) {
+            let count = POSITIONS.min(ids.len() - start);
+            let numbers: [u32; POSITIONS] = core::array::from_fn(|i| (start + i) as u32);
+            cx.scratch(|cx| {
+                let y = ops::embedding(cx, &numbers[..count], places)?;
+                ops::add_in_place(cx, x.rows(start, count)?, y.rows(0, count)?)
+            })?;
+        }
+        Ok(x)
+    }
+
+    /// `CLIPEncoderLayer`: `[1, t, hidden_size]` to the same, in its place.
+    fn encoder_layer_replacing(
+        &self,
+        cx: &mut Context<'_>,
+        p: &Path<'_>,
+        x: Tensor,
+    ) -> Result<Tensor> {
+        let (heads, inner, names) =
+            (self.num_attention_heads, self.hidden_size, AttentionNames::CLIP);
+        let layer = Attention { heads, inner, bias: true, causal: true, names };
+        let activation = match self.hidden_act {
+            Activation::QuickGelu => ops::Activation::QuickGelu,
+            Activation::Gelu => ops::Activation::Gelu,
+        };
+        let x = cx.replace(x, |cx| {
+            let y = layer_norm(cx, &p.at("layer_norm1"), x, self.layer_norm_eps)?;
+            attention(cx, &p.at("self_attn"), y, y, x, layer)
+        })?;
+        cx.replace(x, |cx| {
+            let y = layer_norm(cx, &p.at("layer_norm2"), x, self.layer_norm_eps)?;
+            let y = linear(cx, &p.at("mlp.fc1"), y, Linear::new(self.intermediate_size))?;
+            ops::activate_in_place(cx, y, activation)?;
+            linear(cx, &p.at("mlp.fc2"), y, Linear::new(self.hidden_size).plus(x))
+        })
+    }
 }

@@ -1,0 +1,73 @@
+//! Normalisation layers: `weight` and `bias` `[c]`.
+
+use crate::error::Result;
+use crate::ops::{self, Activation, Context, GroupNorm};
+use crate::tensor::Tensor;
+use crate::weights::Path;
+
+/// The two numbers of a group normalisation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Groups of channels; they divide the channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl Norm {
+    /// Nothing follows.
+    pub const fn alone(self) -> GroupNorm {
+        let Self { groups, eps } = self;
+        GroupNorm { groups, eps, scale_shift: None, activation: None }
+    }
+
+    /// SiLU follows.
+    pub const fn then_silu(self) -> GroupNorm {
+        GroupNorm { activation: Some(Activation::Silu), ..self.alone() }
+    }
+
+    /// A scale and a shift `[n, 2c]` follow, then SiLU.
+    pub const fn then_scale_shift_silu(self, scale_shift: Tensor) -> GroupNorm {
+        GroupNorm { scale_shift: Some(scale_shift), ..self.then_silu() }
+    }
+}
+
+/// `[n, .., c]`, normalised over each sample's groups of channels.
+///
+/// # Errors
+/// Those of [`ops::group_norm`] and of the weights.
+pub fn group_norm(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    norm: GroupNorm,
+) -> Result<Tensor> {
+    let weight = cx.weight(&p.at("weight"), [x.channels()])?;
+    let bias = cx.weight(&p.at("bias"), [x.channels()])?;
+    ops::group_norm(cx, x, weight, bias, norm)
+}
+
+/// [`group_norm`] in place.
+///
+/// # Errors
+/// As [`group_norm`].
+pub fn group_norm_in_place(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    norm: GroupNorm,
+) -> Result<()> {
+    let weight = cx.weight(&p.at("weight"), [x.channels()])?;
+    let bias = cx.weight(&p.at("bias"), [x.channels()])?;
+    ops::group_norm_in_place(cx, x, weight, bias, norm)
+}
+
+/// `[.., c]`, each row normalised.
+///
+/// # Errors
+/// Those of [`ops::layer_norm`] and of the weights.
+pub fn layer_norm(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, eps: f32) -> Result<Tensor> {
+    let weight = cx.weight(&p.at("weight"), [x.channels()])?;
+    let bias = cx.weight(&p.at("bias"), [x.channels()])?;
+    ops::layer_norm(cx, x, weight, bias, eps)
+}

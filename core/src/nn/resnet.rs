@@ -1,0 +1,188 @@
+//! `ResnetBlock2D`: norm, SiLU, convolution, twice, with the time step entering between, around a
+//! shortcut (He et al. 2016; Ho et al. 2020, appendix B).
+
+use super::conv::{Conv, conv2d, conv2d_replacing};
+use super::linear::{Linear, linear};
+use super::norm::{Norm, group_norm, group_norm_in_place};
+use crate::error::{Error, Result};
+use crate::ops::{self, Context};
+use crate::tensor::Tensor;
+use crate::weights::Path;
+
+/// How the time embedding enters a resnet (`resnet_time_scale_shift`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeScaleShift {
+    /// Added after the first convolution.
+    Default,
+    /// Scales and shifts the second normalisation (Dhariwal and Nichol 2021, section 3).
+    ScaleShift,
+}
+
+/// The time step, as resnets are told it.
+#[derive(Clone, Copy, Debug)]
+pub struct Time {
+    /// `[n, width]`: the time embedding after SiLU, which every resnet would take anew.
+    pub embedding: Tensor,
+    /// How it enters.
+    pub scale_shift: TimeScaleShift,
+}
+
+/// The numbers of a [`resnet_block_2d`].
+#[derive(Clone, Copy, Debug)]
+pub struct ResnetBlock2d {
+    /// Channels of the result.
+    pub channels: usize,
+    /// Both normalisations.
+    pub norm: Norm,
+    /// The time step, where the network knows one.
+    pub time: Option<Time>,
+    /// The sum with the shortcut is divided by this.
+    pub output_scale_factor: f32,
+}
+
+/// `[n, h, w, c]` to `[n, h, w, channels]`.
+///
+/// # Errors
+/// Those of its layers.
+pub fn resnet_block_2d(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    block: ResnetBlock2d,
+) -> Result<Tensor> {
+    let channels = block.channels;
+    cx.scope(|cx| {
+        let y = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu())?;
+        let y = conv2d_replacing(cx, &p.at("conv1"), y, Conv::new(channels, 3))?;
+        time_and_norm_in_place(cx, p, y, block)?;
+        let residual = match x.channels() == channels {
+            true => x,
+            false => conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?,
+        };
+        conv_and_residual(cx, p, y, residual, block)
+    })
+}
+
+/// [`resnet_block_2d`] whose result takes the place of `x`, the newest tensor.
+///
+/// Where the channels shrink, the shortcut is computed first and x is then normalised in place.
+/// After the first convolution x is not needed any more, and the shortcut moves into its memory:
+/// x `[n, h, w, a]` to `b` channels takes `a + 2b` floats a pixel in all. The last level of Stable
+/// Diffusion's decoder (256 to 128 channels at 512x512) peaks here, at 512 MiB.
+///
+/// # Errors
+/// As [`resnet_block_2d`].
+pub fn resnet_block_2d_replacing(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    block: ResnetBlock2d,
+) -> Result<Tensor> {
+    let [n, h, w, c] = x.dims("resnet_block_2d")?;
+    let channels = block.channels;
+    if c <= channels {
+        return cx.replace(x, |cx| resnet_block_2d(cx, p, x, block));
+    }
+    cx.replace(x, |cx| {
+        let shortcut = conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?;
+        group_norm_in_place(cx, &p.at("norm1"), x, block.norm.then_silu())?;
+        let front = x.reshape([x.len(), 1])?.rows(0, shortcut.len())?;
+        let residual = front.reshape([n, h, w, channels])?;
+        let y = cx.replace(shortcut, |cx| {
+            let y = conv2d(cx, &p.at("conv1"), x, Conv::new(channels, 3))?;
+            ops::copy_into(cx, shortcut, residual)?;
+            Ok(y)
+        })?;
+        time_and_norm_in_place(cx, p, y, block)?;
+        conv_and_residual(cx, p, y, residual, block)
+    })
+}
+
+/// `ResnetBlock2D` that halves: `[n, h, w, c]` to `[n, h/2, w/2, c]`, by the mean of 2x2 pixels. An
+/// odd last row or column is dropped.
+///
+/// # Errors
+/// [`Error::Shape`] where there is nothing to halve, and those of its layers.
+pub fn resnet_downsample_2d(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    block: ResnetBlock2d,
+) -> Result<Tensor> {
+    let [n, h, w, c] = x.dims("resnet_downsample_2d")?;
+    if h < 2 || w < 2 {
+        let (expected, found) = ([n, h.max(2), w.max(2), c], [n, h, w, c]);
+        return Err(Error::Shape { what: "resnet_downsample_2d", expected, found });
+    }
+    cx.scope(|cx| {
+        let y = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu())?;
+        let y = cx.replace(y, |cx| {
+            let y = ops::avg_pool_2x2(cx, y)?;
+            conv2d(cx, &p.at("conv1"), y, Conv::new(c, 3))
+        })?;
+        time_and_norm_in_place(cx, p, y, block)?;
+        let residual = ops::avg_pool_2x2(cx, x)?;
+        conv_and_residual(cx, p, y, residual, block)
+    })
+}
+
+/// `ResnetBlock2D` that doubles: `[n, h, w, c]` to `[n, 2h, 2w, c]`, by nearest pixels.
+///
+/// # Errors
+/// Those of its layers.
+pub fn resnet_upsample_2d(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    block: ResnetBlock2d,
+) -> Result<Tensor> {
+    let [_, h, w, c] = x.dims("resnet_upsample_2d")?;
+    let size = [2 * h, 2 * w];
+    cx.scope(|cx| {
+        let y = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu())?;
+        let y = conv2d_replacing(cx, &p.at("conv1"), y, Conv::new(c, 3).upsample_to(size))?;
+        time_and_norm_in_place(cx, p, y, block)?;
+        let residual = ops::upsample_nearest(cx, x, size)?;
+        conv_and_residual(cx, p, y, residual, block)
+    })
+}
+
+/// The time step, the second norm and SiLU.
+fn time_and_norm_in_place(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    y: Tensor,
+    block: ResnetBlock2d,
+) -> Result<()> {
+    let (c, time_emb_proj) = (y.channels(), p.at("time_emb_proj"));
+    cx.scratch(|cx| {
+        let norm = match block.time {
+            None => block.norm.then_silu(),
+            Some(Time { embedding, scale_shift: TimeScaleShift::Default }) => {
+                let shift = linear(cx, &time_emb_proj, embedding, Linear::new(c))?;
+                ops::add_per_channel_in_place(cx, y, shift)?;
+                block.norm.then_silu()
+            }
+            Some(Time { embedding, scale_shift: TimeScaleShift::ScaleShift }) => {
+                let scale_shift = linear(cx, &time_emb_proj, embedding, Linear::new(2 * c))?;
+                block.norm.then_scale_shift_silu(scale_shift)
+            }
+        };
+        group_norm_in_place(cx, &p.at("norm2"), y, norm)
+    })
+}
+
+/// The second convolution and the sum with the shortcut.
+fn conv_and_residual(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    y: Tensor,
+    residual: Tensor,
+    block: ResnetBlock2d,
+) -> Result<Tensor> {
+    let out = conv2d(cx, &p.at("conv2"), y, Conv::new(block.channels, 3).plus(residual))?;
+    if block.output_scale_factor != 1.0 {
+        ops::scale_shift_in_place(cx, out, 1.0 / block.output_scale_factor, 0.0)?;
+    }
+    Ok(out)
+}
