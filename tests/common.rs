@@ -1,19 +1,20 @@
 //! Helpers that the tests share: weights out of plain vectors, a context in memory of the planned
-//! size, threads that scramble the order of work, and the way to data that is not in the repository.
+//! size, threads that scramble the order of work, and the way to data that is not in the
+//! repository.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mote::arch::{Isa, Level};
 use mote::exec::Executor;
 use mote::mem::{ALIGNMENT, Arena};
 use mote::ops::Context;
 use mote::tensor::{DType, Shape, Tensor};
-use mote::weights::{Weight, Weights};
+use mote::weights::{Index, Slot, Weight, Weights, header_bytes};
 use mote::{Error, Result};
 
-/// A file or folder of the data that lies beside the repository, or `None` (and a line that says so)
-/// where it is not there.
+/// A file or folder of the data that lies beside the repository, or `None` (and a line that says
+/// so) where it is not there.
 ///
 /// # Panics
 /// Where it is missing and `MOTE_REQUIRE_SHARED` is set, as continuous integration does.
@@ -103,6 +104,44 @@ impl TestWeights {
     }
 }
 
+impl TestWeights {
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// The names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
+    /// The dimensions of a tensor.
+    ///
+    /// # Panics
+    /// Where there is none of this name; so for the others.
+    pub fn dims(&self, name: &str) -> Vec<usize> {
+        self.tensors[self.number(name)].1.as_slice().to_vec()
+    }
+
+    /// The values of an f32 tensor.
+    pub fn f32(&self, name: &str) -> Vec<f32> {
+        let (dtype, _, bytes) = &self.tensors[self.number(name)];
+        assert_eq!(*dtype, DType::F32, "{name}");
+        bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+    }
+
+    /// The values of an i32 tensor.
+    pub fn i32(&self, name: &str) -> Vec<i32> {
+        let (dtype, _, bytes) = &self.tensors[self.number(name)];
+        assert_eq!(*dtype, DType::I32, "{name}");
+        bytes.as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect()
+    }
+
+    fn number(&self, name: &str) -> usize {
+        usize::from(*self.names.get(name).unwrap_or_else(|| panic!("no tensor {name}")))
+    }
+}
+
 impl Weights for TestWeights {
     fn find(&mut self, name: &str, _expected: Shape) -> Result<Option<Weight>> {
         Ok(self.names.get(name).map(|&part| {
@@ -158,8 +197,8 @@ impl Memory {
     }
 }
 
-/// Plans a walk, runs it in exactly the planned memory, and returns its result's values. The walk must
-/// reach the planned peak, and one byte less must be an error.
+/// Plans a walk, runs it in exactly the planned memory, and returns its result's values. The walk
+/// must reach the planned peak, and one byte less must be an error.
 ///
 /// # Panics
 /// Where any of that does not hold, or the walk fails.
@@ -220,4 +259,31 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
         let limit = tolerance * b.abs().max(1.0);
         assert!((a - b).abs() <= limit, "{what}[{i}]: found {a}, expected {b} within {limit}");
     }
+}
+
+/// The tensors of a safetensors file, in memory.
+///
+/// # Panics
+/// Where the file cannot be read: a test without its golden has failed.
+pub fn safetensors(path: &Path) -> TestWeights {
+    let file = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let header = header_bytes(&file, file.len() as u64).expect("a header");
+    let header = &file[header];
+    let mut slots = vec![Slot::EMPTY; Index::count(header).expect("a good header")];
+    let index = Index::parse(header, file.len() as u64, &mut slots).expect("a good header");
+    let mut weights = TestWeights::default();
+    for (name, weight) in index.iter() {
+        let bytes = &file[weight.begin as usize..][..weight.bytes];
+        weights.push_bytes(name, weight.dtype, weight.shape.as_slice(), bytes.to_vec());
+    }
+    weights
+}
+
+/// A JSON file.
+///
+/// # Panics
+/// Where it cannot be read.
+pub fn json(path: &Path) -> serde_json::Value {
+    let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -1,5 +1,5 @@
-//! Every op against a plain loop in f64, on awkward sizes, every instruction set and several numbers
-//! of threads.
+//! Every op against a plain loop in f64, on awkward sizes, every instruction set and several
+//! numbers of threads.
 
 use mote::exec::{Executor, Sequential};
 use mote::ops::{self, Conv2d};
@@ -7,7 +7,8 @@ use mote::tensor::Shape;
 use mote::weights::Path;
 use mote_tests::{TestWeights, Threads, assert_close, isas, numbers, run};
 
-/// Runs `test` on every instruction set, alone and with threads; all threads must give the same bits.
+/// Runs `test` on every instruction set, alone and with threads; all threads must give the same
+/// bits.
 fn everywhere(mut test: impl FnMut(mote::arch::Isa, &dyn Executor) -> Vec<f32>) {
     for isa in isas() {
         let alone = test(isa, &Sequential);

@@ -1,7 +1,9 @@
-//! The one error of the core: a small `Copy` enum that carries numbers, never text it made up at run time.
+//! The one error of the core: a small `Copy` enum that carries numbers, never text it made up at
+//! run time.
 //!
 //! The host turns it into a sentence that says what happened, where, and what to do. Where an error
-//! concerns a weight, [`Context::weight_name`](crate::ops::Context::weight_name) tells its full name.
+//! concerns a weight, [`Context::weight_name`](crate::ops::Context::weight_name) tells its full
+//! name.
 
 use core::fmt;
 

@@ -1,8 +1,8 @@
 //! Who does the work: the host's threads, behind a trait, and safe ways to cut work for them.
 //!
-//! Work is cut along the *output*: every worker writes places of its own, and no sum is ever split, so
-//! the number of workers changes no bit. An island of `unsafe`: it hands disjoint parts of one slice to
-//! several threads.
+//! Work is cut along the *output*: every worker writes places of its own, and no sum is ever split,
+//! so the number of workers changes no bit. An island of `unsafe`: it hands disjoint parts of one
+//! slice to several threads.
 
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -106,7 +106,8 @@ impl TileMut<'_> {
     }
 }
 
-/// Cuts some `columns` of the row-major matrix `out`, whose rows have `stride` elements, into tiles of
+/// Cuts some `columns` of the row-major matrix `out`, whose rows have `stride` elements, into tiles
+/// of
 /// `tile` rows and columns (those at the edges may be smaller) and calls `task(tile, scratch)` for each,
 /// where `scratch` is the worker's own share of `scratch`.
 ///
@@ -153,7 +154,8 @@ struct Shared<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is only used to hand out disjoint parts, each to one thread, of elements that may be sent.
+// SAFETY: it is only used to hand out disjoint parts, each to one thread, of elements that may be
+// sent.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
@@ -172,7 +174,8 @@ impl<'a, T> Shared<'a, T> {
     #[allow(clippy::mut_from_ref, reason = "the caller guarantees that ranges are disjoint")]
     unsafe fn range(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start <= self.len && len <= self.len - start, "a part lies inside its whole");
-        // SAFETY: inside the slice, as just checked; disjoint from others, as the caller guarantees.
+        // SAFETY: inside the slice, as just checked; disjoint from others, as the caller
+        // guarantees.
         unsafe { core::slice::from_raw_parts_mut(self.first.add(start), len) }
     }
 }

@@ -1,8 +1,8 @@
 //! How the CPU does it: kernels on plain slices, one file per instruction set.
 //!
-//! An [`Isa`] is a token: whoever holds one has the proof that the CPU can run its kernels. The core
-//! never detects; the host does, once. [`kernels`] is the list of all kernels; `scalar` is fallback,
-//! oracle and explanation. An island of `unsafe`: instruction sets and raw loads.
+//! An [`Isa`] is a token: whoever holds one has the proof that the CPU can run its kernels. The
+//! core never detects; the host does, once. `kernels.rs` is the list of all kernels; `scalar.rs` is
+//! fallback, oracle and explanation. An island of `unsafe`: instruction sets and raw loads.
 
 mod kernels;
 mod portable;

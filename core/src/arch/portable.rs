@@ -1,11 +1,11 @@
-//! Algorithms written once, in plain Rust without branches, so that the compiler turns each into the
-//! vectors of whatever instruction set its caller is compiled for. All are `inline(always)`: an
+//! Algorithms written once, in plain Rust without branches, so that the compiler turns each into
+//! the vectors of whatever instruction set its caller is compiled for. All are `inline(always)`: an
 //! instruction set's file gives them a body with its features.
 
 use super::kernels::{Activation, Gather};
 
-/// Partial sums of a reduction: one AVX-512 register of f32. The same on every instruction set, so that
-/// sums have one order.
+/// Partial sums of a reduction: one AVX-512 register of f32. The same on every instruction set, so
+/// that sums have one order.
 const LANES: usize = 16;
 
 /// `exp(x)` within 2 ULP where the result is normal; below that at most 1.2e-38, above 3.4e38.
@@ -125,8 +125,8 @@ pub fn bf16_to_f32(from: &[u8], to: &mut [f32]) {
     }
 }
 
-/// One GEMM tile: every element of the right panel's row is multiplied with one element of each left
-/// row, and the products stay in registers until k is through.
+/// One GEMM tile: every element of the right panel's row is multiplied with one element of each
+/// left row, and the products stay in registers until k is through.
 #[inline(always)]
 pub fn gemm<const MR: usize, const NR: usize>(a: &Gather<'_>, b: &[f32], tile: &mut [f32]) {
     let mut sums = [[0.0f32; NR]; MR];

@@ -1,5 +1,5 @@
-//! x86-64 with AVX2 and FMA. The GEMM tile is written with intrinsics; the rest is the portable code, compiled
-//! with these features.
+//! x86-64 with AVX2 and FMA. The GEMM tile is written with intrinsics; the rest is the portable
+//! code, compiled with these features.
 
 use core::arch::x86_64::{
     _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,

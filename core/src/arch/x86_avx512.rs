@@ -1,5 +1,5 @@
-//! x86-64 with AVX-512 F. The GEMM tile is written with intrinsics; the rest is the portable code, compiled
-//! with these features.
+//! x86-64 with AVX-512 F. The GEMM tile is written with intrinsics; the rest is the portable code,
+//! compiled with these features.
 
 use core::arch::x86_64::{
     _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,

@@ -5,8 +5,8 @@ use core::marker::PhantomData;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Shape, Tensor};
 
-/// Every tensor begins at a multiple of this many bytes, and the block must too: one cache line, one
-/// AVX-512 register.
+/// Every tensor begins at a multiple of this many bytes, and the block must too: one cache line,
+/// one AVX-512 register.
 pub const ALIGNMENT: usize = 64;
 
 /// A block aligned as the arena wants it, for a `static` in firmware.
@@ -80,8 +80,8 @@ impl<'m> Arena<'m> {
     /// Takes a new f32 tensor from the top. Its elements hold whatever the memory held.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where the block ends before it, [`Error::Overflow`] where its size does
-    /// not fit `usize`.
+    /// [`Error::OutOfMemory`] where the block ends before it, [`Error::Overflow`] where its size
+    /// does not fit `usize`.
     pub fn push_f32(&mut self, shape: Shape) -> Result<Tensor> {
         let tensor = Tensor::new(self.top, shape, DType::F32)?;
         let end = aligned(tensor.offset() + tensor.bytes());
@@ -99,8 +99,8 @@ impl<'m> Arena<'m> {
         self.top = mark;
     }
 
-    /// Gives back all that lies above `mark` but `result`, which slides down to `mark`. A result that
-    /// lies below it stays where it is.
+    /// Gives back all that lies above `mark` but `result`, which slides down to `mark`. A result
+    /// that lies below it stays where it is.
     ///
     /// # Errors
     /// [`Error::Overflow`] never in practice: the tensor was smaller than the arena before.
@@ -160,7 +160,8 @@ impl<'m> Arena<'m> {
             unsafe { core::slice::from_raw_parts(data.cast_const(), len) }
         });
         let (data, len) = self.locate(out);
-        // SAFETY: `locate` has checked range, type and alignment; no slice handed out above overlaps.
+        // SAFETY: `locate` has checked range, type and alignment; no slice handed out above
+        // overlaps.
         (unsafe { core::slice::from_raw_parts_mut(data, len) }, inputs)
     }
 

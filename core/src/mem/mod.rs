@@ -1,7 +1,7 @@
 //! Where data lies: one block of memory, used as a stack.
 //!
-//! An island of `unsafe`: it turns byte ranges of the block into typed slices, after checking bounds,
-//! alignment and that nothing written overlaps anything read.
+//! An island of `unsafe`: it turns byte ranges of the block into typed slices, after checking
+//! bounds, alignment and that nothing written overlaps anything read.
 
 mod arena;
 mod cast;

@@ -1,5 +1,6 @@
-//! Scaled dot-product attention (Vaswani et al. 2017) in tiles, with the softmax kept up as the keys go
-//! by (Milakov and Gimelshein 2018; Dao et al. 2022): there is never a matrix of all scores.
+//! Scaled dot-product attention (Vaswani et al. 2017) in tiles, with the softmax kept up as the
+//! keys go by (Milakov and Gimelshein 2018; Dao et al. 2022): there is never a matrix of all
+//! scores.
 
 use super::context::Context;
 use crate::arch::{Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX};

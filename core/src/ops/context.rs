@@ -18,8 +18,8 @@ pub struct Tally {
 
 /// What every op needs: memory, instruction set, threads, weights.
 ///
-/// With [`Arena::measuring`] the walk is *planned*: shapes and weights are checked and bytes counted,
-/// and nothing is computed.
+/// With [`Arena::measuring`] the walk is *planned*: shapes and weights are checked and bytes
+/// counted, and nothing is computed.
 pub struct Context<'m> {
     pub(super) arena: Arena<'m>,
     pub(super) isa: Isa,

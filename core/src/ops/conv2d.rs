@@ -15,7 +15,8 @@ pub struct Conv2d {
     pub stride: usize,
     /// Rows and columns of zeros around the input: top, bottom, left, right.
     pub padding: [usize; 4],
-    /// The input is first resized to this height and width, by its nearest pixels, without a buffer.
+    /// The input is first resized to this height and width, by its nearest pixels, without a
+    /// buffer.
     pub upsample_to: Option<[usize; 2]>,
 }
 

@@ -58,6 +58,63 @@ pub fn scale_shift_in_place(cx: &mut Context<'_>, x: Tensor, scale: f32, shift: 
     Ok(())
 }
 
+/// `x ← own·x + Σ factor·y` over the terms `(y, factor)`, all of x's size. With `own` 0, x may hold
+/// anything before.
+///
+/// # Errors
+/// [`Error::Shape`] where a term is of another shape.
+pub fn scale_add_in_place(
+    cx: &mut Context<'_>,
+    x: Tensor,
+    own: f32,
+    terms: &[(Tensor, f32)],
+) -> Result<()> {
+    for (y, _) in terms {
+        y.expect("scale_add", x.shape())?;
+    }
+    if cx.is_planning() {
+        return Ok(());
+    }
+    if own == 0.0 {
+        cx.arena.write(x).fill(0.0);
+    } else if own != 1.0 {
+        scale_shift_in_place(cx, x, own, 0.0)?;
+    }
+    for &(y, factor) in terms {
+        let (x, [y]) = cx.arena.split(x, [y]);
+        for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |chunk, x, _| {
+            x.iter_mut().zip(&y[chunk * CHUNK..]).for_each(|(x, y)| *x += factor * y);
+        });
+    }
+    Ok(())
+}
+
+/// Channels `start` to `start + count` of x, as a tensor of their own.
+///
+/// # Errors
+/// [`Error::Index`] where x has fewer channels, and those of memory.
+pub fn slice_channels(
+    cx: &mut Context<'_>,
+    x: Tensor,
+    start: usize,
+    count: usize,
+) -> Result<Tensor> {
+    let c = x.channels();
+    if start.checked_add(count).is_none_or(|end| end > c) {
+        let index = start.saturating_add(count);
+        return Err(Error::Index { what: "channel", index, limit: c });
+    }
+    let out = cx.tensor(x.shape().with_last(count))?;
+    if cx.is_planning() || out.is_empty() {
+        return Ok(out);
+    }
+    let (rows, [x]) = cx.arena.split(out, [x]);
+    for_each_chunk::<_, f32>(cx.executor, rows, count, &mut [], |row, out, _| {
+        out.copy_from_slice(&x[row * c + start..][..count]);
+    });
+    Ok(out)
+}
+
 /// `[.., a]` and `[.., b]` to `[.., a + b]`: the channels of one behind those of the other.
 ///
 /// # Errors

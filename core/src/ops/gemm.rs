@@ -1,9 +1,9 @@
 //! The matrix product behind linear layers and convolutions: implicit, blocked, with its end fused.
 //!
-//! The right side is packed, a block of k by a block of columns at a time, from the checkpoint's bytes
-//! into panels that the kernel reads in order. The left side is never copied: a row is an address per
-//! tap. Goto and van de Geijn 2008 tell why the blocks are as they are. Every output element is one sum
-//! in the order of k, cut into the same blocks whatever the number of threads.
+//! The right side is packed, a block of k by a block of columns at a time, from the checkpoint's
+//! bytes into panels that the kernel reads in order. The left side is never copied: a row is an
+//! address per tap. Goto and van de Geijn 2008 tell why the blocks are as they are. Every output
+//! element is one sum in the order of k, cut into the same blocks whatever the number of threads.
 
 use super::context::{Context, as_bytes_mut, to_f32};
 use crate::arch::{Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX};
@@ -237,8 +237,8 @@ struct Sums<'a> {
     column: usize,
 }
 
-/// What happens at the end of a block of k: the first stores, the others add, the last adds bias and
-/// residual.
+/// What happens at the end of a block of k: the first stores, the others add, the last adds bias
+/// and residual.
 struct End<'a> {
     first: bool,
     bias: Option<&'a [f32]>,
@@ -280,8 +280,8 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Packs `nr` columns from `column` on into a panel `[taps, channels, nr]`; columns that are not
-    /// there are 0.
+    /// Packs `nr` columns from `column` on into a panel `[taps, channels, nr]`; columns that are
+    /// not there are 0.
     fn pack(&self, isa: Isa, block: KBlock, column: usize, nr: usize, panel: &mut [f32]) {
         if column + nr > self.columns {
             panel.fill(0.0);

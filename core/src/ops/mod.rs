@@ -1,8 +1,8 @@
 //! What is computed: operations on tensors in the arena.
 //!
 //! An op takes handles, checks their shapes, pushes its result on the arena's stack and leaves its
-//! inputs alone, unless its name says `in_place`. Planned (with an arena that only counts) it does all
-//! of that but the arithmetic, so a plan meets every error that a run would meet. Ops get their
+//! inputs alone, unless its name says `in_place`. Planned (with an arena that only counts) it does
+//! all of that but the arithmetic, so a plan meets every error that a run would meet. Ops get their
 //! weights as handles and do not know their names.
 
 mod activation;
@@ -23,7 +23,8 @@ pub use attention::attention;
 pub use context::{Context, Tally};
 pub use conv2d::{Conv2d, conv2d};
 pub use elementwise::{
-    add_in_place, add_per_channel_in_place, concat, copy_into, fill, scale_shift_in_place,
+    add_in_place, add_per_channel_in_place, concat, copy_into, fill, scale_add_in_place,
+    scale_shift_in_place, slice_channels,
 };
 pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoidal_embedding};
 pub use linear::{linear, linear_into};

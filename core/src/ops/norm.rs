@@ -1,7 +1,7 @@
 //! Group and layer normalisation.
 //!
-//! Means and squared deviations are taken block by block and merged (Chan, Golub and LeVeque 1983), so
-//! that a large mean costs no precision; the blocks are the same whatever the number of threads.
+//! Means and squared deviations are taken block by block and merged (Chan, Golub and LeVeque 1983),
+//! so that a large mean costs no precision; the blocks are the same whatever the number of threads.
 
 use super::context::Context;
 use crate::arch::{Activation, Isa};
@@ -33,8 +33,8 @@ pub struct GroupNorm {
 /// shifted by `weight` and `bias` `[c]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where the groups do not divide the channels or the scale and shift do not fit, and
-/// those of memory and weights.
+/// [`Error::Shape`] where the groups do not divide the channels or the scale and shift do not fit,
+/// and those of memory and weights.
 pub fn group_norm(
     cx: &mut Context<'_>,
     x: Tensor,

@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::exec::for_each_chunk;
 use crate::tensor::{Shape, Tensor};
 
-/// The row (or column) of the source that is nearest to row `at` of the result, as PyTorch's `nearest`
-/// computes it, in f32.
+/// The row (or column) of the source that is nearest to row `at` of the result, as PyTorch's
+/// `nearest` computes it, in f32.
 pub(super) fn nearest_source(at: usize, source: usize, result: usize) -> usize {
     if source == result {
         return at;

@@ -4,8 +4,8 @@ use super::{Weight, Weights};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Shape};
 
-/// Every weight the model asks for, of one type, with the shape it asks for. It has no bytes: a plan
-/// can be made with it, nothing can be run.
+/// Every weight the model asks for, of one type, with the shape it asks for. It has no bytes: a
+/// plan can be made with it, nothing can be run.
 #[derive(Clone, Copy, Debug)]
 pub struct Assumed(pub DType);
 

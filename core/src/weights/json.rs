@@ -57,7 +57,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string, without its quotes and with its escapes as they are written. Tells whether it has any.
+    /// A string, without its quotes and with its escapes as they are written. Tells whether it has
+    /// any.
     pub fn string(&mut self) -> Result<(&'a [u8], bool)> {
         self.expect(b'"', "a string was expected")?;
         let start = self.at;

@@ -1,7 +1,7 @@
 //! Where weights come from: found by name, read in place (a map, flash) or streamed in pieces.
 //!
-//! Ops ask [`Weights`] for bytes and never learn where they lay. A checkpoint's header is untrusted:
-//! [`Index::parse`] believes nothing it has not checked.
+//! Ops ask [`Weights`] for bytes and never learn where they lay. A checkpoint's header is
+//! untrusted: [`Index::parse`] believes nothing it has not checked.
 
 mod assumed;
 mod in_place;
@@ -38,8 +38,8 @@ pub struct Weight {
 
 /// A source of weights.
 pub trait Weights {
-    /// The weight called `name`. `expected` is the shape the model asks for; a source with a checkpoint
-    /// behind it ignores it and tells the truth.
+    /// The weight called `name`. `expected` is the shape the model asks for; a source with a
+    /// checkpoint behind it ignores it and tells the truth.
     ///
     /// # Errors
     /// Where the source itself fails; a weight that is not there is `Ok(None)`.
@@ -51,8 +51,8 @@ pub trait Weights {
     /// Whether [`Weights::read`] copies into the staging memory; if not, none is set aside.
     fn is_staged(&self) -> bool;
 
-    /// The `len` bytes of `weight` from `start`, in place or copied to the front of `staging`, which is
-    /// at least as long where the source is staged.
+    /// The `len` bytes of `weight` from `start`, in place or copied to the front of `staging`,
+    /// which is at least as long where the source is staged.
     ///
     /// # Errors
     /// [`Error::WeightRead`](crate::Error::WeightRead) where they cannot be had.

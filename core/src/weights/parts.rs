@@ -6,8 +6,8 @@ use crate::tensor::Shape;
 
 /// One file of several, and the segment that names in it lack.
 pub struct Part<'a> {
-    /// The first segment of the names this part answers to, which its own names lack: `unet`. Empty:
-    /// it answers to all names.
+    /// The first segment of the names this part answers to, which its own names lack: `unet`.
+    /// Empty: it answers to all names.
     pub prefix: &'a str,
     /// Its weights.
     pub weights: &'a mut dyn Weights,

@@ -1,7 +1,7 @@
 //! The header of a safetensors file: eight bytes of length, then JSON, then the tensors' bytes.
 //!
-//! The index is a slice of [`Slot`]s the host gives, sorted by name: no allocation, and a look-up is a
-//! binary search. Format: <https://huggingface.co/docs/safetensors>.
+//! The index is a slice of [`Slot`]s the host gives, sorted by name: no allocation, and a look-up
+//! is a binary search. Format: <https://huggingface.co/docs/safetensors>.
 
 use super::Weight;
 use super::json::Reader;
@@ -29,8 +29,8 @@ impl Slot {
     };
 }
 
-/// The bytes of the header of a file that begins with `beginning` and is `file_bytes` long: where the
-/// JSON lies.
+/// The bytes of the header of a file that begins with `beginning` and is `file_bytes` long: where
+/// the JSON lies.
 ///
 /// # Errors
 /// [`Error::Format`] where the file is too short for its header or the header is absurdly long.
@@ -76,8 +76,8 @@ impl<'a> Index<'a> {
     /// Reads a header (the JSON alone) whose file is `file_bytes` long in all.
     ///
     /// # Errors
-    /// [`Error::Format`] where the header is malformed, names a tensor twice, or speaks of bytes the file
-    /// does not have; [`Error::Capacity`] where there are more tensors than slots.
+    /// [`Error::Format`] where the header is malformed, names a tensor twice, or speaks of bytes
+    /// the file does not have; [`Error::Capacity`] where there are more tensors than slots.
     pub fn parse(header: &'a [u8], file_bytes: u64, slots: &'a mut [Slot]) -> Result<Self> {
         let limit = slots.len();
         let mut count = 0;

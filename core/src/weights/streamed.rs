@@ -1,4 +1,5 @@
-//! Weights that are read in pieces, as they are needed: a file that is not mapped, an SPI flash chip.
+//! Weights that are read in pieces, as they are needed: a file that is not mapped, an SPI flash
+//! chip.
 
 use super::{Index, Weight, Weights};
 use crate::error::{Error, Result};

@@ -1,0 +1,174 @@
+//! The rules of the house, read off the sources: which module may use which, where `unsafe` may
+//! stand, how long lines and functions may be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules of the core with their ranks: each may use those of lower rank only.
+const RANKS: [(&str, u8); 13] = [
+    ("error", 0),
+    ("progress", 0),
+    ("tensor", 1),
+    ("mem", 2),
+    ("exec", 2),
+    ("weights", 2),
+    ("arch", 2),
+    ("ops", 3),
+    ("nn", 4),
+    ("models", 5),
+    ("diffusion", 5),
+    ("pipeline", 6),
+    ("train", 6),
+];
+
+/// The modules in which `unsafe` may stand, of the core and of the command line.
+const ISLANDS: [&str; 5] = [
+    "core/src/mem/",
+    "core/src/exec.rs",
+    "core/src/arch/",
+    "cli/src/executor.rs",
+    "cli/src/checkpoint",
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// All Rust files below a folder, with their paths from the root.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    fn visit(path: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(path).expect("a folder can be read") {
+            let path = entry.expect("an entry can be read").path();
+            if path.is_dir() && !path.ends_with("target") {
+                visit(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = root();
+    let mut found = Vec::new();
+    visit(&root.join(folder), &mut found);
+    found.sort();
+    let name = |path: &PathBuf| path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+    found.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The source without its comments and its unit tests, which stand last.
+fn code(source: &str) -> impl Iterator<Item = &str> {
+    let lines = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+    lines.filter(|line| !line.trim_start().starts_with("//"))
+}
+
+fn rank(module: &str) -> u8 {
+    let known = RANKS.iter().find(|(name, _)| *name == module);
+    known.unwrap_or_else(|| panic!("module {module} has no rank: give it one in tests/tidy.rs")).1
+}
+
+/// The modules that a line names behind `crate::`.
+fn named(line: &str) -> impl Iterator<Item = &str> {
+    line.split("crate::")
+        .skip(1)
+        .map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap_or(""))
+}
+
+#[test]
+fn modules_use_only_modules_of_lower_rank() {
+    let mut uses = 0;
+    for (path, source) in sources("core/src") {
+        let module = path.trim_start_matches("core/src/").split(['/', '.']).next().unwrap();
+        if module == "lib" {
+            continue;
+        }
+        for line in code(&source) {
+            for used in named(line).filter(|used| !used.is_empty() && *used != module) {
+                uses += 1;
+                assert!(rank(used) < rank(module), "{path} uses {used}: {line}");
+            }
+            if rank(module) >= 4 && module != "pipeline" && module != "train" {
+                assert!(!line.contains("crate::arch"), "{path} knows the arch: {line}");
+            }
+            assert!(module != "arch" || !line.contains("crate::tensor"), "{path} knows tensors");
+            assert!(
+                module != "diffusion" || !line.contains("crate::tensor"),
+                "{path} knows tensors"
+            );
+        }
+    }
+    assert!(uses > 50, "the test must see the uses it judges: {uses}");
+}
+
+#[test]
+fn the_core_knows_no_std_and_no_alloc() {
+    for (path, source) in sources("core/src") {
+        for line in code(&source) {
+            let clean = !line.contains("std::") && !line.contains("alloc::");
+            assert!(clean && !line.contains("extern crate"), "{path}: {line}");
+        }
+    }
+}
+
+#[test]
+fn unsafe_stands_in_the_islands_only() {
+    let mut seen = 0;
+    for (path, source) in sources("core/src").into_iter().chain(sources("cli/src")) {
+        let island = ISLANDS.iter().any(|island| path.starts_with(island));
+        let words = |line: &str| {
+            line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
+        };
+        for line in code(&source).filter(|line| words(line)) {
+            seen += 1;
+            assert!(island, "{path} is no island of unsafe: {line}");
+        }
+    }
+    assert!(seen > 20, "the test must see the islands: {seen}");
+    let lib = fs::read_to_string(root().join("core/src/lib.rs")).unwrap();
+    let lines: Vec<&str> = lib.lines().collect();
+    for (before, line) in lines.iter().zip(&lines[1..]) {
+        let Some(module) = line.strip_prefix("pub mod ") else { continue };
+        let island = ["mem;", "exec;", "arch;"].contains(&module);
+        assert_eq!(!island, *before == "#[forbid(unsafe_code)]", "lib.rs: {module}");
+    }
+}
+
+#[test]
+fn lines_and_functions_are_short_and_files_say_what_they_hold() {
+    let folders = ["core/src", "cli/src", "tests", "benches", "fuzz"];
+    for (path, source) in folders.into_iter().flat_map(sources) {
+        assert!(source.starts_with("//!"), "{path} does not open by saying what it holds");
+        for (number, line) in source.lines().enumerate() {
+            let length = line.chars().count();
+            assert!(
+                length <= 100 || line.contains("r#\""),
+                "{path}:{}: {length} columns",
+                number + 1
+            );
+        }
+        let mut start = None;
+        for (number, line) in source.lines().enumerate() {
+            let text = line.trim_start();
+            let begins = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "unsafe fn "];
+            if begins.iter().any(|begin| text.starts_with(begin)) && !text.ends_with(';') {
+                start = Some((number, line.len() - text.len()));
+            }
+            if let Some((first, indent)) = start
+                && line.trim_end() == format!("{}}}", " ".repeat(indent))
+            {
+                let length = number - first + 1;
+                assert!(length <= 70, "{path}:{}: a function of {length} lines", first + 1);
+                start = None;
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_to_be_done() {
+    for (path, source) in sources("core/src").into_iter().chain(sources("cli/src")) {
+        for word in ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "dbg!("] {
+            assert!(!source.contains(word), "{path} holds {word}");
+        }
+        let unwraps = code(&source).filter(|line| line.contains(".unwrap()")).count();
+        assert_eq!(unwraps, 0, "{path} unwraps");
+    }
+}
