@@ -16,7 +16,6 @@ pub mod error;
 pub mod executor;
 #[forbid(unsafe_code)]
 pub mod inspect;
-#[forbid(unsafe_code)]
 pub mod isa;
 #[forbid(unsafe_code)]
 pub mod output;
