@@ -1,1 +1,46 @@
-//! The command line of mote.
+//! The command line of mote: it gives the core memory, threads, weights and a place for pixels.
+//!
+//! Arguments are parsed with nothing done yet (`args`), a model's folder is understood (`config`,
+//! `checkpoint`), and each subcommand has a file of its own.
+#![deny(missing_docs, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+#[forbid(unsafe_code)]
+pub mod args;
+pub mod checkpoint;
+#[forbid(unsafe_code)]
+pub mod completions;
+#[forbid(unsafe_code)]
+pub mod config;
+#[forbid(unsafe_code)]
+pub mod error;
+pub mod executor;
+#[forbid(unsafe_code)]
+pub mod inspect;
+pub mod isa;
+#[forbid(unsafe_code)]
+pub mod output;
+#[forbid(unsafe_code)]
+pub mod parameters;
+#[forbid(unsafe_code)]
+pub mod print;
+#[forbid(unsafe_code)]
+pub mod progress;
+#[forbid(unsafe_code)]
+pub mod size;
+
+use args::Command;
+use error::{Failure, Result};
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// What went wrong, as sentences.
+pub fn run(arguments: args::Cli) -> Result<()> {
+    match arguments.command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Generate(_) | Command::Plan(_) => {
+            Err(Failure::new("this needs the pipeline, which is being built"))
+        }
+    }
+}

@@ -24,5 +24,4 @@ pub mod models;
 pub mod diffusion;
 #[forbid(unsafe_code)]
 pub mod pipeline;
-
 pub use error::{Error, Result};

@@ -1,0 +1,491 @@
+//! The command line, parsed and nothing done yet.
+//!
+//! Flags have the spelling that stable-diffusion.cpp's users know; diffusers' words are aliases. What
+//! is not given stays `None` here: `resolve` fills it in from the checkpoint.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::isa;
+use crate::size;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// The largest picture, in pixels a side: far beyond what any model was trained for.
+const MAX_SIDE: i64 = 16_384;
+
+/// The whole command line.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "mote",
+    version = isa::short_version(),
+    long_version = isa::long_version(),
+    about = "Samples diffusion models on the CPU, in memory known before it starts.",
+    long_about = "Samples diffusion models on the CPU, in memory known before it starts.\n\n\
+        A model is a folder as diffusers' `save_pretrained` writes it, with weights in safetensors.",
+    styles = STYLES,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Makes pictures and writes them as PNG files.
+    #[command(after_help = "Examples:\n  \
+        mote generate -m ddpm-cat-256 --steps 50 -b 4 -o cat-%03d.png\n  \
+        mote generate -m stable-diffusion-v1-5 -p \"a lighthouse at dusk\" -s 7 -o lighthouse.png\n  \
+        mote generate -m stable-diffusion-v1-5 -p \"in oil\" -i photo.png --strength 0.6")]
+    Generate(Box<Generate>),
+    /// Says what `generate` would need, without making anything.
+    ///
+    /// Takes the same options, and tells the bytes of memory in each phase, the bytes of the weights,
+    /// how often each network is evaluated, and the multiply-adds of it all. Apart from the weights,
+    /// which are mapped from their files, `generate` takes exactly the memory told here.
+    Plan(Box<Plan>),
+    /// Describes a model, a file of weights, or how a picture was made.
+    ///
+    /// Of a model's folder it tells the networks with their sizes and the noise schedule; of a
+    /// safetensors file every tensor's name, type and shape; of a PNG file the prompt, seed and settings
+    /// that are written in it.
+    Inspect(Inspect),
+    /// Writes a script that completes mote's commands and options in a shell.
+    ///
+    /// For bash: `mote completions bash > ~/.local/share/bash-completion/completions/mote`.
+    Completions(Completions),
+}
+
+/// `mote generate`.
+#[derive(Clone, Debug, Args)]
+pub struct Generate {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub model: Model,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub request: Request,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub machine: Machine,
+    /// Where the picture goes. Of several, picture k (from 0) takes the place of `%d` or `%03d`; without
+    /// either, the second is called `NAME_2.png`. `-` is standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "./output.png", help_heading = OUTPUT)]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Shows nothing but errors.
+    #[arg(long, help_heading = OUTPUT)]
+    pub quiet: bool,
+    /// Says more: the plan, and where the time went.
+    #[arg(short, long, help_heading = OUTPUT, conflicts_with = "quiet")]
+    pub verbose: bool,
+}
+
+/// `mote plan`.
+#[derive(Clone, Debug, Args)]
+pub struct Plan {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub model: Model,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub request: Request,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub machine: Machine,
+    /// Writes the plan as JSON.
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
+}
+
+/// `mote inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct Inspect {
+    /// A model's folder, a safetensors file, or a PNG file that mote or a web UI has written.
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
+    /// Writes what is found as JSON, with every tensor.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mote completions`.
+#[derive(Clone, Debug, Args)]
+pub struct Completions {
+    /// The shell to write the script for.
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+const MODEL: &str = "Model";
+const PICTURE: &str = "Picture";
+const SAMPLING: &str = "Sampling";
+const MACHINE: &str = "Machine";
+const OUTPUT: &str = "Output";
+
+/// Which weights.
+#[derive(Clone, Debug, Args)]
+pub struct Model {
+    /// The model's folder: `model_index.json`, `unet/`, `scheduler/` and, for text to image, `vae/`,
+    /// `text_encoder/` and `tokenizer/`.
+    #[arg(short, long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    pub model: PathBuf,
+    /// A folder with another autoencoder than the model's own.
+    #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    pub vae: Option<PathBuf>,
+    /// A folder with a tiny autoencoder (TAESD), which decodes faster and in less memory.
+    #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    #[arg(conflicts_with = "vae")]
+    pub taesd: Option<PathBuf>,
+    /// The type the arithmetic is done in. Weights are read as they are: f32, f16 or bf16.
+    #[arg(long = "type", value_name = "TYPE", help_heading = MODEL, default_value = "f32")]
+    pub dtype: Type,
+}
+
+/// What is to be in the picture, and how it is to be made.
+#[derive(Clone, Debug, Args)]
+pub struct Request {
+    /// What the picture is to show.
+    #[arg(short, long, value_name = "TEXT", help_heading = PICTURE, allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// What the picture is not to show.
+    #[arg(short, long, value_name = "TEXT", help_heading = PICTURE, allow_hyphen_values = true)]
+    pub negative_prompt: Option<String>,
+    /// A picture (PNG) to start from instead of pure noise. It must be of the size asked for.
+    #[arg(short, long = "init-img", visible_alias = "init-image", value_name = "FILE")]
+    #[arg(help_heading = PICTURE, value_hint = ValueHint::FilePath)]
+    pub init_img: Option<PathBuf>,
+    /// How much of the picture given by --init-img is made anew, from 0 (nothing) to 1 (all)
+    /// [default: 0.75].
+    #[arg(long, value_name = "PART", help_heading = PICTURE, value_parser = part)]
+    #[arg(requires = "init_img")]
+    pub strength: Option<f32>,
+    /// The width in pixels; by default what the model was trained at.
+    #[arg(short = 'W', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub width: Option<u32>,
+    /// The height in pixels; by default what the model was trained at.
+    #[arg(short = 'H', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub height: Option<u32>,
+    /// The class to draw, counted from 0, where the model was trained on classes.
+    #[arg(long, value_name = "NUMBER", help_heading = PICTURE)]
+    pub class_label: Option<u32>,
+    /// How many pictures to make. Picture k (from 0) has the seed plus k.
+    #[arg(short, long, visible_alias = "num-images-per-prompt", value_name = "COUNT")]
+    #[arg(help_heading = PICTURE, default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub batch_count: u32,
+    /// The number that decides the noise; the same seed makes the same picture. A negative one is
+    /// replaced by a random one.
+    #[arg(short, long, value_name = "NUMBER", help_heading = PICTURE, default_value = "42")]
+    #[arg(allow_negative_numbers = true, value_parser = seed)]
+    pub seed: Seed,
+    /// In how many steps noise becomes a picture.
+    #[arg(long, visible_alias = "num-inference-steps", value_name = "COUNT")]
+    #[arg(help_heading = SAMPLING, default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+    /// How strongly the prompt is followed; 1 follows it without guidance and takes half the time
+    /// [default: 7.0].
+    #[arg(long, visible_alias = "guidance-scale", value_name = "SCALE", help_heading = SAMPLING)]
+    #[arg(value_parser = scale)]
+    pub cfg_scale: Option<f32>,
+    /// The sampler; by default the one the checkpoint names. diffusers' class names do too.
+    #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
+    pub sampling_method: Option<Method>,
+    /// How the noise levels are spaced; by default as the checkpoint says.
+    #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
+    pub scheduler: Option<Sigmas>,
+    /// What the network predicts, where the checkpoint says it wrongly or not at all.
+    #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
+    pub prediction: Option<Prediction>,
+    /// How much fresh noise DDIM adds in each step, from 0 (none) to 1 (as much as DDPM) [default: 0].
+    #[arg(long, value_name = "PART", help_heading = SAMPLING, value_parser = part)]
+    pub eta: Option<f32>,
+    /// Which layer of the text encoder is read, counted from its end: 1 is the last, 2 the one before
+    /// (diffusers counts from 0) [default: 1].
+    #[arg(long, value_name = "LAYER", help_heading = SAMPLING)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub clip_skip: Option<u32>,
+    /// The generator of the noise: mote's own, PyTorch's on the CPU (as diffusers' examples use it), or
+    /// CUDA's (as the web UIs use it).
+    #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
+    #[arg(default_value = "pcg")]
+    pub rng: Rng,
+}
+
+/// What the machine may give.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Machine {
+    /// The number of threads; by default as many as there are CPUs. It changes no bit of the picture.
+    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// The most memory to take, such as 300MiB or 1.5GB, not counting the weights, which are mapped from
+    /// their files. What would need more is refused before it starts.
+    #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
+    pub memory_limit: Option<u64>,
+}
+
+/// A seed, or the wish for a random one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seed {
+    /// To be drawn.
+    Random,
+    /// This one.
+    Given(u64),
+}
+
+/// The type of the arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Type {
+    /// 32-bit floats.
+    F32,
+}
+
+/// The samplers, by stable-diffusion.cpp's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// The ancestral sampler of Ho et al. 2020.
+    #[value(alias = "DDPMScheduler")]
+    Ddpm,
+    /// Song et al. 2020; deterministic unless --eta is given.
+    #[value(alias = "DDIMScheduler")]
+    Ddim,
+    /// Pseudo numerical methods, Liu et al. 2022.
+    #[value(aliases = ["plms", "PNDMScheduler"])]
+    Pndm,
+    /// Euler's method (Karras et al. 2022, Algorithm 2 without churn).
+    #[value(aliases = ["EulerDiscreteScheduler", "k_euler"])]
+    Euler,
+    /// Euler's method with fresh noise in each step.
+    #[value(name = "euler_a")]
+    #[value(aliases = ["EulerAncestralDiscreteScheduler", "k_euler_a", "euler-a"])]
+    EulerA,
+    /// Heun's method: two evaluations a step.
+    #[value(aliases = ["HeunDiscreteScheduler", "k_heun"])]
+    Heun,
+    /// DPM-Solver-2 in Karras' form: two evaluations a step.
+    #[value(aliases = ["KDPM2DiscreteScheduler", "k_dpm_2", "dpm_2"])]
+    Dpm2,
+    /// Linear multistep.
+    #[value(aliases = ["LMSDiscreteScheduler", "k_lms"])]
+    Lms,
+    /// DPM-Solver++ of second order, Lu et al. 2022.
+    #[value(name = "dpm++2m", aliases = ["DPMSolverMultistepScheduler", "dpmpp_2m", "dpmpp2m"])]
+    DpmPp2m,
+    /// The same as a stochastic equation.
+    #[value(name = "dpm++2m_sde", aliases = ["dpmpp_2m_sde", "dpmpp2m_sde"])]
+    DpmPp2mSde,
+    /// Unified predictor-corrector, Zhao et al. 2023.
+    #[value(name = "unipc", alias = "UniPCMultistepScheduler")]
+    UniPc,
+    /// Latent consistency, Luo et al. 2023; for models distilled for it.
+    #[value(alias = "LCMScheduler")]
+    Lcm,
+}
+
+/// How the noise levels are spaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sigmas {
+    /// As the training steps are.
+    #[value(aliases = ["normal", "default"])]
+    Discrete,
+    /// By the seventh root (Karras et al. 2022, equation 5).
+    Karras,
+    /// Evenly in the logarithm.
+    Exponential,
+}
+
+/// What the network predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Prediction {
+    /// The noise.
+    #[value(alias = "epsilon")]
+    Eps,
+    /// The velocity of Salimans and Ho 2022.
+    #[value(aliases = ["v_prediction", "v-prediction"])]
+    V,
+    /// The picture itself.
+    #[value(alias = "x0")]
+    Sample,
+}
+
+/// The generators of noise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rng {
+    /// mote's own: PCG.
+    Pcg,
+    /// PyTorch's on the CPU: a Mersenne twister.
+    Cpu,
+    /// CUDA's: Philox.
+    Cuda,
+}
+
+impl Method {
+    /// The name by which the web UIs know it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Ddpm => "DDPM",
+            Self::Ddim => "DDIM",
+            Self::Pndm => "PLMS",
+            Self::Euler => "Euler",
+            Self::EulerA => "Euler a",
+            Self::Heun => "Heun",
+            Self::Dpm2 => "DPM2",
+            Self::Lms => "LMS",
+            Self::DpmPp2m => "DPM++ 2M",
+            Self::DpmPp2mSde => "DPM++ 2M SDE",
+            Self::UniPc => "UniPC",
+            Self::Lcm => "LCM",
+        }
+    }
+}
+
+impl Sigmas {
+    /// The name by which the web UIs know it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Discrete => "Discrete",
+            Self::Karras => "Karras",
+            Self::Exponential => "Exponential",
+        }
+    }
+}
+
+impl Prediction {
+    /// diffusers' name.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Eps => "epsilon",
+            Self::V => "v_prediction",
+            Self::Sample => "sample",
+        }
+    }
+}
+
+fn seed(text: &str) -> Result<Seed, String> {
+    match text.parse::<i128>() {
+        Ok(value) if value < 0 => Ok(Seed::Random),
+        Ok(value) => u64::try_from(value)
+            .map(Seed::Given)
+            .map_err(|_| format!("the largest seed is {}", u64::MAX)),
+        Err(_) => Err("a seed is a whole number".into()),
+    }
+}
+
+fn part(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("this must be a number from 0 to 1".into()),
+    }
+}
+
+fn scale(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..=1000.0).contains(&value) => Ok(value),
+        _ => Err("this must be a number from 0 to 1000".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn generate(arguments: &[&str]) -> Result<Box<Generate>, clap::Error> {
+        let all = ["mote", "generate", "-m", "folder"].iter().chain(arguments);
+        match Cli::try_parse_from(all)?.command {
+            Command::Generate(generate) => Ok(generate),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_not_given_has_the_defaults_users_know() {
+        let args = generate(&[]).unwrap();
+        assert_eq!(args.request.seed, Seed::Given(42));
+        assert_eq!((args.request.steps, args.request.batch_count), (20, 1));
+        assert_eq!(args.output, PathBuf::from("./output.png"));
+        assert_eq!(args.request.rng, Rng::Pcg);
+        assert!(args.request.cfg_scale.is_none() && args.request.sampling_method.is_none());
+    }
+
+    #[test]
+    fn both_spellings_are_understood() {
+        let known = "-p a -n b -i c.png -W 64 -H 32 -s 7 --steps 5 --cfg-scale 3 -b 2 -t 3 -v";
+        let known = generate(&known.split(' ').collect::<Vec<_>>()).unwrap();
+        let other = "--prompt a --negative-prompt b --init-image c.png --width 64 --height 32 \
+            --seed 7 --num-inference-steps 5 --guidance-scale 3 --batch-count 2 --threads 3 --verbose";
+        let other =
+            generate(&other.split(' ').filter(|a| !a.is_empty()).collect::<Vec<_>>()).unwrap();
+        assert_eq!(format!("{known:?}"), format!("{other:?}"));
+    }
+
+    #[test]
+    fn samplers_go_by_either_name() {
+        for (name, method) in [
+            ("euler_a", Method::EulerA),
+            ("EulerAncestralDiscreteScheduler", Method::EulerA),
+            ("plms", Method::Pndm),
+            ("dpm++2m", Method::DpmPp2m),
+            ("DPMSolverMultistepScheduler", Method::DpmPp2m),
+            ("dpm++2m_sde", Method::DpmPp2mSde),
+            ("UNIPC", Method::UniPc),
+        ] {
+            let args = generate(&["--sampling-method", name]).unwrap();
+            assert_eq!(args.request.sampling_method, Some(method), "{name}");
+        }
+    }
+
+    #[test]
+    fn negative_seeds_are_random_and_prompts_may_begin_with_a_dash() {
+        assert_eq!(generate(&["-s", "-1"]).unwrap().request.seed, Seed::Random);
+        let largest = u64::MAX.to_string();
+        assert_eq!(generate(&["-s", &largest]).unwrap().request.seed, Seed::Given(u64::MAX));
+        assert_eq!(generate(&["-p", "-- a cat"]).unwrap().request.prompt.unwrap(), "-- a cat");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for wrong in [
+            "-W 0",
+            "-H 99999999",
+            "--steps 0",
+            "--steps -3",
+            "--cfg-scale nan",
+            "--cfg-scale inf",
+            "--strength 0.5",
+            "-i a.png --strength 1.5",
+            "--eta -1",
+            "-t 0",
+            "-b 0",
+            "-s x",
+            "-s 18446744073709551616",
+            "--memory-limit 3parsecs",
+            "--sampling-method magic",
+            "--type q8_0",
+            "--vae a --taesd b",
+            "--quiet -v",
+        ] {
+            assert!(generate(&wrong.split(' ').collect::<Vec<_>>()).is_err(), "{wrong}");
+        }
+    }
+}

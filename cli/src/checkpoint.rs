@@ -1,0 +1,373 @@
+//! Finding a network's weights in its folder, and mapping them: nothing is read until it is used.
+//!
+//! One file or several with an index, plain or of a variant (`fp16`, `bf16`, …), safetensors only: the
+//! other formats hold programs or need another reader, and are refused with what to do. An island of
+//! `unsafe`, for the map alone.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Component, Path, PathBuf};
+
+use memmap2::Mmap;
+use mote::weights::{InPlace, Index, Slot, header_bytes};
+use serde_json::Value;
+
+use crate::config::json;
+use crate::error::{Failure, Result};
+
+/// The file stems by which diffusers and transformers call weights.
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// Endings of weights that mote does not read.
+const FOREIGN: [&str; 8] = ["bin", "pth", "pt", "ckpt", "gguf", "msgpack", "onnx", "h5"];
+
+/// The most files one network may be split into: far above any published one.
+const MAX_SHARDS: usize = 1024;
+
+/// One safetensors file, mapped, its header checked.
+#[derive(Debug)]
+pub struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+    header: std::ops::Range<usize>,
+    slots: Vec<Slot>,
+}
+
+impl Mapped {
+    /// Maps the file at `path` and checks its header.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, is no safetensors file, or is truncated.
+    pub fn open(path: &Path) -> Result<Self> {
+        refuse_foreign(path)?;
+        let file = File::open(path).map_err(|error| Failure::file("open", path, &error))?;
+        let meta = file.metadata().map_err(|error| Failure::file("open", path, &error))?;
+        if !meta.is_file() {
+            return Err(Failure::new(format!("{} is not a file", path.display())));
+        }
+        if meta.len() == 0 {
+            return Err(damaged(path, "it is empty"));
+        }
+        // SAFETY: the map is only read. That nobody alters the file meanwhile is the user's part of the
+        // bargain, as with every program that maps its data.
+        let map = unsafe { Mmap::map(&file) };
+        let map = map.map_err(|error| Failure::file("map", path, &error))?;
+        if map.starts_with(b"version https://git-lfs") {
+            return Err(Failure::new(format!("{} is a pointer of Git LFS", path.display()))
+                .remedy("Fetch the file itself with `git lfs pull`"));
+        }
+        let header = header_bytes(&map, meta.len()).map_err(|error| damaged(path, error))?;
+        let count = Index::count(&map[header.clone()]).map_err(|error| damaged(path, error))?;
+        let mut slots = vec![Slot::EMPTY; count];
+        Index::parse(&map[header.clone()], meta.len(), &mut slots)
+            .map_err(|error| damaged(path, error))?;
+        Ok(Self { path: path.into(), map, header, slots })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its tensors, by name.
+    ///
+    /// # Errors
+    /// Where the file was altered since it was opened.
+    pub fn weights(&mut self) -> Result<InPlace<'_>> {
+        let header = &self.map[self.header.clone()];
+        let index = Index::parse(header, self.map.len() as u64, &mut self.slots)
+            .map_err(|error| damaged(&self.path, error))?;
+        Ok(InPlace::new(index, &self.map))
+    }
+}
+
+/// A network's weights: one file or several.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The files, in the order of their names.
+    pub files: Vec<Mapped>,
+}
+
+impl Checkpoint {
+    /// Finds and maps the weights in `folder`, by the names that diffusers and transformers give them.
+    ///
+    /// # Errors
+    /// Where there are none, or they cannot be read.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let names = list(folder)?;
+        for stem in STEMS {
+            if let Some(index) = pick(folder, &names, stem, &is_index)? {
+                return Self::open_shards(folder, &folder.join(index));
+            }
+            if let Some(name) = pick(folder, &names, stem, &is_whole)? {
+                return Ok(Self { files: vec![Mapped::open(&folder.join(name))?] });
+            }
+        }
+        for name in &names {
+            refuse_foreign(&folder.join(name))?;
+        }
+        let found = if names.is_empty() { "nothing".into() } else { names.join(", ") };
+        Err(Failure::new(format!("no weights in {}: it holds {found}", folder.display())).remedy(
+            "mote looks for diffusion_pytorch_model.safetensors or model.safetensors, or their index",
+        ))
+    }
+
+    fn open_shards(folder: &Path, index: &Path) -> Result<Self> {
+        let text = json::read(index)?;
+        let Some(Value::Object(map)) = text.get("weight_map") else {
+            return Err(damaged(index, "it has no `weight_map`"));
+        };
+        let mut shards = BTreeSet::new();
+        for (weight, file) in map {
+            let Value::String(file) = file else {
+                return Err(damaged(index, format!("the file of `{weight}` is not a name")));
+            };
+            shards.insert(file.as_str());
+        }
+        if shards.is_empty() || shards.len() > MAX_SHARDS {
+            return Err(damaged(index, format!("it names {} files", shards.len())));
+        }
+        let open = |shard: &&str| {
+            if !stays_inside(shard) {
+                let what = format!("{} points outside its folder: {shard:?}", index.display());
+                return Err(Failure::new(what).remedy("Do not trust this checkpoint"));
+            }
+            Mapped::open(&folder.join(shard))
+        };
+        Ok(Self { files: shards.iter().map(open).collect::<Result<_>>()? })
+    }
+}
+
+/// Whether a path from an index is a plain way down from the index's folder.
+fn stays_inside(path: &str) -> bool {
+    let mut parts = Path::new(path).components().peekable();
+    // A backslash or a colon may lead elsewhere on some systems.
+    parts.peek().is_some()
+        && !path.contains(['\\', ':', '\0'])
+        && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// The names of a folder's files, sorted.
+fn list(folder: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(folder).map_err(|error| Failure::file("open", folder, &error))?;
+    let mut names: Vec<_> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The variant of a whole file: `Some("")` for `model.safetensors`, `Some("fp16")` for
+/// `model.fp16.safetensors`, `None` for anything else.
+fn is_whole<'n>(name: &'n str, stem: &str) -> Option<&'n str> {
+    let middle = name.strip_prefix(stem)?.strip_suffix(".safetensors")?;
+    if middle.is_empty() { Some(middle) } else { middle.strip_prefix('.') }
+}
+
+/// The variant of an index, in diffusers' or transformers' order of words.
+fn is_index<'n>(name: &'n str, stem: &str) -> Option<&'n str> {
+    if let Some(whole) = name.strip_suffix(".index.json") {
+        return is_whole(whole, stem);
+    }
+    let rest = name.strip_prefix(stem)?.strip_prefix(".safetensors.index.")?;
+    rest.strip_suffix(".json")
+}
+
+/// The file of `kind` in a folder: the plain one, else `fp16`, else `bf16`, else the only one.
+fn pick<'n>(
+    folder: &Path,
+    names: &'n [String],
+    stem: &str,
+    kind: &dyn Fn(&'n str, &str) -> Option<&'n str>,
+) -> Result<Option<&'n str>> {
+    let found: Vec<_> =
+        names.iter().filter_map(|name| Some((name.as_str(), kind(name, stem)?))).collect();
+    for wanted in ["", "fp16", "bf16"] {
+        if let Some((name, _)) = found.iter().find(|(_, variant)| *variant == wanted) {
+            return Ok(Some(name));
+        }
+    }
+    match found.as_slice() {
+        [] => Ok(None),
+        [(name, _)] => Ok(Some(name)),
+        [(first, _), ..] => {
+            let all: Vec<_> = found.iter().map(|(name, _)| *name).collect();
+            Err(Failure::new(format!(
+                "{} holds several variants of its weights: {}",
+                folder.display(),
+                all.join(", ")
+            ))
+            .remedy(format!("Keep one of them, or link it as {stem}.safetensors, such as {first}")))
+        }
+    }
+}
+
+/// Refuses a file that is not safetensors by its name, with what to do.
+fn refuse_foreign(path: &Path) -> Result<()> {
+    let Some(ending) = path.extension().and_then(|ending| ending.to_str()) else { return Ok(()) };
+    let ending = ending.to_ascii_lowercase();
+    if !FOREIGN.contains(&ending.as_str()) {
+        return Ok(());
+    }
+    let name = path.display();
+    let failure = Failure::new(match ending.as_str() {
+        "bin" | "pth" | "pt" | "ckpt" => {
+            format!("{name} is a pickle, which may run any program when it is read; mote does not")
+        }
+        _ => format!("{name} is of a format that mote does not read"),
+    });
+    Err(match ending.as_str() {
+        "ckpt" => failure.remedy(format!(
+            "Convert it once: python -c \"from diffusers import StableDiffusionPipeline as P; \
+             P.from_single_file('{name}').save_pretrained('model')\""
+        )),
+        "bin" | "pth" | "pt" => {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let stem = if stem == "pytorch_model" { "model" } else { stem };
+            let to = path.with_file_name(format!("{stem}.safetensors"));
+            let to = to.display();
+            failure.remedy(format!(
+                "Convert it once: python -c \"import torch; from safetensors.torch import save_file; \
+                 save_file({{k: v.clone().contiguous() for k, v in torch.load('{name}', \
+                 weights_only=True).items()}}, '{to}')\""
+            ))
+        }
+        _ => failure.remedy("Ask for a version of the model in diffusers' layout with safetensors"),
+    })
+}
+
+fn damaged(path: &Path, why: impl std::fmt::Display) -> Failure {
+    Failure::new(format!("{} cannot be used: {why}", path.display()))
+        .remedy("Fetch or write the file again; its download may have been cut off")
+}
+
+#[cfg(test)]
+mod tests {
+    use mote::tensor::Shape;
+    use mote::weights::Weights;
+
+    use super::*;
+
+    /// A safetensors file with one f32 tensor of four elements.
+    fn safetensors(name: &str) -> Vec<u8> {
+        let header =
+            format!(r#"{{"{name}":{{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}}}"#);
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.extend([0u8; 16]);
+        file
+    }
+
+    fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        folder
+    }
+
+    fn failure(files: &[(&str, &[u8])]) -> String {
+        Checkpoint::open(folder(files).path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_plain_file_comes_before_its_variants() {
+        let (plain, half) = (safetensors("plain"), safetensors("half"));
+        let folder = folder(&[
+            ("diffusion_pytorch_model.safetensors", &plain),
+            ("diffusion_pytorch_model.fp16.safetensors", &half),
+            ("diffusion_pytorch_model.non_ema.safetensors", &half),
+        ]);
+        let mut checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let mut weights = checkpoint.files[0].weights().unwrap();
+        let found = weights.find("plain", Shape::new([])).unwrap().unwrap();
+        assert_eq!(found.shape, Shape::new([2, 2]));
+        assert_eq!(weights.read(&found, 0, 16, &mut []).unwrap(), [0; 16]);
+    }
+
+    #[test]
+    fn a_variant_alone_is_found_and_two_unknown_ones_are_not_guessed_between() {
+        let file = safetensors("a");
+        for name in ["model.fp16.safetensors", "model.bf16.safetensors", "model.ema.safetensors"] {
+            assert!(Checkpoint::open(folder(&[(name, &file)]).path()).is_ok(), "{name}");
+        }
+        let both = [("model.a.safetensors", &file[..]), ("model.b.safetensors", &file[..])];
+        assert!(failure(&both).contains("several variants"));
+    }
+
+    #[test]
+    fn shards_are_found_through_either_kind_of_index() {
+        let (a, b) = (safetensors("a"), safetensors("b"));
+        let index =
+            br#"{"metadata":{},"weight_map":{"a":"x-1.safetensors","b":"x-2.safetensors"}}"#;
+        for name in ["model.safetensors.index.json", "model.safetensors.index.fp16.json"] {
+            let shards = [("x-1.safetensors", &a[..]), ("x-2.safetensors", &b[..])];
+            let folder = folder(&[shards[0], shards[1], (name, index)]);
+            assert_eq!(Checkpoint::open(folder.path()).unwrap().files.len(), 2, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_index_cannot_lead_outside_its_folder() {
+        for path in ["../a.safetensors", "/etc/passwd", "a/../../b", "", ".", "c:\\x", "a\\..\\b"] {
+            assert!(!stays_inside(path), "{path}");
+            let index = serde_json::json!({ "weight_map": { "w": path } }).to_string();
+            let said = failure(&[("model.safetensors.index.json", index.as_bytes())]);
+            assert!(said.contains("outside its folder"), "{said}");
+        }
+        assert!(stays_inside("model-00001-of-00002.safetensors") && stays_inside("shards/1"));
+    }
+
+    #[test]
+    fn broken_indices_are_refused() {
+        for index in
+            ["", "[]", "{}", r#"{"weight_map":{}}"#, r#"{"weight_map":{"a":1}}"#, "{\"weight"]
+        {
+            let said = failure(&[("model.safetensors.index.json", index.as_bytes())]);
+            assert!(said.contains("index.json"), "{said}");
+        }
+        let missing = br#"{"weight_map":{"a":"gone.safetensors"}}"#;
+        let said = failure(&[("model.safetensors.index.json", missing)]);
+        assert!(said.contains("gone.safetensors: no such file"), "{said}");
+    }
+
+    #[test]
+    fn pickles_are_refused_with_a_way_to_convert_them() {
+        let said = failure(&[("diffusion_pytorch_model.bin", b"x")]);
+        assert!(
+            said.contains("torch.load(") && said.contains("diffusion_pytorch_model.safetensors")
+        );
+        let said = failure(&[("pytorch_model.bin", b"x")]);
+        assert!(said.contains("/model.safetensors'"), "{said}");
+        let said = Mapped::open(Path::new("v1-5.ckpt")).unwrap_err().to_string();
+        assert!(said.contains("from_single_file('v1-5.ckpt')"), "{said}");
+        assert!(Mapped::open(Path::new("a.pth")).unwrap_err().to_string().contains("save_file"));
+        assert!(Mapped::open(Path::new("a.gguf")).unwrap_err().to_string().contains("format"));
+    }
+
+    #[test]
+    fn every_truncation_of_a_file_is_refused() {
+        let whole = safetensors("a");
+        for len in 0..whole.len() {
+            let said = failure(&[("model.safetensors", &whole[..len])]);
+            assert!(said.contains("model.safetensors cannot be used"), "{len}: {said}");
+        }
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+        assert!(failure(&[("model.safetensors", pointer)]).contains("git lfs pull"));
+    }
+
+    #[test]
+    fn a_folder_without_weights_says_what_it_holds() {
+        assert!(failure(&[("config.json", b"{}")]).contains("it holds config.json"));
+        assert!(failure(&[]).contains("it holds nothing"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed() {
+        let real = folder(&[("blob", &safetensors("a"))]);
+        let linked = folder(&[]);
+        let link = linked.path().join("model.safetensors");
+        std::os::unix::fs::symlink(real.path().join("blob"), link).unwrap();
+        assert!(Checkpoint::open(linked.path()).is_ok());
+    }
+}

@@ -1,0 +1,174 @@
+//! `model_index.json`: which pipeline a folder holds.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::json::Keys;
+use crate::error::{Failure, Result};
+
+/// The pipelines that mote runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pipeline {
+    /// Noise becomes a picture; `DDPMPipeline`, `DDIMPipeline`.
+    Unconditional,
+    /// A text becomes a picture, perhaps from another picture; `StableDiffusionPipeline`.
+    TextToImage,
+}
+
+const PIPELINES: [(&str, Pipeline); 6] = [
+    ("DDPMPipeline", Pipeline::Unconditional),
+    ("DDIMPipeline", Pipeline::Unconditional),
+    ("PNDMPipeline", Pipeline::Unconditional),
+    ("StableDiffusionPipeline", Pipeline::TextToImage),
+    ("StableDiffusionImg2ImgPipeline", Pipeline::TextToImage),
+    ("LatentConsistencyModelPipeline", Pipeline::TextToImage),
+];
+
+/// What each pipeline needs, and the classes mote has for it.
+const UNCONDITIONAL: [(&str, &[&str]); 1] = [("unet", &["UNet2DModel"])];
+const TEXT_TO_IMAGE: [(&str, &[&str]); 4] = [
+    ("unet", &["UNet2DConditionModel"]),
+    ("vae", &["AutoencoderKL", "AutoencoderTiny"]),
+    ("text_encoder", &["CLIPTextModel"]),
+    ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+];
+
+/// Parts of a pipeline that mote leaves out, as they do not change a picture made from text: the
+/// checker would blacken it, the others serve other inputs.
+const HARMLESS: [&str; 5] = [
+    "scheduler",
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+    "requires_safety_checker",
+];
+
+/// The pipeline's class as `model_index.json` spells it, and what it is to mote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelIndex {
+    /// diffusers' name.
+    pub class: String,
+    /// What it is to mote.
+    pub pipeline: Pipeline,
+}
+
+/// Reads `model_index.json` in `folder`.
+///
+/// # Errors
+/// Where the folder holds no pipeline, or one that mote does not run.
+pub fn read(folder: &Path) -> Result<ModelIndex> {
+    let path = folder.join("model_index.json");
+    if path.is_file() {
+        return from_keys(Keys::read(&path)?);
+    }
+    let name = folder.display();
+    if folder.is_file() {
+        return Err(Failure::new(format!("{name} is a file, and -m takes a folder")).remedy(
+            "Convert a single file once: python -c \"from diffusers import StableDiffusionPipeline \
+             as P; P.from_single_file('FILE').save_pretrained('FOLDER')\"",
+        ));
+    }
+    if !folder.is_dir() {
+        return Err(Failure::new(format!("there is no folder {name}")).remedy(
+            "Give -m the folder that diffusers' `save_pretrained` wrote, with model_index.json in it",
+        ));
+    }
+    let unet = if folder.join("unet").is_dir() {
+        ", though there is a unet folder. Without it nobody knows which pipeline this is"
+    } else {
+        ""
+    };
+    let failure = Failure::new(format!("{name} has no model_index.json{unet}"));
+    Err(failure.remedy(
+        "Save the model with diffusers' `pipeline.save_pretrained(FOLDER)`, which writes one, \
+         or write it: {\"_class_name\": \"DDPMPipeline\"}, or StableDiffusionPipeline for text to image",
+    ))
+}
+
+fn from_keys(mut keys: Keys) -> Result<ModelIndex> {
+    let Some(value) = keys.take("_class_name") else {
+        let path = keys.path().display();
+        return Err(Failure::new(format!("{path} has no `_class_name`: which pipeline is it?")));
+    };
+    let pipeline = keys.as_word("_class_name", &value, &PIPELINES)?;
+    let parts: &[(&str, &[&str])] = match pipeline {
+        Pipeline::Unconditional => &UNCONDITIONAL,
+        Pipeline::TextToImage => &TEXT_TO_IMAGE,
+    };
+    for &(part, classes) in parts {
+        // `["diffusers", "UNet2DModel"]`: library and class.
+        let Some(value) = keys.take(part) else { continue };
+        let class = value.as_array().and_then(|pair| pair.get(1)).and_then(Value::as_str);
+        if !class.is_some_and(|class| classes.contains(&class)) {
+            return Err(keys.fail(part, &value, format!("mote has {}", classes.join(", "))));
+        }
+    }
+    for part in HARMLESS {
+        keys.take(part);
+    }
+    // `[null, null]` is a part left out.
+    keys.drop_where(|value| value.as_array().is_some_and(|pair| pair.iter().all(Value::is_null)));
+    keys.finish(&[])?;
+    Ok(ModelIndex { class: value.as_str().unwrap_or_default().into(), pipeline })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn index(value: Value) -> Result<ModelIndex> {
+        from_keys(Keys::new(Path::new("model_index.json"), value)?)
+    }
+
+    #[test]
+    fn pipelines_are_told_apart_by_their_class() {
+        let found = index(json!({
+            "_class_name": "DDIMPipeline", "_diffusers_version": "0.42.1",
+            "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]
+        }));
+        assert_eq!(found.unwrap().pipeline, Pipeline::Unconditional);
+        let found = index(json!({
+            "_class_name": "StableDiffusionPipeline", "feature_extractor": [null, null],
+            "a_part_of_the_future": [null, null], "requires_safety_checker": true,
+            "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+            "scheduler": ["diffusers", "PNDMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]
+        }));
+        assert_eq!(found.unwrap().pipeline, Pipeline::TextToImage);
+    }
+
+    #[test]
+    fn what_mote_does_not_run_is_refused_by_name() {
+        for (value, name) in [
+            (json!({"_class_name": "StableDiffusionXLPipeline"}), "StableDiffusionXLPipeline"),
+            (json!({"_class_name": 7}), "_class_name"),
+            (json!({}), "_class_name"),
+            (json!({"_class_name": "DDPMPipeline", "unet": ["x", "UNet1DModel"]}), "UNet1DModel"),
+            (json!({"_class_name": "DDPMPipeline", "unet": 1}), "unet"),
+            (json!({"_class_name": "DDPMPipeline", "vqvae": ["x", "VQModel"]}), "VQModel"),
+        ] {
+            let said = index(value).unwrap_err().to_string();
+            assert!(said.contains(name), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_none_is_told_from_one_without_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = read(folder.path()).unwrap_err().to_string();
+        assert!(said.contains("has no model_index.json. Save"), "{said}");
+        std::fs::create_dir(folder.path().join("unet")).unwrap();
+        let said = read(folder.path()).unwrap_err().to_string();
+        assert!(said.contains("though there is a unet folder"), "{said}");
+        let said = read(&folder.path().join("gone")).unwrap_err().to_string();
+        assert!(said.contains("there is no folder"), "{said}");
+        let file = folder.path().join("v1-5.safetensors");
+        std::fs::write(&file, b"").unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("from_single_file"));
+    }
+}

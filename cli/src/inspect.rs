@@ -1,0 +1,325 @@
+//! `mote inspect`: what is in a model's folder, a file of weights, or a picture's text chunk.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use mote::tensor::DType;
+use serde_json::{Value, json};
+
+use crate::args::Inspect;
+use crate::checkpoint::{Checkpoint, Mapped};
+use crate::config::{self, json as config_json, scheduler::SchedulerConfig};
+use crate::error::{Failure, Result};
+use crate::parameters::{KEYWORD, Parameters};
+use crate::{output, print, size};
+
+/// The folders of a pipeline that may hold weights.
+const NETWORKS: [&str; 3] = ["text_encoder", "unet", "vae"];
+
+/// What a PNG file begins with.
+const PNG: &[u8] = b"\x89PNG";
+
+/// Describes what lies at the path.
+///
+/// # Errors
+/// Where there is nothing that could be described.
+pub fn run(args: &Inspect) -> Result<()> {
+    let path = &args.path;
+    let report = if path.is_dir() {
+        if path.join("model_index.json").exists() { pipeline(path)? } else { folder(path)? }
+    } else if is_png(path)? {
+        picture(path)?
+    } else {
+        let network = Network::new(path, None, &mut [Mapped::open(path)?])?;
+        Report { text: network.text(true), json: network.json() }
+    };
+    let text = if args.json { format!("{:#}\n", report.json) } else { report.text };
+    print::bytes(text.as_bytes())
+}
+
+/// The same in two forms.
+struct Report {
+    text: String,
+    json: Value,
+}
+
+fn is_png(path: &Path) -> Result<bool> {
+    let mut beginning = [0; PNG.len()];
+    let mut file = fs::File::open(path).map_err(|error| Failure::file("open", path, &error))?;
+    Ok(file.read_exact(&mut beginning).is_ok() && beginning == PNG)
+}
+
+fn picture(path: &Path) -> Result<Report> {
+    let ([width, height], texts) = output::read_texts(path)?;
+    let mut text = format!("{}: PNG, {width}x{height}\n", path.display());
+    let mut json = json!({ "file": path, "width": width, "height": height });
+    match texts.iter().find(|(keyword, _)| keyword == KEYWORD) {
+        None => text.push_str("It does not say how it was made.\n"),
+        Some((_, written)) => {
+            let parameters = Parameters::parse(written);
+            let mut rows = vec![vec!["Prompt".to_string(), parameters.prompt.clone()]];
+            rows.push(vec!["Negative prompt".into(), parameters.negative_prompt.clone()]);
+            rows.extend(parameters.settings.iter().map(|(name, v)| vec![name.clone(), v.clone()]));
+            for row in rows.iter().filter(|row| !row[1].is_empty()) {
+                let _ = writeln!(text, "{}: {}", row[0], row[1]);
+            }
+            json["prompt"] = parameters.prompt.into();
+            json["negative_prompt"] = parameters.negative_prompt.into();
+            let settings = parameters.settings.into_iter().map(|(name, v)| (name, v.into()));
+            json["settings"] = Value::Object(settings.collect());
+            json["parameters"] = written.as_str().into();
+        }
+    }
+    Ok(Report { text, json })
+}
+
+/// One network by itself.
+fn folder(path: &Path) -> Result<Report> {
+    let class = class_name(path);
+    let network = Network::new(path, class, &mut Checkpoint::open(path)?.files)?;
+    Ok(Report { text: network.text(true), json: network.json() })
+}
+
+fn pipeline(path: &Path) -> Result<Report> {
+    let index = config_json::read(&path.join("model_index.json"))?;
+    let class = index["_class_name"].as_str().unwrap_or("unknown").to_string();
+    let problem = config::model_index::read(path).err();
+    let mut text = format!("{}: {class}\n", path.display());
+    if let Some(problem) = &problem {
+        let _ = writeln!(text, "Not supported: {problem}");
+    }
+    let mut networks = Vec::new();
+    for name in NETWORKS {
+        let folder = path.join(name);
+        if !folder.is_dir() {
+            continue;
+        }
+        let mut files = Checkpoint::open(&folder)?.files;
+        let network = Network::new(Path::new(name), class_name(&folder), &mut files)?;
+        let problem = unsupported(name, &network.class, &folder.join("config.json"));
+        text.push('\n');
+        text.push_str(&network.text(false));
+        let mut json = network.json();
+        if let Some(problem) = problem {
+            let _ = writeln!(text, "  Not supported: {problem}");
+            json["problem"] = problem.to_string().into();
+        }
+        networks.push(json);
+    }
+    let (schedule_text, schedule) = schedule(&path.join("scheduler/scheduler_config.json"));
+    text.push_str(&schedule_text);
+    let mut json = json!({ "pipeline": class, "networks": networks, "schedule": schedule });
+    if let Some(problem) = problem {
+        json["problem"] = problem.to_string().into();
+    }
+    Ok(Report { text, json })
+}
+
+/// What mote has against a network's configuration.
+fn unsupported(name: &str, class: &str, path: &Path) -> Option<Failure> {
+    match (name, class) {
+        ("text_encoder", _) => config::clip_text::read(path).err(),
+        ("vae", _) => config::autoencoder::read(path).err(),
+        (_, "UNet2DModel") => config::unet_2d::read(path).err(),
+        _ => config::unet_2d_condition::read(path).err(),
+    }
+}
+
+/// The class that a folder's `config.json` names, in diffusers' or transformers' way.
+fn class_name(folder: &Path) -> Option<String> {
+    let config = config_json::read(&folder.join("config.json")).ok()?;
+    let class = config["_class_name"].as_str().or_else(|| config["architectures"][0].as_str());
+    class.map(str::to_string)
+}
+
+fn schedule(path: &Path) -> (String, Value) {
+    match config::scheduler::read(path, None) {
+        Err(problem) => {
+            let text = format!("\nscheduler\n  Not supported: {problem}\n");
+            (text, json!({ "problem": problem.to_string() }))
+        }
+        Ok(config) => {
+            let settings = settings(&config);
+            let mut text = "\nscheduler\n".to_string();
+            for (name, value) in &settings {
+                let _ = writeln!(text, "  {name}: {value}");
+            }
+            let settings = settings.into_iter().map(|(name, v)| (name.to_string(), v.into()));
+            (text, Value::Object(settings.collect()))
+        }
+    }
+}
+
+fn settings(config: &SchedulerConfig) -> Vec<(&'static str, String)> {
+    let betas = match &config.betas {
+        config::scheduler::Betas::Linear([a, b]) => format!("linear, {a} to {b}"),
+        config::scheduler::Betas::ScaledLinear([a, b]) => format!("scaled_linear, {a} to {b}"),
+        config::scheduler::Betas::SquaredCos => "squaredcos_cap_v2".into(),
+        config::scheduler::Betas::Sigmoid([a, b]) => format!("sigmoid, {a} to {b}"),
+        config::scheduler::Betas::Given(list) => format!("{} given", list.len()),
+    };
+    let mut settings = vec![
+        ("sampler", config.method.title().to_string()),
+        ("training steps", config.num_train_timesteps.to_string()),
+        ("betas", betas),
+        ("prediction", config.prediction.title().into()),
+        ("spacing", format!("{:?}", config.spacing).to_lowercase()),
+        ("sigmas", config.sigmas.title().to_lowercase()),
+    ];
+    if let Some(range) = config.clip {
+        settings.push(("clipped to", range.to_string()));
+    }
+    if let Some([ratio, most]) = config.thresholding {
+        settings.push(("thresholded at", format!("quantile {ratio}, at most {most}")));
+    }
+    settings
+}
+
+/// A tensor as it is described.
+struct Described {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: usize,
+}
+
+impl Described {
+    fn parameters(&self) -> u64 {
+        self.shape.iter().map(|&dim| dim as u64).product()
+    }
+}
+
+/// A network's tensors.
+struct Network {
+    name: String,
+    class: String,
+    files: Vec<String>,
+    tensors: Vec<Described>,
+}
+
+impl Network {
+    fn new(name: &Path, class: Option<String>, files: &mut [Mapped]) -> Result<Self> {
+        let mut tensors = Vec::new();
+        let mut names = Vec::new();
+        for file in files {
+            let path = file.path().file_name().unwrap_or_default();
+            names.push(path.to_string_lossy().into_owned());
+            tensors.extend(file.weights()?.index().iter().map(|(name, weight)| Described {
+                name: name.into(),
+                dtype: weight.dtype,
+                shape: weight.shape.as_slice().to_vec(),
+                bytes: weight.bytes,
+            }));
+        }
+        let class = class.unwrap_or_default();
+        Ok(Self { name: name.display().to_string(), class, files: names, tensors })
+    }
+
+    fn parameters(&self) -> u64 {
+        self.tensors.iter().map(Described::parameters).sum()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes as u64).sum()
+    }
+
+    /// How many tensors there are of each type.
+    fn dtypes(&self) -> BTreeMap<&'static str, usize> {
+        let mut dtypes = BTreeMap::new();
+        for tensor in &self.tensors {
+            *dtypes.entry(tensor.dtype.name()).or_default() += 1;
+        }
+        dtypes
+    }
+
+    /// A headline, and below it each tensor or, in short, each layer.
+    fn text(&self, each_tensor: bool) -> String {
+        let dtypes: Vec<_> = self.dtypes().into_keys().collect();
+        let class = if self.class.is_empty() { "weights" } else { &self.class };
+        let mut text = format!(
+            "{}: {class}, {} parameters in {} tensors of {}, {} in {}\n",
+            self.name,
+            size::show_count(self.parameters()),
+            self.tensors.len(),
+            if dtypes.is_empty() { "no type".into() } else { dtypes.join(" and ") },
+            size::show(self.bytes()),
+            self.files.join(", "),
+        );
+        let rows = if each_tensor { self.tensor_rows() } else { self.layer_rows() };
+        text.push_str(&print::table(&rows));
+        text
+    }
+
+    fn tensor_rows(&self) -> Vec<Vec<String>> {
+        let row = |tensor: &Described| {
+            vec![
+                format!("  {}", tensor.name),
+                tensor.dtype.name().into(),
+                format!("{:?}", tensor.shape),
+                size::show(tensor.bytes as u64),
+            ]
+        };
+        self.tensors.iter().map(row).collect()
+    }
+
+    /// The tensors summed up by the beginning of their names: `down_blocks.0`, `conv_in`.
+    fn layer_rows(&self) -> Vec<Vec<String>> {
+        let mut layers = BTreeMap::<String, [u64; 2]>::new();
+        for tensor in &self.tensors {
+            let sums = layers.entry(layer_of(&tensor.name)).or_default();
+            sums[0] += tensor.parameters();
+            sums[1] += tensor.bytes as u64;
+        }
+        let row = |(layer, [parameters, bytes]): (String, [u64; 2])| {
+            vec![format!("  {layer}"), size::show_count(parameters), size::show(bytes)]
+        };
+        layers.into_iter().map(row).collect()
+    }
+
+    fn json(&self) -> Value {
+        let tensor = |tensor: &Described| {
+            json!({ "name": tensor.name, "dtype": tensor.dtype.name(), "shape": tensor.shape,
+                "bytes": tensor.bytes })
+        };
+        json!({
+            "name": self.name,
+            "class": self.class,
+            "files": self.files,
+            "parameters": self.parameters(),
+            "bytes": self.bytes(),
+            "dtypes": self.dtypes(),
+            "tensors": self.tensors.iter().map(tensor).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The part of a tensor's name that names its layer: through the first number, or two segments.
+fn layer_of(name: &str) -> String {
+    let segments: Vec<_> = name.split('.').collect();
+    let (_, path) = segments.split_last().unwrap_or((&"", &[]));
+    let is_number = |segment: &&str| segment.bytes().all(|byte| byte.is_ascii_digit());
+    let end = path.iter().position(is_number).map_or(path.len().min(2), |at| at + 1);
+    if end == 0 { name.into() } else { path[..end].join(".") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_summed_up_by_layer() {
+        for (name, layer) in [
+            ("down_blocks.0.resnets.1.conv1.weight", "down_blocks.0"),
+            ("conv_in.weight", "conv_in"),
+            ("time_embedding.linear_1.bias", "time_embedding.linear_1"),
+            ("text_model.encoder.layers.11.mlp.fc1.weight", "text_model.encoder.layers.11"),
+            ("weight", "weight"),
+            ("", ""),
+        ] {
+            assert_eq!(layer_of(name), layer, "{name}");
+        }
+    }
+}

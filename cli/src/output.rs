@@ -1,0 +1,413 @@
+//! Pictures in and out: PNG files, written row by row and never seen half written.
+//!
+//! A picture is written to a file beside its place and moved there when it is whole, so neither an
+//! error nor Ctrl-C nor a full disk leaves half of one, and what was there before stays until then.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use png::{BitDepth, ColorType, StreamWriter, Transformations};
+
+use crate::error::{Failure, Result};
+use crate::parameters::KEYWORD;
+use crate::progress::Interrupt;
+
+/// The most pixels a picture that is read may have.
+const MAX_PIXELS: u64 = 1 << 28;
+
+/// The widest index that `%0Nd` may ask for.
+const MAX_DIGITS: usize = 20;
+
+/// Where pictures go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard output: one picture.
+    Stdout,
+    /// Files, named after this.
+    Files(PathBuf),
+}
+
+impl Destination {
+    /// Where `-o` says, for `count` pictures.
+    ///
+    /// # Errors
+    /// Where they could not be written there.
+    pub fn new(output: &Path, count: u32) -> Result<Self> {
+        if output == Path::new("-") {
+            if count > 1 {
+                return Err(Failure::new(format!(
+                    "standard output takes one picture, not {count}"
+                ))
+                .remedy("Write files: -o picture-%03d.png"));
+            }
+            return Ok(Self::Stdout);
+        }
+        let shown = output.display();
+        let ending = output.extension().and_then(|ending| ending.to_str());
+        if let Some(ending) = ending.filter(|ending| !ending.eq_ignore_ascii_case("png")) {
+            // `picture.%03d` is a name whose ending is its number.
+            if !ending.contains('%') {
+                return Err(Failure::new(format!("{shown} would not be a PNG file: .{ending}"))
+                    .remedy("mote writes PNG; name it so, and convert it afterwards"));
+            }
+        }
+        let folder = match output.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        if !folder.is_dir() {
+            return Err(Failure::new(format!("there is no folder {}", folder.display()))
+                .remedy("Make it first"));
+        }
+        if output.is_dir() || output.file_name().is_none() {
+            return Err(Failure::new(format!("{shown} is a folder"))
+                .remedy(format!("Name a file in it: -o {}", output.join("output.png").display())));
+        }
+        Ok(Self::Files(output.into()))
+    }
+
+    /// The file of picture `index`; `None` for standard output.
+    pub fn path(&self, index: u32) -> Option<PathBuf> {
+        let Self::Files(pattern) = self else { return None };
+        // A name that is not Unicode holds no pattern that could be told.
+        let Some(name) = pattern.file_name().and_then(|name| name.to_str()) else {
+            return Some(pattern.clone());
+        };
+        let (expanded, has_index) = expand(name, index);
+        if has_index || index == 0 {
+            return Some(pattern.with_file_name(expanded));
+        }
+        let numbered = match expanded.rsplit_once('.') {
+            Some((stem, ending)) => format!("{stem}_{}.{ending}", index + 1),
+            None => format!("{expanded}_{}", index + 1),
+        };
+        Some(pattern.with_file_name(numbered))
+    }
+}
+
+/// Puts `index` in the place of each `%d`, `%3d` and `%03d`, and `%` in the place of `%%`. Tells whether
+/// there was a place.
+fn expand(name: &str, index: u32) -> (String, bool) {
+    let (mut expanded, mut rest, mut found) = (String::new(), name, false);
+    while let Some(at) = rest.find('%') {
+        expanded.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let width = if digits == 0 { Some(0) } else { after[..digits].parse().ok() };
+        let width = width.filter(|&width| width <= MAX_DIGITS);
+        if let (Some(width), Some(after)) = (width, after[digits..].strip_prefix('d')) {
+            // printf fills with blanks where no 0 is written; in a name zeros serve everybody.
+            expanded.push_str(&format!("{index:0width$}"));
+            (rest, found) = (after, true);
+        } else {
+            expanded.push('%');
+            rest = after.strip_prefix('%').unwrap_or(after);
+        }
+    }
+    expanded.push_str(rest);
+    (expanded, found)
+}
+
+/// A PNG file that is being written, row by row.
+pub struct PngWriter {
+    place: Place,
+    stream: Option<StreamWriter<'static, Box<dyn Write>>>,
+}
+
+enum Place {
+    /// Written straight through: standard output, a device.
+    Direct(PathBuf),
+    /// Written beside its place and moved there.
+    Beside { target: PathBuf, part: PathBuf, file: File, interrupt: Interrupt },
+}
+
+impl PngWriter {
+    /// Begins a picture of 8-bit RGB with `parameters` in its text chunk, at `path` or, without one, on
+    /// standard output.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn begin(
+        path: Option<&Path>,
+        [width, height]: [u32; 2],
+        parameters: &str,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let (place, output) = open(path, interrupt)?;
+        let mut writer = Self { place, stream: None };
+        let mut encoder = png::Encoder::new(output, width, height);
+        encoder.set_color(ColorType::Rgb);
+        encoder.set_depth(BitDepth::Eight);
+        let keyword = KEYWORD.to_string();
+        // PNG's plain text is Latin-1; what goes beyond it has a chunk of its own kind.
+        let is_latin = parameters.chars().all(|c| u32::from(c) < 256);
+        let header = (if is_latin {
+            encoder.add_text_chunk(keyword, parameters.into())
+        } else {
+            encoder.add_itxt_chunk(keyword, parameters.into())
+        })
+        .and_then(|()| encoder.write_header())
+        .and_then(png::Writer::into_stream_writer);
+        writer.stream = Some(header.map_err(|error| writer.failure(error.into()))?);
+        Ok(writer)
+    }
+
+    /// Writes one row, `3 * width` bytes.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn row(&mut self, rgb: &[u8]) -> Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        stream.write_all(rgb).map_err(|error| self.failure(error))
+    }
+
+    /// Ends the picture and moves it to its place.
+    ///
+    /// # Errors
+    /// Where that cannot be done; nothing is left behind then.
+    pub fn end(mut self) -> Result<()> {
+        if let Some(stream) = self.stream.take() {
+            stream.finish().map_err(|error| self.failure(error.into()))?;
+        }
+        if let Place::Beside { target, part, file, .. } = &self.place {
+            // A full disk may show only here.
+            file.sync_all()
+                .and_then(|()| fs::rename(part, target))
+                .map_err(|error| self.failure(error))?;
+        }
+        Ok(())
+    }
+
+    fn failure(&self, error: io::Error) -> Failure {
+        match &self.place {
+            Place::Direct(path) | Place::Beside { target: path, .. } => {
+                Failure::file("write", path, &error)
+            }
+        }
+    }
+}
+
+impl Drop for PngWriter {
+    fn drop(&mut self) {
+        // The stream writes its end when it is dropped: let that go to the part, not to the picture.
+        self.stream = None;
+        if let Place::Beside { part, interrupt, .. } = &self.place {
+            // After a success there is no such file any more.
+            let _ = fs::remove_file(part);
+            interrupt.set_unfinished(None);
+        }
+    }
+}
+
+/// Where the bytes go, and the way there.
+fn open(path: Option<&Path>, interrupt: &Interrupt) -> Result<(Place, Box<dyn Write>)> {
+    let Some(path) = path else {
+        let place = Place::Direct("standard output".into());
+        return Ok((place, Box::new(BufWriter::new(io::stdout()))));
+    };
+    let cannot = |error| Failure::file("write", path, &error);
+    // A link is followed, so that what it points to is replaced and not the link.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    if fs::metadata(&target).is_ok_and(|meta| !meta.is_file()) {
+        let file = OpenOptions::new().write(true).open(&target).map_err(cannot)?;
+        return Ok((Place::Direct(target), Box::new(BufWriter::new(file))));
+    }
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".{}.part", std::process::id()));
+    let part = target.with_file_name(name);
+    let file = OpenOptions::new().write(true).create_new(true).open(&part).map_err(cannot)?;
+    interrupt.set_unfinished(Some(&part));
+    let output = file.try_clone().map_err(cannot)?;
+    let place = Place::Beside { target, part, file, interrupt: interrupt.clone() };
+    Ok((place, Box::new(BufWriter::new(output))))
+}
+
+/// A picture in memory: 8-bit RGB, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `3 * width * height` bytes.
+    pub rgb: Vec<u8>,
+}
+
+/// Reads a PNG file. Grey becomes RGB; a mask of transparency is left out.
+///
+/// # Errors
+/// Where it cannot be read, or is absurdly large.
+pub fn read_picture(path: &Path) -> Result<Picture> {
+    let mut decoder = png::Decoder::new(BufReader::new(open_png(path)?));
+    decoder.set_transformations(Transformations::normalize_to_color8());
+    let damaged = |error| damaged(path, &error);
+    let mut reader = decoder.read_info().map_err(damaged)?;
+    let (width, height) = (reader.info().width, reader.info().height);
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(Failure::new(format!("{} is too large: {width}x{height}", path.display())));
+    }
+    let Some(size) = reader.output_buffer_size() else {
+        return Err(Failure::new(format!("{} is too large: {width}x{height}", path.display())));
+    };
+    let mut bytes = vec![0; size];
+    let frame = reader.next_frame(&mut bytes).map_err(damaged)?;
+    bytes.truncate(frame.buffer_size());
+    let rgb = match frame.color_type {
+        ColorType::Rgb => bytes,
+        ColorType::Rgba => bytes.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        ColorType::Grayscale => bytes.iter().flat_map(|&grey| [grey; 3]).collect(),
+        ColorType::GrayscaleAlpha => bytes.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
+        ColorType::Indexed => {
+            return Err(Failure::new(format!("{} keeps its palette", path.display())));
+        }
+    };
+    Ok(Picture { width: width as usize, height: height as usize, rgb })
+}
+
+/// The size of a PNG file in pixels, and its texts with their keywords.
+pub type Texts = ([u32; 2], Vec<(String, String)>);
+
+/// The size of a PNG file, and its texts with their keywords.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn read_texts(path: &Path) -> Result<Texts> {
+    let damaged = |error| damaged(path, &error);
+    let decoder = png::Decoder::new(BufReader::new(open_png(path)?));
+    let mut reader = decoder.read_info().map_err(damaged)?;
+    reader.finish().map_err(damaged)?;
+    let info = reader.info();
+    let mut texts = Vec::new();
+    for chunk in &info.uncompressed_latin1_text {
+        texts.push((chunk.keyword.clone(), chunk.text.clone()));
+    }
+    for chunk in &info.compressed_latin1_text {
+        texts.push((chunk.keyword.clone(), chunk.get_text().map_err(damaged)?));
+    }
+    for chunk in &info.utf8_text {
+        texts.push((chunk.keyword.clone(), chunk.get_text().map_err(damaged)?));
+    }
+    Ok(([info.width, info.height], texts))
+}
+
+fn open_png(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| Failure::file("open", path, &error))
+}
+
+fn damaged(path: &Path, error: &png::DecodingError) -> Failure {
+    Failure::new(format!("{} cannot be read as PNG: {error}", path.display()))
+        .remedy("Convert pictures of other formats to PNG first")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn write(path: &Path, rows: u32, text: &str) -> Result<()> {
+        let mut writer = PngWriter::begin(Some(path), [2, 3], text, &Interrupt::default())?;
+        for y in 0..rows {
+            writer.row(&[y as u8, 1, 2, 3, 4, 5])?;
+        }
+        writer.end()
+    }
+
+    #[test]
+    fn a_picture_and_its_text_come_back_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        for text in ["plain", "Häuschen", "🏠\nNegative prompt: x", ""] {
+            write(&path, 3, text).unwrap();
+            let (size, texts) = read_texts(&path).unwrap();
+            assert_eq!((size, texts), ([2, 3], vec![(KEYWORD.into(), text.into())]));
+        }
+        let picture = read_picture(&path).unwrap();
+        assert_eq!((picture.width, picture.height), (2, 3));
+        assert_eq!(picture.rgb[6..12], [1, 1, 2, 3, 4, 5]);
+        assert_eq!(files(folder.path()), ["a.png"]);
+    }
+
+    #[test]
+    fn half_a_picture_leaves_the_old_one_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        write(&path, 3, "old").unwrap();
+        let interrupt = Interrupt::default();
+        let mut writer = PngWriter::begin(Some(&path), [2, 3], "new", &interrupt).unwrap();
+        writer.row(&[0; 6]).unwrap();
+        assert_eq!(files(folder.path()).len(), 2);
+        drop(writer);
+        assert_eq!(files(folder.path()), ["a.png"]);
+        assert_eq!(read_texts(&path).unwrap().1[0].1, "old");
+        assert!(write(&path, 2, "too short").is_err());
+        assert_eq!(read_texts(&path).unwrap().1[0].1, "old");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_and_a_device_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real.png"), folder.path().join("link.png"));
+        fs::write(&real, "").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        write(&link, 3, "").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(read_picture(&real).unwrap().width, 2);
+        write(Path::new("/dev/null"), 3, "").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[test]
+    fn names_take_the_index_as_printf_would() {
+        for (name, index, expected) in [
+            ("a.png", 0, "a.png"),
+            ("a.png", 1, "a_2.png"),
+            ("a", 1, "a_2"),
+            ("a-%03d.png", 7, "a-007.png"),
+            ("%d-%d.png", 12, "12-12.png"),
+            ("100%%-%02d.png", 1234, "100%-1234.png"),
+            ("50%.png", 0, "50%.png"),
+            ("%99999999999999999999d.png", 0, "%99999999999999999999d.png"),
+            ("ä%dö.png", 3, "ä3ö.png"),
+        ] {
+            let path = Destination::Files(name.into()).path(index).unwrap();
+            assert_eq!(path, Path::new(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn places_that_cannot_take_pictures_are_refused_before_any_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = |path: &str, count| {
+            let path = if path == "-" { path.into() } else { folder.path().join(path) };
+            Destination::new(&path, count).map_err(|failure| failure.to_string())
+        };
+        assert!(new("a.jpg", 1).unwrap_err().contains("mote writes PNG"));
+        assert!(new("none/a.png", 1).unwrap_err().contains("no folder"));
+        assert!(new("", 1).unwrap_err().contains("is a folder"));
+        assert!(new("-", 2).unwrap_err().contains("one picture"));
+        assert_eq!(new("-", 1), Ok(Destination::Stdout));
+        for good in ["a.png", "a.PNG", "a", "a.%03d"] {
+            assert!(new(good, 3).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), b"\xff\xd8\xff\xe0 a photograph").unwrap();
+        assert!(read_picture(file.path()).unwrap_err().to_string().contains("Convert"));
+        assert!(read_texts(file.path()).is_err());
+        assert!(read_picture(Path::new("/none.png")).is_err());
+    }
+}
