@@ -1,13 +1,14 @@
-//! Every sampler's table, walked on plain slices: against the figures of diffusers' own tests, against
-//! diffusers step by step, and for what must hold or be refused whatever the numbers.
+//! Every sampler's table, walked on plain slices: against the figures of diffusers' own tests,
+//! against diffusers step by step, and for what must hold or be refused whatever the numbers.
+//! Beside them what a table builds on: schedules, clipping, guidance.
 
 use mote::Error;
 use mote::diffusion::guidance::{classifier_free_guidance, rescaled_guidance};
 use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::diffusion::prediction::{Clipping, Prediction};
 use mote::diffusion::sampler::{
-    Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, Heun, Lcm, Lms, Pndm, Row,
-    Sampler, Slot, SolverType, UniPc, UniPcSolver, Variance, history_count, start_step,
+    Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, HISTORY, Heun, Lcm, Lms, Pndm,
+    Row, Sampler, Slot, SolverType, UniPc, UniPcSolver, Variance, history_count, start_step,
 };
 use mote::diffusion::schedule::{
     BetaSchedule, FinalSigma, MAX_TRAIN_TIMESTEPS, Schedule, ScheduleConfig, SigmaKind, Spacing,
@@ -484,8 +485,8 @@ fn bounded_model(x: &[f32], t: f32, doubled: bool) -> Vec<f32> {
     output
 }
 
-/// Some units in the last place of f32. In two steps across all noise levels, slopes are differences of
-/// near numbers over a small sigma, and both sides lose digits.
+/// Some units in the last place of f32. In two steps across all noise levels, slopes are
+/// differences of near numbers over a small sigma, and both sides lose digits.
 fn tolerance(steps: usize) -> f64 {
     if steps <= 2 { 2e-5 } else { 2e-6 }
 }
@@ -621,6 +622,43 @@ fn ddim_with_all_noise_is_ddpm() {
 }
 
 #[test]
+fn euler_ancestral_is_ddpm_in_other_units() {
+    // x in sigma is x of variance 1 times sqrt(sigma² + 1), and 1/input_scale is that root.
+    let config = ScheduleConfig { timestep_spacing: Spacing::Leading, ..Default::default() };
+    with_schedule(config, |schedule| {
+        let ddpm = table(Sampler::Ddpm(Ddpm::default()), schedule, Prediction::Sample, 20);
+        let euler = Sampler::EulerAncestral(EulerAncestral);
+        let euler = table(euler, schedule, Prediction::Sample, 20);
+        let next = euler[1..].iter().map(|row| row.input_scale).chain([1.0]);
+        for ((a, b), next) in ddpm.iter().zip(&euler).zip(next) {
+            let (a, update) = (a.updates()[0], b.updates()[0]);
+            let x = update.x / b.input_scale * next;
+            assert!((x - a.x).abs() < 1e-4 && (update.denoised * next - a.denoised).abs() < 1e-4);
+            assert!((update.noise * next - a.noise).abs() < 1e-4);
+        }
+    });
+}
+
+#[test]
+fn the_largest_schedule_is_walked_step_by_step() {
+    let num_train_timesteps = MAX_TRAIN_TIMESTEPS;
+    let (beta_start, beta_end) = (1e-6, 4e-4);
+    for sampler in all_samplers() {
+        let sigmas = SigmaKind::Karras;
+        let default = sampler.default_schedule();
+        let config =
+            ScheduleConfig { num_train_timesteps, beta_start, beta_end, sigmas, ..default };
+        with_schedule(config, |schedule| {
+            let steps = num_train_timesteps;
+            let mut rows = vec![Row::EMPTY; sampler.row_count(steps, 0)];
+            if let Ok(count) = sampler.rows(schedule, Prediction::Epsilon, steps, 0, &mut rows) {
+                assert_eq!(usize::from(rows[count - 1].step), steps - 1, "{sampler:?}");
+            }
+        });
+    }
+}
+
+#[test]
 fn a_perfect_network_is_followed_to_the_picture() {
     // A network that always sees the clean picture 0.25: every sampler must end there.
     let samplers = [
@@ -688,9 +726,11 @@ fn the_history_is_as_small_as_the_sampler_allows() {
 fn a_slot_is_never_read_before_it_is_written() {
     for sampler in all_samplers() {
         with_schedule(sampler.default_schedule(), |schedule| {
-            for steps in [4, 5, 20] {
-                let mut written = [false; 8];
-                for row in table(sampler, schedule, Prediction::Epsilon, steps) {
+            for (steps, start) in [(4, 0), (5, 0), (20, 0), (20, 1), (20, 7), (20, 19)] {
+                let mut written = [false; HISTORY];
+                let mut rows = [Row::EMPTY; 40];
+                let count = sampler.rows(schedule, Prediction::Epsilon, steps, start, &mut rows);
+                for row in &rows[..count.unwrap_or(0)] {
                     for update in row.updates() {
                         let reads = update.history.iter().zip(written);
                         assert!(reads.into_iter().all(|(c, written)| written || *c == 0.0));

@@ -1,13 +1,14 @@
 """Writes samplers/cases.txt and samplers/steps.f32: diffusers' schedulers, step by step.
 
-Each line of cases.txt is one sampling: `key=value` settings, `rows`, the number of steps that diffusers
-took. steps.f32 holds x after each of them, 16 values of little-endian f32 (two pictures of 8), in the
-order of the lines. Samplings that diffusers itself refuses or ends in NaN are left out.
+Each line of cases.txt is one sampling: `key=value` settings and `rows`, the number of steps that
+diffusers took. steps.f32 holds x after each of them, 16 values of little-endian f32 (two pictures
+of 8), in the order of the lines. Samplings that diffusers itself refuses or ends in NaN are left
+out.
 
-The network is `x/(1 + |x|) * (t + 1)/(t + 500) + 0.1`, in f32. The first sample is `i/8 - 1` (i = 0..16)
-times `init_noise_sigma`; with `start`, the picture is `(i*7 % 16)/16 - 0.5` with noise `i/8 - 1` added.
-Fresh noise is PyTorch's CPU generator with seed 5. Run in tests/golden: python samplers.py. Written with
-diffusers 0.42.1 and torch 2.15.0 on the CPU.
+The network is `x/(1 + |x|) * (t + 1)/(t + 500) + 0.1`, in f32. The first sample is `i/8 - 1`
+(i = 0..16) times `init_noise_sigma`; with `start`, the picture is `(i*7 % 16)/16 - 0.5` with noise
+`i/8 - 1` added. Fresh noise is PyTorch's CPU generator with seed 5. Run in tests/golden:
+python samplers.py. Written with diffusers 0.42.1 and torch 2.15.0 on the CPU.
 """
 
 import warnings

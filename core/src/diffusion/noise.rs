@@ -1,7 +1,7 @@
 //! Standard normal noise from a seed: the same values on every machine, whatever its libm.
 //!
-//! Besides mote's own generator there are the two that pictures on the net were made with: PyTorch's on
-//! the CPU and, as the web interfaces imitate it, PyTorch's on CUDA.
+//! Besides mote's own generator there are the two that pictures on the net were made with:
+//! PyTorch's on the CPU and, as the web interfaces imitate it, PyTorch's on CUDA.
 
 use core::f64::consts::PI;
 
@@ -32,8 +32,7 @@ pub enum NoiseKind {
 #[derive(Clone, Debug)]
 pub struct Noise(Generator);
 
-// All generators lie inline, the largest included: there is nowhere else to put one.
-#[allow(clippy::large_enum_variant)]
+#[allow(clippy::large_enum_variant, reason = "without an allocator all of them lie inline")]
 #[derive(Clone, Debug)]
 enum Generator {
     Pcg(Pcg64),
@@ -51,8 +50,8 @@ impl Noise {
         })
     }
 
-    /// Fills `out` with standard normal values. One call is one `torch.randn`: for the two generators
-    /// of PyTorch, two calls differ from one call of both lengths.
+    /// Fills `out` with standard normal values. One call is one `torch.randn`: for the two
+    /// generators of PyTorch, two calls differ from one call of both lengths.
     pub fn fill(&mut self, out: &mut [f32]) {
         match &mut self.0 {
             Generator::Pcg(pcg) => fill_pcg(pcg, out),
@@ -83,8 +82,8 @@ fn unit_f64(bits: u64) -> f64 {
 /// Values that PyTorch transforms together.
 const BLOCK: usize = 16;
 
-/// PyTorch's CPU generator: MT19937 (Matsumoto & Nishimura 1998) with two ways to a normal value, by
-/// how many are asked for.
+/// PyTorch's CPU generator: MT19937 (Matsumoto & Nishimura 1998) with two ways to a normal value,
+/// by how many are asked for.
 #[derive(Clone, Debug)]
 struct TorchCpu {
     twister: Mt19937,

@@ -14,15 +14,15 @@ pub enum Prediction {
 }
 
 impl Prediction {
-    /// `[x, output]` such that `denoised = x*X + output*OUTPUT`, where X is a sample of unit variance
-    /// and `a` its `alphas_cumprod`: `x_t = sqrt(a)*x_0 + sqrt(1 - a)*noise`.
+    /// `[x, output]` such that `denoised = x*X + output*OUTPUT`, where X is a sample of unit
+    /// variance and `a` its `alphas_cumprod`: `x_t = sqrt(a)*x_0 + sqrt(1 - a)*noise`.
     pub fn at_alpha_cumprod(self, a: f64) -> [f64; 2] {
         let (alpha, sigma) = (libm::sqrt(a), libm::sqrt(1.0 - a));
         self.at_alpha_sigma(alpha, sigma)
     }
 
-    /// The same where X is `x_0 + sigma*noise` and the network sees `X/sqrt(sigma² + 1)` (Karras et al.
-    /// 2022, table 1, columns VP and iDDPM).
+    /// The same where X is `x_0 + sigma*noise` and the network sees `X/sqrt(sigma² + 1)` (Karras et
+    /// al. 2022, table 1, columns VP and iDDPM).
     pub fn at_sigma(self, sigma: f64) -> [f64; 2] {
         let square = sigma * sigma + 1.0;
         match self {
@@ -103,7 +103,8 @@ impl Clipping {
     /// [`Clipping::needs_scratch`], and is not touched otherwise.
     ///
     /// # Errors
-    /// [`Error::Config`] from [`Clipping::check`]; [`Error::Capacity`] where `scratch` is too short.
+    /// [`Error::Config`] from [`Clipping::check`]; [`Error::Capacity`] where `scratch` is too
+    /// short.
     pub fn apply(&self, denoised: &mut [f32], scratch: &mut [f32]) -> Result<()> {
         self.check()?;
         match *self {
@@ -133,7 +134,8 @@ impl Clipping {
     }
 }
 
-/// The `ratio` quantile, linear between neighbours, as `torch.quantile`; 0 of no values. Reorders them.
+/// The `ratio` quantile, linear between neighbours, as `torch.quantile`; 0 of no values. Reorders
+/// them.
 fn quantile(values: &mut [f32], ratio: f32) -> f32 {
     if values.is_empty() {
         return 0.0;

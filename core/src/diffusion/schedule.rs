@@ -1,8 +1,10 @@
-//! The schedule: how much noise there is at each training time, and at which of them a sampling stops.
+//! The schedule: how much noise there is at each training time, and at which of them a sampling
+//! stops.
 //!
-//! It holds `alphas_cumprod` in memory that the caller gives, and answers what the forward process and
-//! its posterior are (Ho et al. 2020). The arithmetic follows diffusers bit by bit where a difference
-//! would show: betas in f32, their product accumulated in f64 and rounded to f32 at each element.
+//! It holds `alphas_cumprod` in memory that the caller gives, and answers what the forward process
+//! and its posterior are (Ho et al. 2020). The arithmetic follows diffusers bit by bit where a
+//! difference would show: betas in f32, their product accumulated in f64 and rounded to f32 at each
+//! element.
 
 use crate::error::{Error, Result};
 
@@ -79,7 +81,8 @@ pub struct ScheduleConfig<'a> {
     pub beta_end: f64,
     /// The curve between them.
     pub beta_schedule: BetaSchedule<'a>,
-    /// Whether the betas are rescaled so that the last time is pure noise (Lin et al. 2023, algorithm 1).
+    /// Whether the betas are rescaled so that the last time is pure noise (Lin et al. 2023,
+    /// algorithm 1).
     pub rescale_betas_zero_snr: bool,
     /// Which times a sampling visits.
     pub timestep_spacing: Spacing,
@@ -174,7 +177,8 @@ pub struct Posterior {
     pub beta: f32,
 }
 
-/// A noise schedule: `alphas_cumprod` (one f32 a training time) with the configuration it came from.
+/// A noise schedule: `alphas_cumprod` (one f32 a training time) with the configuration it came
+/// from.
 ///
 /// ```
 /// use mote::diffusion::schedule::{Schedule, ScheduleConfig};
@@ -224,8 +228,8 @@ impl<'a> Schedule<'a> {
         self.alphas_cumprod
     }
 
-    /// The forward process `q(x_t | x_0)`: `[a, b]` such that `x_t = a*x_0 + b*noise` (Ho et al. 2020,
-    /// eq. 4).
+    /// The forward process `q(x_t | x_0)`: `[a, b]` such that `x_t = a*x_0 + b*noise` (Ho et al.
+    /// 2020, eq. 4).
     ///
     /// # Errors
     /// [`Error::Index`] where `t` is not a training time.
@@ -237,7 +241,8 @@ impl<'a> Schedule<'a> {
     /// Carries out [`Schedule::forward`] on slices of one length: `out = a*x0 + b*noise`.
     ///
     /// # Errors
-    /// [`Error::Index`] where `t` is not a training time, [`Error::Shape`] where the lengths differ.
+    /// [`Error::Index`] where `t` is not a training time, [`Error::Shape`] where the lengths
+    /// differ.
     pub fn add_noise(&self, t: usize, x0: &[f32], noise: &[f32], out: &mut [f32]) -> Result<()> {
         let [a, b] = self.forward(t)?;
         for found in [x0.len(), noise.len()] {
@@ -255,8 +260,8 @@ impl<'a> Schedule<'a> {
     /// The posterior `q(x_s | x_t, x_0)` of an earlier time `s`, where `None` stands for before the
     /// first (Ho et al. 2020, eq. 6 and 7, with `beta = 1 - alphas_cumprod[t]/alphas_cumprod[s]`).
     ///
-    /// Computed in f32 in diffusers' order: near time 0 beta has lost digits, and a beta with all of
-    /// them would be another number.
+    /// Computed in f32 in diffusers' order: near time 0 beta has lost digits, and a beta with all
+    /// of them would be another number.
     ///
     /// # Errors
     /// [`Error::Index`] where a time is not a training time; [`Error::Config`] where `x_t` holds no
@@ -280,7 +285,8 @@ impl<'a> Schedule<'a> {
         })
     }
 
-    /// The signal-to-noise ratio `alphas_cumprod/(1 - alphas_cumprod)`: infinite where there is no noise.
+    /// The signal-to-noise ratio `alphas_cumprod/(1 - alphas_cumprod)`: infinite where there is no
+    /// noise.
     ///
     /// # Errors
     /// [`Error::Index`] where `t` is not a training time.
@@ -349,7 +355,8 @@ impl<'a> Schedule<'a> {
     }
 
     /// The `i`-th of `steps` visited times, rounded to whole ones, as the samplers on
-    /// `alphas_cumprod` count them. It may exceed the last time where `steps_offset` pushes it there.
+    /// `alphas_cumprod` count them. It may exceed the last time where `steps_offset` pushes it
+    /// there.
     pub(crate) fn timestep(&self, steps: usize, i: usize) -> i64 {
         let config = &self.config;
         let t = config.num_train_timesteps;
@@ -368,8 +375,8 @@ pub(crate) enum Times {
     Fractional,
     /// The same, Karras times rounded: DPM2.
     FractionalRounded,
-    /// `steps + 1` whole times without the last; Karras times rounded unless the betas are a cosine,
-    /// everything else cut to whole numbers; the noisiest left out by `lambda_min_clipped`:
+    /// `steps + 1` whole times without the last; Karras times rounded unless the betas are a
+    /// cosine, everything else cut to whole numbers; the noisiest left out by `lambda_min_clipped`:
     /// DPM-Solver++.
     Whole,
     /// The same, Karras times always rounded, nothing left out: UniPC.
@@ -532,7 +539,8 @@ impl Schedule<'_> {
     }
 }
 
-/// The `i`-th of `count` even values from `end` down to 0 (numpy's `linspace(0, end, count)`, reversed).
+/// The `i`-th of `count` even values from `end` down to 0 (numpy's `linspace(0, end, count)`,
+/// reversed).
 fn linspace(end: f64, count: usize, i: usize) -> f64 {
     match i {
         _ if count < 2 => 0.0,

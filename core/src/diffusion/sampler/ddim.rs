@@ -52,8 +52,8 @@ impl Ddim {
     }
 }
 
-/// The standard deviation of DDPM's noise between two `alphas_cumprod`: in f32 in diffusers' order, as
-/// [`Schedule::posterior`] has it.
+/// The standard deviation of DDPM's noise between two `alphas_cumprod`: in f32 in diffusers' order,
+/// as [`Schedule::posterior`] has it.
 fn deviation(a: f32, before: f32) -> f64 {
     let variance = (1.0 - before) / (1.0 - a) * (1.0 - a / before);
     libm::sqrt(f64::from(variance))

@@ -11,8 +11,8 @@ const MIN_VARIANCE: f32 = 1e-20;
 /// The variance of a step (`variance_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variance {
-    /// The posterior's, right for a single clean sample (`fixed_small`, `fixed_small_log`: the two are
-    /// the same number).
+    /// The posterior's, right for a single clean sample (`fixed_small`, `fixed_small_log`: the two
+    /// are the same number).
     FixedSmall,
     /// Beta, right for clean samples of variance 1 (`fixed_large`).
     FixedLarge,

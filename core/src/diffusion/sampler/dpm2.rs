@@ -1,6 +1,6 @@
-//! The second-order step of DPM-Solver in sigma: to the geometric mean of two noise levels, and from
-//! the beginning again along the slope found there (Lu et al. 2022, "DPM-Solver", algorithm 1; Karras
-//! et al. 2022, appendix C, as `KDPM2DiscreteScheduler` has it).
+//! The second-order step of DPM-Solver in sigma: to the geometric mean of two noise levels, and
+//! from the beginning again along the slope found there (Lu et al. 2022, "DPM-Solver", algorithm 1;
+//! Karras et al. 2022, appendix C, as `KDPM2DiscreteScheduler` has it).
 
 use super::super::prediction::Prediction;
 use super::super::schedule::{FinalSigma, Grid, Schedule, Times};

@@ -154,8 +154,9 @@ impl DpmSolver {
         }
     }
 
-    /// Spreads the coefficients of the value, the slope and the curvature of the denoised picture over
-    /// the pictures it was seen at, the latest first (Lu et al. 2022, eq. B.7 of "DPM-Solver").
+    /// Spreads the coefficients of the value, the slope and the curvature of the denoised picture
+    /// over the pictures it was seen at, the latest first (Lu et al. 2022, eq. B.7 of
+    /// "DPM-Solver").
     fn weights(&self, sigmas: &[f64], h: f64, [value, slope, curve]: [f64; 3]) -> [f64; 3] {
         let order = sigmas.len() - 1;
         if order == 1 {

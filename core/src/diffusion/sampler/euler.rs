@@ -1,5 +1,5 @@
-//! Euler's method on the probability flow in sigma, with and without fresh noise (Karras et al. 2022,
-//! section 3).
+//! Euler's method on the probability flow in sigma, with and without fresh noise (Karras et al.
+//! 2022, section 3).
 
 use super::super::prediction::Prediction;
 use super::super::schedule::{FinalSigma, Grid, Schedule, Times};
@@ -43,8 +43,8 @@ impl Euler {
     }
 }
 
-/// Euler's method with ancestral noise (`EulerAncestralDiscreteScheduler`): each step goes below the
-/// next noise level and comes back up by fresh noise.
+/// Euler's method with ancestral noise (`EulerAncestralDiscreteScheduler`): each step goes below
+/// the next noise level and comes back up by fresh noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EulerAncestral;
 

@@ -1,5 +1,5 @@
-//! Latent consistency models: each evaluation jumps to the clean picture, which is noised again for the
-//! next (Luo et al. 2023, algorithm 3).
+//! Latent consistency models: each evaluation jumps to the clean picture, which is noised again for
+//! the next (Luo et al. 2023, algorithm 3).
 
 use super::super::prediction::Prediction;
 use super::super::schedule::Schedule;

@@ -1,5 +1,5 @@
-//! A linear multistep method in sigma: the slopes of the last four evaluations, joined by a polynomial
-//! and integrated exactly (`LMSDiscreteScheduler`; Adams-Bashforth on uneven steps).
+//! A linear multistep method in sigma: the slopes of the last four evaluations, joined by a
+//! polynomial and integrated exactly (`LMSDiscreteScheduler`; Adams-Bashforth on uneven steps).
 
 use super::super::prediction::Prediction;
 use super::super::schedule::{FinalSigma, Grid, Schedule, Times};
@@ -8,8 +8,8 @@ use crate::error::Result;
 
 /// The linear multistep method of order 4, of lower order while it starts up.
 ///
-/// Where a sampling begins in the middle, it takes the order of a step that far on, and leaves out the
-/// terms that there is no slope for: as diffusers does, whose figures depend on it.
+/// Where a sampling begins in the middle, it takes the order of a step that far on, and leaves out
+/// the terms that there is no slope for: as diffusers does, whose figures depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Lms;
 
@@ -52,8 +52,8 @@ impl Lms {
     }
 }
 
-/// The integral from `a` to `b` of the polynomial that is 1 at `nodes[k]` and 0 at the others: by two
-/// Gauss-Legendre points, which are exact for the cubics of four nodes.
+/// The integral from `a` to `b` of the polynomial that is 1 at `nodes[k]` and 0 at the others: by
+/// two Gauss-Legendre points, which are exact for the cubics of four nodes.
 fn lagrange_integral(nodes: &[f64], k: usize, a: f64, b: f64) -> f64 {
     let basis = |x: f64| {
         let others = nodes.iter().enumerate().filter(|&(j, _)| j != k);

@@ -1,8 +1,8 @@
 //! A sampler is a table of numbers: a few [`Row`]s a step, computed from the schedule alone.
 //!
-//! The pipeline walks the rows. For each it scales x, calls the network, forms the denoised picture,
-//! clips it as the prediction says, draws noise if the row wants some, and carries out the row's
-//! updates in order. No sampler ever sees a tensor, and no tensor code ever sees a sigma.
+//! The pipeline walks the rows. For each it scales x, calls the network, forms the denoised
+//! picture, clips it as the prediction says, draws noise if the row wants some, and carries out the
+//! row's updates in order. No sampler ever sees a tensor, and no tensor code ever sees a sigma.
 //!
 //! The tables are computed in f64 and rounded once. What is kept between evaluations lies in fixed
 //! history slots: nothing is ever shifted, the coefficients of the next row know where it lies.
@@ -37,7 +37,8 @@ pub use unipc::{UniPc, UniPcSolver};
 /// three outputs, their running mean, and x at the step's beginning.
 pub const HISTORY: usize = 5;
 
-/// The most updates in one row: UniPC corrects x, keeps it, predicts, and keeps the denoised picture.
+/// The most updates in one row: UniPC corrects x, keeps it, predicts, and keeps the denoised
+/// picture.
 pub const UPDATES: usize = 4;
 
 /// What an update reads and writes.
@@ -49,8 +50,8 @@ pub enum Slot {
     History(u8),
 }
 
-/// `into <- x*X + output*OUT + denoised*D + noise*N + sum(history[k]*H[k])`, reading the values as they
-/// are when the update begins (earlier updates of the same row have taken place).
+/// `into <- x*X + output*OUT + denoised*D + noise*N + sum(history[k]*H[k])`, reading the values as
+/// they are when the update begins (earlier updates of the same row have taken place).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
     /// Where the result goes.
@@ -117,12 +118,12 @@ pub struct Row {
     pub denoised_x: f32,
     /// See [`Row::denoised_x`].
     pub denoised_output: f32,
-    /// Whether noise is drawn at this row (the draw happens even where its coefficient is 0, so that
-    /// the stream of random numbers stays the one diffusers consumes).
+    /// Whether noise is drawn at this row (the draw happens even where its coefficient is 0, so
+    /// that the stream of random numbers stays the one diffusers consumes).
     pub draws_noise: bool,
     /// Where the variance is learned (`learned_range`): the noise's coefficient becomes, at each
-    /// element, `exp((v*max + (1 - v)*min)/2)` for these `[min, max]`, with `v = (u + 1)/2`, `u` the
-    /// output's second half.
+    /// element, `exp((v*max + (1 - v)*min)/2)` for these `[min, max]`, with `v = (u + 1)/2`, `u`
+    /// the output's second half.
     pub learned_log_variance: Option<[f32; 2]>,
     /// The first `update_count` are carried out, in order.
     pub updates: [Update; UPDATES],
@@ -197,7 +198,8 @@ pub fn history_count(rows: &[Row]) -> usize {
     rows.iter().flat_map(|row| row.updates().iter().map(slot)).max().unwrap_or(0)
 }
 
-/// The step to begin at so that the share `strength` of `steps` remains, as diffusers' `get_timesteps`.
+/// The step to begin at so that the share `strength` of `steps` remains, as diffusers'
+/// `get_timesteps`.
 ///
 /// # Errors
 /// [`Error::Config`] where `strength` is outside 0..=1 or no step would remain.
@@ -269,9 +271,9 @@ impl Sampler<'_> {
     /// tells how many they are.
     ///
     /// # Errors
-    /// [`Error::Config`] where the settings contradict each other or the schedule: no steps, more than
-    /// training times, a start past the end, a time without signal where the prediction divides by it.
-    /// [`Error::Capacity`] where `rows` is shorter than [`Sampler::row_count`].
+    /// [`Error::Config`] where the settings contradict each other or the schedule: no steps, more
+    /// than training times, a start past the end, a time without signal where the prediction
+    /// divides by it. [`Error::Capacity`] where `rows` is shorter than [`Sampler::row_count`].
     pub fn rows(
         &self,
         schedule: &Schedule,
@@ -346,7 +348,8 @@ impl Sampler<'_> {
         schedule.forward(whole_time(t)?)
     }
 
-    /// What the sampler's class in diffusers makes of a clipping: some do not know it and ignore it.
+    /// What the sampler's class in diffusers makes of a clipping: some do not know it and ignore
+    /// it.
     pub fn clipping(&self, asked: Clipping) -> Clipping {
         let known = match self {
             Sampler::Ddpm(_) | Sampler::Ddim(_) | Sampler::Lcm(_) => true,
@@ -367,7 +370,8 @@ impl Sampler<'_> {
         }
     }
 
-    /// Whether the sampler's class in diffusers knows `rescale_betas_zero_snr`; the others ignore it.
+    /// Whether the sampler's class in diffusers knows `rescale_betas_zero_snr`; the others ignore
+    /// it.
     pub fn rescales_betas(&self) -> bool {
         !matches!(self, Sampler::Pndm(_) | Sampler::Heun(_) | Sampler::Dpm2(_) | Sampler::Lms(_))
     }

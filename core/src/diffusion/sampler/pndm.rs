@@ -1,5 +1,5 @@
-//! PNDM: a linear multistep method on the predicted noise, started by four-stage Runge-Kutta steps or,
-//! as Stable Diffusion does, by one step taken twice (Liu et al. 2022).
+//! PNDM: a linear multistep method on the predicted noise, started by four-stage Runge-Kutta steps
+//! or, as Stable Diffusion does, by one step taken twice (Liu et al. 2022).
 
 use super::super::prediction::Prediction;
 use super::super::schedule::Schedule;

@@ -1,5 +1,5 @@
-//! UniPC: a multistep predictor, and a corrector that uses the next evaluation to mend the step that
-//! led to it (Zhao et al. 2023).
+//! UniPC: a multistep predictor, and a corrector that uses the next evaluation to mend the step
+//! that led to it (Zhao et al. 2023).
 
 use super::super::prediction::Prediction;
 use super::super::schedule::{FinalSigma, Grid, Schedule, Times};
@@ -147,7 +147,8 @@ struct Step {
     denoised: f64,
     /// `alpha*B(h)`.
     scale: f64,
-    /// Where the earlier pictures lie, in steps: negative; the last one in use is 1, the step's end.
+    /// Where the earlier pictures lie, in steps: negative; the last one in use is 1, the step's
+    /// end.
     ratios: [f64; MAX_ORDER],
     /// The right side of the equations for the weights.
     b: [f64; MAX_ORDER],
