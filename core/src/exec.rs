@@ -207,6 +207,49 @@ impl<'a, T> Shares<'a, T> {
 mod tests {
     use super::*;
 
+    /// As many threads as it says, each with every n-th index.
+    struct Threads(usize);
+
+    // SAFETY: index i goes to worker i % workers alone; `scope` joins all before it returns.
+    unsafe impl Executor for Threads {
+        fn workers(&self) -> usize {
+            self.0
+        }
+
+        fn run(&self, count: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+            std::thread::scope(|scope| {
+                for worker in 0..self.0 {
+                    scope.spawn(move || {
+                        (worker..count).step_by(self.0).for_each(|index| task(index, worker));
+                    });
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn threads_write_their_own_chunks_tiles_and_scratch() {
+        let mut out = [0usize; 23];
+        let mut scratch = [0u8; 9];
+        for_each_chunk(&Threads(3), &mut out, 2, &mut scratch, |index, part, scratch| {
+            assert_eq!(scratch.len(), 3);
+            scratch.iter_mut().for_each(|s| *s += 1);
+            part.fill(index);
+        });
+        assert!(out.iter().enumerate().all(|(i, &index)| index == i / 2));
+        assert_eq!(scratch, [4; 9]);
+        let mut matrix = [0.0; 6 * 5];
+        for_each_tile(&Threads(3), &mut matrix, 5, 1..5, [2, 3], &mut [], |mut tile, _| {
+            let place = tile.place();
+            for row in 0..place.rows {
+                tile.row(row).fill((place.row + row) as f32);
+            }
+        });
+        for (row, values) in matrix.chunks_exact(5).enumerate() {
+            assert_eq!(values, [0.0, row as f32, row as f32, row as f32, row as f32]);
+        }
+    }
+
     #[test]
     fn chunks_cover_the_output_once_with_a_short_last_one() {
         let mut out = [0u32; 10];

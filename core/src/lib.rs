@@ -25,3 +25,6 @@ pub mod diffusion;
 #[forbid(unsafe_code)]
 pub mod pipeline;
 pub use error::{Error, Result};
+
+#[cfg(test)]
+extern crate std;

@@ -64,3 +64,63 @@ pub trait Weights {
         staging: &'a mut [u8],
     ) -> Result<&'a [u8]>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One f16 tensor `w` of three elements, and its header's bytes.
+    const HEADER: &[u8] = br#"{"w":{"dtype":"F16","shape":[3],"data_offsets":[0,6]}}"#;
+
+    fn file() -> std::vec::Vec<u8> {
+        let mut file = std::vec::Vec::from((HEADER.len() as u64).to_le_bytes());
+        file.extend_from_slice(HEADER);
+        file.extend_from_slice(&[1, 2, 3, 4, 5, 6]);
+        file
+    }
+
+    struct Slow<'a>(&'a [u8]);
+
+    impl ReadAt for Slow<'_> {
+        fn read_at(&mut self, offset: u64, out: &mut [u8]) -> bool {
+            let start = offset as usize;
+            let found = self.0.get(start..start + out.len());
+            found.map(|bytes| out.copy_from_slice(bytes)).is_some()
+        }
+    }
+
+    #[test]
+    fn bytes_are_the_same_in_place_streamed_and_in_parts() {
+        let file = file();
+        let mut slots = [Slot::EMPTY; 1];
+        let index = Index::parse(HEADER, file.len() as u64, &mut slots).unwrap();
+        let mut in_place = InPlace::new(index, &file);
+        let mut streamed = Streamed::new(index, Slow(&file));
+        let mut parts = [
+            Part { prefix: "a", weights: &mut in_place },
+            Part { prefix: "b", weights: &mut streamed },
+        ];
+        let mut parts = Parts(&mut parts);
+        assert!(parts.is_staged() && parts.contains("a.w") && !parts.contains("w"));
+        assert_eq!(parts.find("c.w", Shape::new([3])), Ok(None));
+        for (number, name) in ["a.w", "b.w"].into_iter().enumerate() {
+            let weight = parts.find(name, Shape::new([3])).unwrap().unwrap();
+            assert_eq!((usize::from(weight.part), weight.bytes), (number, 6));
+            let mut staging = [0; 4];
+            assert_eq!(parts.read(&weight, 2, 4, &mut staging), Ok(&[3, 4, 5, 6][..]));
+            let beyond = parts.read(&weight, 3, 4, &mut staging);
+            assert_eq!(beyond, Err(crate::Error::WeightRead), "{name}");
+        }
+        let mut nobody = parts.find("b.w", Shape::new([3])).unwrap().unwrap();
+        nobody.part = 7;
+        assert_eq!(parts.read(&nobody, 0, 1, &mut [0]), Err(crate::Error::WeightRead));
+    }
+
+    #[test]
+    fn assumed_weights_are_as_the_model_asks_and_cannot_be_read() {
+        let mut assumed = Assumed(DType::F16);
+        let weight = assumed.find("any", Shape::new([2, 5])).unwrap().unwrap();
+        assert_eq!((weight.bytes, weight.shape), (20, Shape::new([2, 5])));
+        assert_eq!(assumed.read(&weight, 0, 1, &mut []), Err(crate::Error::WeightRead));
+    }
+}
