@@ -144,9 +144,11 @@ impl TestWeights {
 
 impl Weights for TestWeights {
     fn find(&mut self, name: &str, _expected: Shape) -> Result<Option<Weight>> {
-        Ok(self.names.get(name).map(|&part| {
-            let (dtype, shape, bytes) = &self.tensors[usize::from(part)];
-            Weight { dtype: *dtype, shape: *shape, part, begin: 0, bytes: bytes.len() }
+        Ok(self.names.get(name).map(|&number| {
+            let (dtype, shape, bytes) = &self.tensors[usize::from(number)];
+            // Where it begins is its number: an outer source may set the part.
+            let begin = u64::from(number);
+            Weight { dtype: *dtype, shape: *shape, part: 0, begin, bytes: bytes.len() }
         }))
     }
 
@@ -165,7 +167,7 @@ impl Weights for TestWeights {
         len: usize,
         staging: &'a mut [u8],
     ) -> Result<&'a [u8]> {
-        let (_, _, bytes) = &self.tensors[usize::from(weight.part)];
+        let (_, _, bytes) = &self.tensors[weight.begin as usize];
         let bytes = bytes.get(start..start + len).ok_or(Error::WeightRead)?;
         if !self.staged {
             return Ok(bytes);

@@ -13,9 +13,7 @@ use mote::ops::{self, Context};
 use mote::tensor::{Shape, Tensor};
 use mote::weights::Path;
 use mote_cli::config::{self, autoencoder::Autoencoder};
-use mote_tests::{
-    TestWeights, Threads, add_safetensors, golden, isas, json, run, safetensors, shared,
-};
+use mote_tests::{TestWeights, Threads, add_safetensors, golden, isas, json, run, safetensors};
 
 /// One case: its folder, its weights, its inputs and outputs.
 struct Case {
@@ -271,52 +269,4 @@ fn autoencoder_tiny_decodes_as_its_authors_do() {
             nchw(cx, y)
         });
     }
-}
-
-/// An array of f32 from a `.npy` file.
-fn npy(path: &std::path::Path) -> Vec<f32> {
-    let file = fs::read(path).unwrap();
-    let header = 10 + usize::from(u16::from_le_bytes([file[8], file[9]]));
-    file[header..].as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-}
-
-#[test]
-fn the_trained_tiny_autoencoder_of_flux_2_gives_a_picture_back() {
-    let Some(folder) = shared("data/taef2") else { return };
-    let mut weights = TestWeights::default();
-    add_safetensors(&mut weights, "encoder.", &folder.join("taef2_encoder.safetensors"));
-    add_safetensors(&mut weights, "decoder.", &folder.join("taef2_decoder.safetensors"));
-    let config = original(64, 32, true);
-    let file = std::io::BufReader::new(fs::File::open(folder.join("test_256.png")).unwrap());
-    let mut reader = png::Decoder::new(file).read_info().unwrap();
-    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
-    reader.next_frame(&mut rgb).unwrap();
-    assert_eq!(rgb.len(), 256 * 256 * 3);
-    let values: Vec<f32> = rgb.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
-    let threads = Threads(2);
-    let isa = *isas().last().unwrap();
-
-    let (_, latents) = run(isa, &threads, &mut weights, |cx| {
-        let x = ops::fill(cx, Shape::new([1, 256, 256, 3]), &values)?;
-        let y = config.encode(cx, &Path::root(), x)?;
-        nchw(cx, y)
-    });
-    let golden_latents = npy(&folder.join("golden_taef2_latent_f32.npy"));
-    mote_tests::assert_close("latents", &latents, &golden_latents, 2e-4);
-
-    let (_, decoded) = run(isa, &threads, &mut weights, |cx| {
-        let x = ops::fill(cx, Shape::new([1, 32, 32, 32]), &latents)?;
-        let x = ops::nchw_to_nhwc(cx, x)?;
-        let y = config.decode(cx, &Path::root(), x)?;
-        ops::scale_shift_in_place(cx, y, 0.5, 0.5)?;
-        nchw(cx, y)
-    });
-    let golden_decoded = npy(&folder.join("golden_taef2_decoded_f32.npy"));
-    mote_tests::assert_close("decoded", &decoded, &golden_decoded, 2e-4);
-    let squares = (0..256 * 256).flat_map(|pixel| (0..3).map(move |c| (pixel, c))).map(|(p, c)| {
-        let found = f64::from(decoded[c * 256 * 256 + p].clamp(0.0, 1.0));
-        (found - f64::from(rgb[p * 3 + c]) / 255.0).powi(2)
-    });
-    let decibels = -10.0 * (squares.sum::<f64>() / (256.0 * 256.0 * 3.0)).log10();
-    assert!(decibels >= 31.7, "{decibels} dB");
 }
