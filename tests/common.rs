@@ -268,17 +268,30 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
 /// # Panics
 /// Where the file cannot be read: a test without its golden has failed.
 pub fn safetensors(path: &Path) -> TestWeights {
+    let mut weights = TestWeights::default();
+    add_safetensors(&mut weights, "", path);
+    weights
+}
+
+/// Adds the tensors of a safetensors file, with `prefix` before their names.
+///
+/// # Panics
+/// As [`safetensors`].
+pub fn add_safetensors(weights: &mut TestWeights, prefix: &str, path: &Path) {
     let file = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let header = header_bytes(&file, file.len() as u64).expect("a header");
     let header = &file[header];
     let mut slots = vec![Slot::EMPTY; Index::count(header).expect("a good header")];
     let index = Index::parse(header, file.len() as u64, &mut slots).expect("a good header");
-    let mut weights = TestWeights::default();
     for (name, weight) in index.iter() {
-        let bytes = &file[weight.begin as usize..][..weight.bytes];
-        weights.push_bytes(name, weight.dtype, weight.shape.as_slice(), bytes.to_vec());
+        let bytes = file[weight.begin as usize..][..weight.bytes].to_vec();
+        weights.push_bytes(
+            &format!("{prefix}{name}"),
+            weight.dtype,
+            weight.shape.as_slice(),
+            bytes,
+        );
     }
-    weights
 }
 
 /// A JSON file.

@@ -1,8 +1,7 @@
 //! `AutoencoderTiny` (TAESD, by Ollin Boer Bohan): a small stand-in for `AutoencoderKL`.
 
 use super::{
-    MAX_LAYERS, PerLevel, check_divisor, check_input, check_levels, check_width, check_widths,
-    levels, refuse,
+    MAX_LAYERS, PerLevel, check_divisor, check_input, check_width, check_widths, levels, refuse,
 };
 use crate::error::Result;
 use crate::nn::{Conv, conv2d, conv2d_replacing, copy, group_norm_in_place};
@@ -82,17 +81,19 @@ impl AutoencoderTinyConfig {
         check_width("latent_channels", self.latent_channels)?;
         let encoder = (&self.encoder_block_out_channels, &self.num_encoder_blocks);
         let decoder = (&self.decoder_block_out_channels, &self.num_decoder_blocks);
-        check_levels("num_encoder_blocks", encoder.1.len(), encoder.0.len())?;
-        check_levels("num_decoder_blocks", decoder.1.len(), decoder.0.len())?;
-        for (key, (widths, blocks)) in
-            [("encoder_block_out_channels", encoder), ("decoder_block_out_channels", decoder)]
-        {
+        for (key, widths, blocks_key, blocks) in [
+            ("encoder_block_out_channels", encoder.0, "num_encoder_blocks", encoder.1),
+            ("decoder_block_out_channels", decoder.0, "num_decoder_blocks", decoder.1),
+        ] {
             check_widths(key, widths)?;
             if widths.iter().any(|&width| width != widths[0]) {
                 return refuse(key, "must be the same at every level: the layers fit no other way");
             }
+            if blocks.len() != widths.len() {
+                return refuse(blocks_key, "must have one value for each level");
+            }
             if blocks.iter().any(|&blocks| blocks > MAX_LAYERS) {
-                return refuse("num_encoder_blocks or num_decoder_blocks", "is larger than 256");
+                return refuse(blocks_key, "is larger than 256, more blocks than any network has");
             }
         }
         check_divisor("scaling_factor", self.scaling_factor)

@@ -1,9 +1,8 @@
 //! `UNet2DConditionModel`: the noise predictor of Stable Diffusion 1.x and 2.x.
 
 use super::{
-    MAX_LAYERS, PerLevel, check_count, check_divisor, check_eps, check_freq_shift, check_groups,
-    check_input, check_layers, check_levels, check_sample_size, check_width, check_widths, levels,
-    refuse,
+    PerLevel, check_count, check_divisor, check_eps, check_freq_shift, check_groups, check_input,
+    check_layers, check_levels, check_sample_size, check_width, check_widths, levels, refuse,
 };
 use crate::error::Result;
 use crate::nn::{
@@ -14,6 +13,9 @@ use crate::nn::{
 use crate::ops::{self, Activation, Context, SinusoidalEmbedding};
 use crate::tensor::{Shape, Tensor};
 use crate::weights::Path;
+
+/// The most transformer layers after a resnet: Stable Diffusion XL has ten.
+const MAX_TRANSFORMERS: usize = 32;
 
 /// The block types of [`UNet2DConditionConfig`], on the way down and, mirrored, on the way up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +150,8 @@ impl UNet2DConditionConfig {
         if layers.iter().sum::<usize>() + widths.len() > nn::MAX_SKIPS {
             return refuse("layers_per_block", "makes more than 64 skip connections");
         }
-        if self.transformer_layers_per_block.iter().any(|&layers| layers > MAX_LAYERS) {
-            return refuse("transformer_layers_per_block", "must not be larger than 256");
+        if self.transformer_layers_per_block.iter().any(|&layers| layers > MAX_TRANSFORMERS) {
+            return refuse("transformer_layers_per_block", "must not be larger than 32");
         }
         check_divisor("mid_block_scale_factor", self.mid_block_scale_factor)?;
         if self.downsample_padding > 1 {
