@@ -30,11 +30,11 @@ pub struct Plan {
 impl Plan {
     /// Bytes of all weights.
     pub fn weight_bytes(&self) -> u64 {
-        self.phases.iter().map(|phase| phase.weight_bytes).sum()
+        self.phases.iter().fold(0, |sum, phase| sum.saturating_add(phase.weight_bytes))
     }
 
     /// Multiply-adds of the whole run.
     pub fn multiply_adds(&self) -> u64 {
-        self.phases.iter().map(|phase| phase.multiply_adds).sum()
+        self.phases.iter().fold(0, |sum, phase| sum.saturating_add(phase.multiply_adds))
     }
 }

@@ -102,9 +102,10 @@ impl Sampling<'_> {
             ops::scale_shift_in_place(cx, input, row.input_scale, 0.0)?;
             predict(cx, input, row.timestep)
         })?;
-        let output = match row.learned_log_variance {
-            None => raw,
-            Some(_) => ops::slice_channels(cx, raw, 0, x.channels())?,
+        // A learned variance is the output's second half, at the rows that do not use it, too.
+        let output = match raw.channels() == 2 * x.channels() {
+            false => raw,
+            true => ops::slice_channels(cx, raw, 0, x.channels())?,
         };
         output.expect("the network's output", x.shape())?;
         let denoised = cx.tensor(x.shape())?;
