@@ -1,7 +1,7 @@
 //! The command line, parsed and nothing done yet.
 //!
-//! Flags have the spelling that stable-diffusion.cpp's users know; diffusers' words are aliases. What
-//! is not given stays `None` here: `resolve` fills it in from the checkpoint.
+//! Flags have the spelling that stable-diffusion.cpp's users know; diffusers' words are aliases.
+//! What is not given stays `None` here: `resolve` fills it in from the checkpoint.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ const MAX_SIDE: i64 = 16_384;
     long_version = isa::long_version(),
     about = "Samples diffusion models on the CPU, in memory known before it starts.",
     long_about = "Samples diffusion models on the CPU, in memory known before it starts.\n\n\
-        A model is a folder as diffusers' `save_pretrained` writes it, with weights in safetensors.",
+        A model is a folder as diffusers' `save_pretrained` writes it, its weights in safetensors.",
     styles = STYLES,
     arg_required_else_help = true,
     subcommand_required = true
@@ -45,20 +45,21 @@ pub enum Command {
     /// Makes pictures and writes them as PNG files.
     #[command(after_help = "Examples:\n  \
         mote generate -m ddpm-cat-256 --steps 50 -b 4 -o cat-%03d.png\n  \
-        mote generate -m stable-diffusion-v1-5 -p \"a lighthouse at dusk\" -s 7 -o lighthouse.png\n  \
+        mote generate -m stable-diffusion-v1-5 -p \"a lighthouse\" -s 7 -o lighthouse.png\n  \
         mote generate -m stable-diffusion-v1-5 -p \"in oil\" -i photo.png --strength 0.6")]
     Generate(Box<Generate>),
     /// Says what `generate` would need, without making anything.
     ///
-    /// Takes the same options, and tells the bytes of memory in each phase, the bytes of the weights,
-    /// how often each network is evaluated, and the multiply-adds of it all. Apart from the weights,
-    /// which are mapped from their files, `generate` takes exactly the memory told here.
+    /// Takes the same options, and tells the bytes of memory in each phase, the bytes of the
+    /// weights, how often each network is evaluated, and the multiply-adds of it all. Apart from
+    /// the weights, which are mapped from their files, `generate` takes exactly the memory told
+    /// here.
     Plan(Box<Plan>),
     /// Describes a model, a file of weights, or how a picture was made.
     ///
     /// Of a model's folder it tells the networks with their sizes and the noise schedule; of a
-    /// safetensors file every tensor's name, type and shape; of a PNG file the prompt, seed and settings
-    /// that are written in it.
+    /// safetensors file every tensor's name, type and shape; of a PNG file the prompt, seed and
+    /// settings that are written in it.
     Inspect(Inspect),
     /// Writes a script that completes mote's commands and options in a shell.
     ///
@@ -78,8 +79,8 @@ pub struct Generate {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub machine: Machine,
-    /// Where the picture goes. Of several, picture k (from 0) takes the place of `%d` or `%03d`; without
-    /// either, the second is called `NAME_2.png`. `-` is standard output.
+    /// Where the picture goes. Of several, picture k (from 0) takes the place of `%d` or `%03d`;
+    /// without either, the second is called `NAME_2.png`. `-` is standard output.
     #[arg(short, long, value_name = "FILE", default_value = "./output.png", help_heading = OUTPUT)]
     #[arg(value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
@@ -136,9 +137,10 @@ const OUTPUT: &str = "Output";
 /// Which weights.
 #[derive(Clone, Debug, Args)]
 pub struct Model {
-    /// The model's folder: `model_index.json`, `unet/`, `scheduler/` and, for text to image, `vae/`,
-    /// `text_encoder/` and `tokenizer/`.
-    #[arg(short, long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    /// The model's folder: `model_index.json`, `unet/`, `scheduler/` and, for text to image,
+    /// `vae/`, `text_encoder/` and `tokenizer/`.
+    #[arg(short, long, value_name = "FOLDER", help_heading = MODEL)]
+    #[arg(value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
     /// A folder with another autoencoder than the model's own.
     #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
@@ -210,16 +212,17 @@ pub struct Request {
     /// What the network predicts, where the checkpoint says it wrongly or not at all.
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
     pub prediction: Option<Prediction>,
-    /// How much fresh noise DDIM adds in each step, from 0 (none) to 1 (as much as DDPM) [default: 0].
+    /// How much fresh noise DDIM adds in each step, from 0 (none) to 1 (as much as DDPM) [default:
+    /// 0].
     #[arg(long, value_name = "PART", help_heading = SAMPLING, value_parser = part)]
     pub eta: Option<f32>,
-    /// Which layer of the text encoder is read, counted from its end: 1 is the last, 2 the one before
-    /// (diffusers counts from 0) [default: 1].
+    /// Which layer of the text encoder is read, counted from its end: 1 is the last, 2 the one
+    /// before (diffusers counts from 0) [default: 1].
     #[arg(long, value_name = "LAYER", help_heading = SAMPLING)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clip_skip: Option<u32>,
-    /// The generator of the noise: mote's own, PyTorch's on the CPU (as diffusers' examples use it), or
-    /// CUDA's (as the web UIs use it).
+    /// The generator of the noise: mote's own, PyTorch's on the CPU (as diffusers' examples use
+    /// it), or CUDA's (as the web UIs use it).
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
     #[arg(default_value = "pcg")]
     pub rng: Rng,
@@ -228,12 +231,13 @@ pub struct Request {
 /// What the machine may give.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Machine {
-    /// The number of threads; by default as many as there are CPUs. It changes no bit of the picture.
+    /// The number of threads; by default as many as there are CPUs. It changes no bit of the
+    /// picture.
     #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// The most memory to take, such as 300MiB or 1.5GB, not counting the weights, which are mapped from
-    /// their files. What would need more is refused before it starts.
+    /// The most memory to take, such as 300MiB or 1.5GB, not counting the weights, which are mapped
+    /// from their files. What would need more is refused before it starts.
     #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
     pub memory_limit: Option<u64>,
 }
@@ -353,24 +357,22 @@ impl Method {
     }
 }
 
-impl Sigmas {
-    /// The name by which the web UIs know it.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Discrete => "Discrete",
-            Self::Karras => "Karras",
-            Self::Exponential => "Exponential",
+impl From<Sigmas> for mote::diffusion::schedule::SigmaKind {
+    fn from(sigmas: Sigmas) -> Self {
+        match sigmas {
+            Sigmas::Discrete => Self::Discrete,
+            Sigmas::Karras => Self::Karras,
+            Sigmas::Exponential => Self::Exponential,
         }
     }
 }
 
-impl Prediction {
-    /// diffusers' name.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Eps => "epsilon",
-            Self::V => "v_prediction",
-            Self::Sample => "sample",
+impl From<Prediction> for mote::diffusion::prediction::Prediction {
+    fn from(prediction: Prediction) -> Self {
+        match prediction {
+            Prediction::Eps => Self::Epsilon,
+            Prediction::V => Self::VPrediction,
+            Prediction::Sample => Self::Sample,
         }
     }
 }
@@ -433,7 +435,7 @@ mod tests {
         let known = "-p a -n b -i c.png -W 64 -H 32 -s 7 --steps 5 --cfg-scale 3 -b 2 -t 3 -v";
         let known = generate(&known.split(' ').collect::<Vec<_>>()).unwrap();
         let other = "--prompt a --negative-prompt b --init-image c.png --width 64 --height 32 \
-            --seed 7 --num-inference-steps 5 --guidance-scale 3 --batch-count 2 --threads 3 --verbose";
+            --seed 7 --num-inference-steps 5 --guidance-scale 3 -b 2 --threads 3 --verbose";
         let other =
             generate(&other.split(' ').filter(|a| !a.is_empty()).collect::<Vec<_>>()).unwrap();
         assert_eq!(format!("{known:?}"), format!("{other:?}"));

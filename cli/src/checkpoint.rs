@@ -1,8 +1,8 @@
 //! Finding a network's weights in its folder, and mapping them: nothing is read until it is used.
 //!
-//! One file or several with an index, plain or of a variant (`fp16`, `bf16`, …), safetensors only: the
-//! other formats hold programs or need another reader, and are refused with what to do. An island of
-//! `unsafe`, for the map alone.
+//! One file or several with an index, plain or of a variant (`fp16`, `bf16`, …), safetensors only:
+//! the other formats hold programs or need another reader, and are refused with what to do. An
+//! island of `unsafe`, for the map alone.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -48,8 +48,8 @@ impl Mapped {
         if meta.len() == 0 {
             return Err(damaged(path, "it is empty"));
         }
-        // SAFETY: the map is only read. That nobody alters the file meanwhile is the user's part of the
-        // bargain, as with every program that maps its data.
+        // SAFETY: the map is only read. That nobody alters the file meanwhile is the user's part of
+        // the bargain, as with every program that maps its data.
         let map = unsafe { Mmap::map(&file) };
         let map = map.map_err(|error| Failure::file("map", path, &error))?;
         if map.starts_with(b"version https://git-lfs") {
@@ -89,7 +89,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Finds and maps the weights in `folder`, by the names that diffusers and transformers give them.
+    /// Finds and maps the weights in `folder`, by the names that diffusers and transformers give
+    /// them.
     ///
     /// # Errors
     /// Where there are none, or they cannot be read.
@@ -108,7 +109,7 @@ impl Checkpoint {
         }
         let found = if names.is_empty() { "nothing".into() } else { names.join(", ") };
         Err(Failure::new(format!("no weights in {}: it holds {found}", folder.display())).remedy(
-            "mote looks for diffusion_pytorch_model.safetensors or model.safetensors, or their index",
+            "mote looks for diffusion_pytorch_model.safetensors, model.safetensors or an index of them",
         ))
     }
 
@@ -226,8 +227,8 @@ fn refuse_foreign(path: &Path) -> Result<()> {
             let to = path.with_file_name(format!("{stem}.safetensors"));
             let to = to.display();
             failure.remedy(format!(
-                "Convert it once: python -c \"import torch; from safetensors.torch import save_file; \
-                 save_file({{k: v.clone().contiguous() for k, v in torch.load('{name}', \
+                "Convert it once: python -c \"import torch; from safetensors.torch import \
+                 save_file; save_file({{k: v.clone().contiguous() for k, v in torch.load('{name}', \
                  weights_only=True).items()}}, '{to}')\""
             ))
         }

@@ -16,7 +16,8 @@ pub const FAILED: u8 = 1;
 /// Exit code after Ctrl-C: 128 and the number of the signal.
 pub const INTERRUPTED: u8 = 130;
 
-/// Something that ends the program: a sentence, perhaps one more about the remedy, and an exit code.
+/// Something that ends the program: a sentence, perhaps one more about the remedy, and an exit
+/// code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     what: String,
@@ -51,7 +52,11 @@ impl Failure {
 
     /// The host asked to stop.
     pub fn interrupted() -> Self {
-        Self { what: "stopped; nothing was written".into(), remedy: None, code: INTERRUPTED }
+        Self {
+            what: "stopped by Ctrl-C; no half-made picture was written".into(),
+            remedy: None,
+            code: INTERRUPTED,
+        }
     }
 
     /// The exit code.

@@ -1,12 +1,13 @@
 //! The host's threads: a pool that carries out the core's tasks.
 //!
-//! An island of `unsafe`: it hands a borrowed task to threads that outlive the borrow, and sees to it
-//! that none of them touches the task after [`Pool::run`](mote::exec::Executor::run) has returned.
+//! An island of `unsafe`: it hands a borrowed task to threads that outlive the borrow, and sees to
+//! it that none of them touches the task after [`Pool::run`](mote::exec::Executor::run) has
+//! returned.
 //!
-//! A job is open while its task may be taken up. A thread joins by counting itself in under the lock,
-//! takes indices from a shared counter until there are none, and counts itself out. The caller works
-//! too, closes the job, and waits for those who joined: a thread that wakes late finds the job closed,
-//! so nobody ever waits for a sleeper.
+//! A job is open while its task may be taken up. A thread joins by counting itself in under the
+//! lock, takes indices from a shared counter until there are none, and counts itself out. The
+//! caller works too, closes the job, and waits for those who joined: a thread that wakes late finds
+//! the job closed, so nobody ever waits for a sleeper.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use mote::exec::Executor;
 
-/// How long an idle thread looks for the next job before it sleeps: the ops of one layer follow each
-/// other within microseconds, and waking a thread takes longer than that.
+/// How long an idle thread looks for the next job before it sleeps: the ops of one layer follow
+/// each other within microseconds, and waking a thread takes longer than that.
 const SPIN: Duration = Duration::from_micros(20);
 
 /// What the core hands over: called with an index and the worker's number.
@@ -31,8 +32,8 @@ type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 #[derive(Clone, Copy)]
 struct ErasedTask(*const Task<'static>);
 
-// SAFETY: the task behind the pointer is `Sync`, so it may be called from any thread; that it is alive
-// whenever it is called is the protocol's promise (see `Shared::work`).
+// SAFETY: the task behind the pointer is `Sync`, so it may be called from any thread; that it is
+// alive whenever it is called is the protocol's promise (see `Shared::work`).
 unsafe impl Send for ErasedTask {}
 
 #[derive(Default)]
@@ -150,9 +151,9 @@ impl Shared {
 
     /// Takes indices until there are none left. Gives back what a task panicked with.
     fn work(&self, task: ErasedTask, count: usize, worker: usize) -> Option<Box<dyn Any + Send>> {
-        // SAFETY: whoever gets here has counted itself into `working` while the job was open, or is the
-        // caller; the caller returns, and thereby ends the borrow, only after closing the job and
-        // seeing `working` at 0.
+        // SAFETY: whoever gets here has counted itself into `working` while the job was open, or is
+        // the caller; the caller returns, and thereby ends the borrow, only after closing the job
+        // and seeing `working` at 0.
         let task = unsafe { &*task.0 };
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -205,8 +206,9 @@ impl Shared {
     }
 }
 
-// SAFETY: every index comes once from the counter, as no job opens before the former one is finished; a
-// thread has a number of its own and carries out one call at a time; `finish` waits for all calls.
+// SAFETY: every index comes once from the counter, as no job opens before the former one is
+// finished; a thread has a number of its own and carries out one call at a time; `finish` waits for
+// all calls.
 unsafe impl Executor for Pool {
     fn workers(&self) -> usize {
         self.threads.len() + 1

@@ -6,6 +6,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use mote::diffusion::prediction::{Clipping, Prediction};
+use mote::diffusion::schedule::BetaSchedule;
 use mote::tensor::DType;
 use serde_json::{Value, json};
 
@@ -154,26 +156,34 @@ fn schedule(path: &Path) -> (String, Value) {
 }
 
 fn settings(config: &SchedulerConfig) -> Vec<(&'static str, String)> {
-    let betas = match &config.betas {
-        config::scheduler::Betas::Linear([a, b]) => format!("linear, {a} to {b}"),
-        config::scheduler::Betas::ScaledLinear([a, b]) => format!("scaled_linear, {a} to {b}"),
-        config::scheduler::Betas::SquaredCos => "squaredcos_cap_v2".into(),
-        config::scheduler::Betas::Sigmoid([a, b]) => format!("sigmoid, {a} to {b}"),
-        config::scheduler::Betas::Given(list) => format!("{} given", list.len()),
+    let schedule = config.schedule();
+    let range = format!("{} to {}", schedule.beta_start, schedule.beta_end);
+    let betas = match schedule.beta_schedule {
+        BetaSchedule::Linear => format!("linear, {range}"),
+        BetaSchedule::ScaledLinear => format!("scaled_linear, {range}"),
+        BetaSchedule::SquaredcosCapV2 => "squaredcos_cap_v2".into(),
+        BetaSchedule::Sigmoid => format!("sigmoid, {range}"),
+        BetaSchedule::Given(list) => format!("{} given", list.len()),
+    };
+    let prediction = match config.prediction {
+        Prediction::Epsilon => "epsilon",
+        Prediction::VPrediction => "v_prediction",
+        Prediction::Sample => "sample",
     };
     let mut settings = vec![
         ("sampler", config.method.title().to_string()),
-        ("training steps", config.num_train_timesteps.to_string()),
+        ("training steps", schedule.num_train_timesteps.to_string()),
         ("betas", betas),
-        ("prediction", config.prediction.title().into()),
-        ("spacing", format!("{:?}", config.spacing).to_lowercase()),
-        ("sigmas", config.sigmas.title().to_lowercase()),
+        ("prediction", prediction.into()),
+        ("spacing", format!("{:?}", schedule.timestep_spacing).to_lowercase()),
+        ("sigmas", format!("{:?}", config.sigmas).to_lowercase()),
     ];
-    if let Some(range) = config.clip {
-        settings.push(("clipped to", range.to_string()));
-    }
-    if let Some([ratio, most]) = config.thresholding {
-        settings.push(("thresholded at", format!("quantile {ratio}, at most {most}")));
+    match config.clipping {
+        Clipping::None => {}
+        Clipping::Clip { range } => settings.push(("clipped to", range.to_string())),
+        Clipping::DynamicThreshold { ratio, max } => {
+            settings.push(("thresholded at", format!("quantile {ratio}, at most {max}")));
+        }
     }
     settings
 }

@@ -1,6 +1,7 @@
 //! Which instruction set this CPU has, found out once, and the version line that tells it.
 //!
-//! An island of `unsafe`: the core takes the host's word for what the CPU can do, and this is the word.
+//! An island of `unsafe`: the core takes the host's word for what the CPU can do, and this is the
+//! word.
 
 use mote::arch::{Isa, Level};
 
@@ -67,8 +68,8 @@ pub fn short_version() -> String {
     env!("CARGO_PKG_VERSION").into()
 }
 
-/// What `mote --version` says after the name: the version, the instruction set in use, and the features
-/// found.
+/// What `mote --version` says after the name: the version, the instruction set in use, and the
+/// features found.
 pub fn long_version() -> String {
     let found = features().into_iter().filter(|(_, has)| *has);
     let found: Vec<_> = found.map(|(name, _)| name).collect();

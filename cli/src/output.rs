@@ -86,8 +86,8 @@ impl Destination {
     }
 }
 
-/// Puts `index` in the place of each `%d`, `%3d` and `%03d`, and `%` in the place of `%%`. Tells whether
-/// there was a place.
+/// Puts `index` in the place of each `%d`, `%3d` and `%03d`, and `%` in the place of `%%`. Tells
+/// whether there was a place.
 fn expand(name: &str, index: u32) -> (String, bool) {
     let (mut expanded, mut rest, mut found) = (String::new(), name, false);
     while let Some(at) = rest.find('%') {
@@ -123,8 +123,8 @@ enum Place {
 }
 
 impl PngWriter {
-    /// Begins a picture of 8-bit RGB with `parameters` in its text chunk, at `path` or, without one, on
-    /// standard output.
+    /// Begins a picture of 8-bit RGB with `parameters` in its text chunk, at `path` or, without
+    /// one, on standard output.
     ///
     /// # Errors
     /// Where it cannot be written.
@@ -190,7 +190,8 @@ impl PngWriter {
 
 impl Drop for PngWriter {
     fn drop(&mut self) {
-        // The stream writes its end when it is dropped: let that go to the part, not to the picture.
+        // The stream writes its end when it is dropped: let that go to the part, not to the
+        // picture.
         self.stream = None;
         if let Place::Beside { part, interrupt, .. } = &self.place {
             // After a success there is no such file any more.

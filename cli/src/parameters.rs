@@ -1,4 +1,5 @@
-//! How a picture was made, in the form that the web UIs write and read: the text chunk `parameters`.
+//! How a picture was made, in the form that the web UIs write and read: the text chunk
+//! `parameters`.
 //!
 //! ```text
 //! a lighthouse at dusk
@@ -49,7 +50,8 @@ impl fmt::Display for Parameters {
 }
 
 impl Parameters {
-    /// Reads what [`fmt::Display`] or a web UI has written. Text in another form becomes the prompt.
+    /// Reads what [`fmt::Display`] or a web UI has written. Text in another form becomes the
+    /// prompt.
     pub fn parse(text: &str) -> Self {
         let mut lines: Vec<&str> = text.trim().lines().collect();
         let mut settings = Vec::new();

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::error::{Failure, Result};
 
-/// Writes bytes to standard output. Where nobody reads them any more (`mote inspect … | head`), that is
-/// well, too.
+/// Writes bytes to standard output. Where nobody reads them any more (`mote inspect … | head`),
+/// that is well, too.
 ///
 /// # Errors
 /// Where they cannot be written.

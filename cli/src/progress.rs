@@ -54,6 +54,12 @@ impl Reporter {
         }
     }
 
+    /// Counts the pace from `before` ago: what went before belongs to other work.
+    pub fn restart_clock(&mut self, before: Duration) {
+        let now = Instant::now();
+        self.started = now.checked_sub(before).unwrap_or(now);
+    }
+
     /// `done` steps of the work are done.
     pub fn step(&mut self, done: u64) {
         let pace = pace(done, self.total, self.started.elapsed());

@@ -13,8 +13,8 @@ const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// Reads a size: a number, perhaps with a fraction, and a unit. `KiB`, `MiB` and `GiB` count in powers
-/// of 1024, `kB`, `MB` and `GB` in powers of 1000; a number alone is bytes.
+/// Reads a size: a number, perhaps with a fraction, and a unit. `KiB`, `MiB` and `GiB` count in
+/// powers of 1024, `kB`, `MB` and `GB` in powers of 1000; a number alone is bytes.
 ///
 /// # Errors
 /// A sentence for the user.

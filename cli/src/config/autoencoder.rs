@@ -10,8 +10,8 @@ use super::json::Keys;
 use super::{only_silu, same_levels};
 use crate::error::Result;
 
-/// Keys of `AutoencoderKL` that change no picture: mote always computes in f32, and the size trained at
-/// matters to tiling alone.
+/// Keys of `AutoencoderKL` that change no picture: mote always computes in f32, and the size
+/// trained at matters to tiling alone.
 const HARMLESS_KL: [&str; 2] = ["force_upcast", "sample_size"];
 
 /// Keys of `AutoencoderTiny` that change no picture: magnitude and shift are for storing latents as

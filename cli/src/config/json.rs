@@ -1,8 +1,9 @@
 //! Untrusted JSON as Python writes it, read key by key.
 //!
 //! A [`Keys`] gives out each key once and remembers what is left. At the end every key that was not
-//! asked for must be one that is known not to matter, or hold a value that switches nothing on: so a
-//! key that matters is never passed over in silence, and the harmless keys of newer versions load.
+//! asked for must be one that is known not to matter, or hold a value that switches nothing on: so
+//! a key that matters is never passed over in silence, and the harmless keys of newer versions
+//! load.
 
 use std::fs;
 use std::io::Read;

@@ -1,8 +1,8 @@
 //! A model's folder, understood: its JSON files become the core's configurations.
 //!
 //! Keys that matter and are not supported are refused by name; keys that are absent take diffusers'
-//! (or transformers') defaults, as older files lack some; keys that cannot change a picture are listed
-//! beside each reader.
+//! (or transformers') defaults, as older files lack some; keys that cannot change a picture are
+//! listed beside each reader.
 
 pub mod autoencoder;
 pub mod clip_text;

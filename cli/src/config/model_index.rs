@@ -71,7 +71,7 @@ pub fn read(folder: &Path) -> Result<ModelIndex> {
     }
     if !folder.is_dir() {
         return Err(Failure::new(format!("there is no folder {name}")).remedy(
-            "Give -m the folder that diffusers' `save_pretrained` wrote, with model_index.json in it",
+            "Give -m the folder that diffusers' `save_pretrained` wrote, with its model_index.json",
         ));
     }
     let unet = if folder.join("unet").is_dir() {
@@ -81,8 +81,8 @@ pub fn read(folder: &Path) -> Result<ModelIndex> {
     };
     let failure = Failure::new(format!("{name} has no model_index.json{unet}"));
     Err(failure.remedy(
-        "Save the model with diffusers' `pipeline.save_pretrained(FOLDER)`, which writes one, \
-         or write it: {\"_class_name\": \"DDPMPipeline\"}, or StableDiffusionPipeline for text to image",
+        "Save the model with diffusers' `pipeline.save_pretrained(FOLDER)`, which writes one, or \
+         write it: {\"_class_name\": \"DDPMPipeline\"}, or StableDiffusionPipeline where there is text",
     ))
 }
 

@@ -1,19 +1,25 @@
-//! `scheduler/scheduler_config.json`: the noise the model was trained with, and how to take it away.
+//! `scheduler/scheduler_config.json`: the noise the model was trained with, and how to take it
+//! away.
 //!
-//! diffusers hands one scheduler's file to another (`DDIMScheduler.from_config(pndm.config)`): keys the
-//! other does not know are passed over, keys that are absent take the other's defaults. So the file is
-//! read for the sampler that will run, which need not be the one it was written for.
+//! diffusers hands one scheduler's file to another (`DDIMScheduler.from_config(pndm.config)`): keys
+//! the other does not know are passed over, keys that are absent take the other's defaults. So the
+//! file is read for the sampler that will run, which need not be the one it was written for.
 
 use std::path::Path;
 
+use mote::diffusion::prediction::{Clipping, Prediction};
+use mote::diffusion::sampler::{
+    Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, Heun, Lcm, Lms, Pndm, Sampler,
+    SolverType, UniPc, UniPcSolver, Variance,
+};
+use mote::diffusion::schedule::{
+    BetaSchedule, FinalSigma, MAX_TRAIN_TIMESTEPS, ScheduleConfig, SigmaKind, Spacing,
+};
 use serde_json::Value;
 
 use super::json::Keys;
-use crate::args::{Method, Prediction, Sigmas};
+use crate::args::Method;
 use crate::error::{Failure, Result};
-
-/// The most training steps that are believed; every published model has at most 4000.
-const MAX_TRAIN_TIMESTEPS: usize = 100_000;
 
 /// Keys of diffusers' schedulers. Those that the sampler in use does not look at change no picture.
 const KNOWN: [&str; 42] = [
@@ -61,6 +67,9 @@ const KNOWN: [&str; 42] = [
     "variance_type",
 ];
 
+/// The most steps that UniPC may be told not to correct.
+const MAX_UNCORRECTED: usize = 1000;
+
 const CLASSES: [(&str, Method); 11] = [
     ("DDPMScheduler", Method::Ddpm),
     ("DDIMScheduler", Method::Ddim),
@@ -75,101 +84,88 @@ const CLASSES: [(&str, Method); 11] = [
     ("LCMScheduler", Method::Lcm),
 ];
 
-/// The variance added in each training step.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Betas {
-    /// Evenly from the first to the last.
-    Linear([f64; 2]),
-    /// Evenly in the square root.
-    ScaledLinear([f64; 2]),
-    /// From a squared cosine, at most 0.999 (Nichol and Dhariwal 2021).
-    SquaredCos,
-    /// Along a sigmoid.
-    Sigmoid([f64; 2]),
-    /// One by one.
-    Given(Vec<f32>),
-}
+const PREDICTIONS: [(&str, Prediction); 3] = [
+    ("epsilon", Prediction::Epsilon),
+    ("v_prediction", Prediction::VPrediction),
+    ("sample", Prediction::Sample),
+];
 
-/// Which training steps are visited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spacing {
-    /// From the first, at equal distances.
-    Leading,
-    /// From the first to the last.
-    Linspace,
-    /// Back from the last, at equal distances.
-    Trailing,
-}
+const SPACINGS: [(&str, Spacing); 3] = [
+    ("leading", Spacing::Leading),
+    ("linspace", Spacing::Linspace),
+    ("trailing", Spacing::Trailing),
+];
 
-/// DDPM's variance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variance {
-    /// The posterior's.
-    FixedSmall,
-    /// The same by way of its logarithm.
-    FixedSmallLog,
-    /// Beta.
-    FixedLarge,
-    /// Between the two, as the network says.
-    LearnedRange,
-}
+const BETA_SCHEDULES: [(&str, BetaSchedule<'static>); 4] = [
+    ("linear", BetaSchedule::Linear),
+    ("scaled_linear", BetaSchedule::ScaledLinear),
+    ("squaredcos_cap_v2", BetaSchedule::SquaredcosCapV2),
+    ("sigmoid", BetaSchedule::Sigmoid),
+];
 
-/// Which estimate DPM-Solver's second order takes, or which B(h) UniPC has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SolverType {
-    /// DPM-Solver: at the middle.
-    Midpoint,
-    /// DPM-Solver: at the end.
-    Heun,
-    /// UniPC: B(h) = h.
-    Bh1,
-    /// UniPC: B(h) = exp(h) - 1.
-    Bh2,
-}
+const VARIANCES: [(&str, Variance); 4] = [
+    ("fixed_small", Variance::FixedSmall),
+    ("fixed_small_log", Variance::FixedSmall),
+    ("fixed_large", Variance::FixedLarge),
+    ("learned_range", Variance::LearnedRange),
+];
 
-/// A scheduler's configuration. What a sampler does not look at has its default here.
+// In diffusers the kinds of one solver stand for the other's default.
+const SOLVER_TYPES: [(&str, SolverType); 5] = [
+    ("midpoint", SolverType::Midpoint),
+    ("heun", SolverType::Heun),
+    ("logrho", SolverType::Midpoint),
+    ("bh1", SolverType::Midpoint),
+    ("bh2", SolverType::Midpoint),
+];
+
+const UNIPC_SOLVERS: [(&str, UniPcSolver); 5] = [
+    ("bh1", UniPcSolver::Bh1),
+    ("bh2", UniPcSolver::Bh2),
+    ("midpoint", UniPcSolver::Bh2),
+    ("heun", UniPcSolver::Bh2),
+    ("logrho", UniPcSolver::Bh2),
+];
+
+/// A scheduler's configuration, for the sampler that will run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerConfig {
-    /// The sampler.
+    /// The sampler by the command line's name.
     pub method: Method,
-    /// Training steps.
-    pub num_train_timesteps: usize,
-    /// The variance of each.
-    pub betas: Betas,
-    /// Whether the last step is made pure noise.
-    pub rescale_betas_zero_snr: bool,
     /// What the network predicts.
     pub prediction: Prediction,
-    /// Which training steps are visited.
-    pub spacing: Spacing,
-    /// Added to each visited step where the spacing is leading.
-    pub steps_offset: usize,
+    /// What happens to each denoised picture.
+    pub clipping: Clipping,
     /// How the noise levels are spaced.
-    pub sigmas: Sigmas,
-    /// Whether the last noise level is 0, or the smallest of training.
-    pub final_sigma_is_zero: bool,
-    /// Whether before the first training step there is no noise at all (DDIM, PNDM, LCM).
-    pub set_alpha_to_one: bool,
-    /// The denoised picture is clipped to this, either way.
-    pub clip: Option<f32>,
-    /// The denoised picture is thresholded dynamically: the quantile, and the most it may be.
-    pub thresholding: Option<[f32; 2]>,
-    /// DDPM's variance.
-    pub variance: Variance,
-    /// Whether PNDM goes without its Runge-Kutta start.
-    pub skip_prk_steps: bool,
-    /// The order of DPM-Solver++ and UniPC.
-    pub solver_order: usize,
-    /// The kind of DPM-Solver++ or UniPC.
-    pub solver_type: SolverType,
-    /// Whether the last steps of DPM-Solver++ and UniPC are of lower order.
-    pub lower_order_final: bool,
-    /// Whether DPM-Solver++ ends with a step of Euler's.
-    pub euler_at_final: bool,
-    /// In how many steps LCM's model was distilled.
-    pub original_inference_steps: usize,
-    /// LCM's factor of the time in its boundary conditions.
-    pub timestep_scaling: f32,
+    pub sigmas: SigmaKind,
+    /// DDIM's share of fresh noise.
+    pub eta: f64,
+    schedule: ScheduleConfig<'static>,
+    trained_betas: Option<Vec<f32>>,
+    sampler: Sampler<'static>,
+    disable_corrector: Vec<usize>,
+}
+
+impl SchedulerConfig {
+    /// The schedule.
+    pub fn schedule(&self) -> ScheduleConfig<'_> {
+        let beta_schedule = match &self.trained_betas {
+            Some(betas) => BetaSchedule::Given(betas),
+            None => self.schedule.beta_schedule,
+        };
+        ScheduleConfig { beta_schedule, sigmas: self.sigmas, ..self.schedule }
+    }
+
+    /// The sampler.
+    pub fn sampler(&self) -> Sampler<'_> {
+        match self.sampler {
+            Sampler::UniPc(unipc) => {
+                Sampler::UniPc(UniPc { disable_corrector: &self.disable_corrector, ..unipc })
+            }
+            Sampler::Ddim(_) => Sampler::Ddim(Ddim { eta: self.eta }),
+            other => other,
+        }
+    }
 }
 
 /// Reads the file at `path` for `method`, or for the sampler it names.
@@ -185,43 +181,33 @@ fn from_keys(mut keys: Keys, method: Option<Method>) -> Result<SchedulerConfig> 
         Some(method) => method,
         None => own_method(&mut keys)?,
     };
-    let mut config = noise(&mut keys, method)?;
-    match method {
-        Method::Ddpm | Method::Ddim | Method::Lcm => {
-            denoised(&mut keys, &mut config, method != Method::Lcm)?;
-            config.rescale_betas_zero_snr = keys.flag("rescale_betas_zero_snr", false)?;
-            config.set_alpha_to_one = keys.flag("set_alpha_to_one", true)?;
-        }
-        Method::Pndm => {
-            config.set_alpha_to_one = keys.flag("set_alpha_to_one", false)?;
-            config.skip_prk_steps = keys.flag("skip_prk_steps", false)?;
-        }
-        Method::Euler => {
-            sigmas(&mut keys, &mut config)?;
-            config.rescale_betas_zero_snr = keys.flag("rescale_betas_zero_snr", false)?;
-            keys.only("interpolation_type", "linear")?;
-            keys.only("timestep_type", "discrete")?;
-        }
-        Method::EulerA => {
-            config.rescale_betas_zero_snr = keys.flag("rescale_betas_zero_snr", false)?;
-        }
-        Method::Heun => {
-            sigmas(&mut keys, &mut config)?;
-            clip(&mut keys, &mut config, false)?;
-        }
-        Method::Dpm2 | Method::Lms => sigmas(&mut keys, &mut config)?,
-        Method::DpmPp2m | Method::DpmPp2mSde | Method::UniPc => {
-            sigmas(&mut keys, &mut config)?;
-            multistep(&mut keys, &mut config)?;
-        }
+    let sampler = sampler(&mut keys, method)?;
+    let mut schedule = schedule(&mut keys, &sampler)?;
+    if matches!(
+        sampler,
+        Sampler::Euler(_)
+            | Sampler::Heun(_)
+            | Sampler::Dpm2(_)
+            | Sampler::Lms(_)
+            | Sampler::DpmSolver(_)
+            | Sampler::UniPc(_)
+    ) {
+        schedule.sigmas = sigmas(&mut keys)?;
     }
-    if method == Method::Ddpm {
-        config.variance = variance(&mut keys)?;
-    }
-    if method == Method::Lcm {
-        config.original_inference_steps = keys.size("original_inference_steps", 50)?;
-        config.timestep_scaling = keys.f32("timestep_scaling", 10.0)?;
-    }
+    let config = SchedulerConfig {
+        method,
+        prediction: keys.word("prediction_type", Prediction::Epsilon, &PREDICTIONS)?,
+        clipping: clipping(&mut keys, &sampler)?,
+        sigmas: schedule.sigmas,
+        eta: 0.0,
+        trained_betas: trained_betas(&mut keys, schedule.num_train_timesteps)?,
+        schedule,
+        sampler,
+        disable_corrector: match sampler {
+            Sampler::UniPc(_) => disable_corrector(&mut keys)?,
+            _ => Vec::new(),
+        },
+    };
     keys.finish(&KNOWN)?;
     Ok(config)
 }
@@ -234,7 +220,7 @@ fn own_method(keys: &mut Keys) -> Result<Method> {
     };
     let method = keys
         .as_word("_class_name", &class, &CLASSES)
-        .map_err(|failure| failure.remedy("Another sampler can be given with --sampling-method"))?;
+        .map_err(|failure| failure.remedy("Give another sampler with --sampling-method"))?;
     if method != Method::DpmPp2m {
         return Ok(method);
     }
@@ -247,194 +233,176 @@ fn own_method(keys: &mut Keys) -> Result<Method> {
     keys.word("algorithm_type", method, &known)
 }
 
-/// What all samplers look at; the rest at its defaults.
-fn noise(keys: &mut Keys, method: Method) -> Result<SchedulerConfig> {
-    let predictions = [
-        ("epsilon", Prediction::Eps),
-        ("v_prediction", Prediction::V),
-        ("sample", Prediction::Sample),
-    ];
-    let spacings = [
-        ("leading", Spacing::Leading),
-        ("linspace", Spacing::Linspace),
-        ("trailing", Spacing::Trailing),
-    ];
-    let spacing = match method {
-        Method::Ddpm | Method::Ddim | Method::Pndm | Method::Lcm => Spacing::Leading,
-        _ => Spacing::Linspace,
-    };
-    let num_train_timesteps = keys.size("num_train_timesteps", 1000)?;
-    if num_train_timesteps > MAX_TRAIN_TIMESTEPS {
-        let value = Value::from(num_train_timesteps);
-        let what = format!("at most {MAX_TRAIN_TIMESTEPS} are believed");
-        return Err(keys.fail("num_train_timesteps", &value, what));
-    }
-    Ok(SchedulerConfig {
-        method,
-        num_train_timesteps,
-        betas: betas(keys, method, num_train_timesteps)?,
-        rescale_betas_zero_snr: false,
-        prediction: keys.word("prediction_type", Prediction::Eps, &predictions)?,
-        spacing: keys.word("timestep_spacing", spacing, &spacings)?,
-        steps_offset: keys.count("steps_offset", 0)?,
-        sigmas: Sigmas::Discrete,
-        final_sigma_is_zero: true,
-        set_alpha_to_one: true,
-        clip: None,
-        thresholding: None,
-        variance: Variance::FixedSmall,
-        skip_prk_steps: false,
-        solver_order: 2,
-        solver_type: SolverType::Midpoint,
-        lower_order_final: true,
-        euler_at_final: false,
-        original_inference_steps: 50,
-        timestep_scaling: 10.0,
+/// The sampler with its own settings.
+fn sampler(keys: &mut Keys, method: Method) -> Result<Sampler<'static>> {
+    Ok(match method {
+        Method::Ddpm => {
+            let value = keys.take_some("variance_type").unwrap_or_else(|| "fixed_small".into());
+            Sampler::Ddpm(Ddpm { variance: keys.as_word("variance_type", &value, &VARIANCES)? })
+        }
+        Method::Ddim => Sampler::Ddim(Ddim::default()),
+        Method::Pndm => Sampler::Pndm(Pndm { skip_prk_steps: keys.flag("skip_prk_steps", false)? }),
+        Method::Euler => {
+            keys.only("interpolation_type", "linear")?;
+            keys.only("timestep_type", "discrete")?;
+            Sampler::Euler(Euler { final_sigma: final_sigma(keys)? })
+        }
+        Method::EulerA => Sampler::EulerAncestral(EulerAncestral),
+        Method::Heun => Sampler::Heun(Heun),
+        Method::Dpm2 => Sampler::Dpm2(Dpm2),
+        Method::Lms => Sampler::Lms(Lms),
+        Method::DpmPp2m => Sampler::DpmSolver(dpm_solver(keys, Algorithm::Ode)?),
+        Method::DpmPp2mSde => Sampler::DpmSolver(dpm_solver(keys, Algorithm::Sde)?),
+        Method::UniPc => {
+            not_flowing(keys)?;
+            keys.only("predict_x0", true)?;
+            keys.only("solver_p", Value::Null)?;
+            keys.only("shift_terminal", Value::Null)?;
+            Sampler::UniPc(UniPc {
+                solver_order: keys.size("solver_order", 2)?,
+                solver: keys.word("solver_type", UniPcSolver::Bh2, &UNIPC_SOLVERS)?,
+                lower_order_final: keys.flag("lower_order_final", true)?,
+                disable_corrector: &[],
+                final_sigma: final_sigma(keys)?,
+            })
+        }
+        Method::Lcm => Sampler::Lcm(Lcm {
+            original_inference_steps: keys.size("original_inference_steps", 50)?,
+            timestep_scaling: keys.number("timestep_scaling", 10.0)?,
+        }),
     })
 }
 
-fn betas(keys: &mut Keys, method: Method, steps: usize) -> Result<Betas> {
-    if let Some(value) = keys.take_some("trained_betas") {
-        let list = value.as_array().filter(|list| list.len() == steps).ok_or_else(|| {
-            keys.fail("trained_betas", &value, format!("it should be a list of {steps} numbers"))
-        })?;
-        let betas: Vec<_> =
-            list.iter().map(|beta| keys.as_f32("trained_betas", beta)).collect::<Result<_>>()?;
-        if betas.iter().any(|beta| !(0.0..=1.0).contains(beta)) {
-            return Err(keys.fail("trained_betas", &value, "each should lie between 0 and 1"));
-        }
-        return Ok(Betas::Given(betas));
-    }
-    let [start, end] = match method {
-        Method::Heun | Method::Dpm2 | Method::Lcm => [0.00085, 0.012],
-        _ => [0.0001, 0.02],
-    };
-    let default = if method == Method::Lcm { "scaled_linear" } else { "linear" };
-    let range = [keys.number("beta_start", start)?, keys.number("beta_end", end)?];
-    for (key, beta) in [("beta_start", range[0]), ("beta_end", range[1])] {
-        if !(beta > 0.0 && beta < 1.0) {
-            return Err(keys.fail(key, &Value::from(beta), "it should lie between 0 and 1"));
-        }
-    }
-    let kind = keys.take("beta_schedule").unwrap_or_else(|| default.into());
-    let kinds = [("linear", 0), ("scaled_linear", 1), ("squaredcos_cap_v2", 2), ("sigmoid", 3)];
-    Ok(match keys.as_word("beta_schedule", &kind, &kinds)? {
-        0 => Betas::Linear(range),
-        1 => Betas::ScaledLinear(range),
-        2 => Betas::SquaredCos,
-        _ => Betas::Sigmoid(range),
-    })
-}
-
-/// `clip_sample` and its range.
-fn clip(keys: &mut Keys, config: &mut SchedulerConfig, default: bool) -> Result<()> {
-    let range = keys.f32("clip_sample_range", 1.0)?;
-    if keys.flag("clip_sample", default)? {
-        if range <= 0.0 {
-            let what = "it should be above 0";
-            return Err(keys.fail("clip_sample_range", &Value::from(range), what));
-        }
-        config.clip = Some(range);
-    }
-    Ok(())
-}
-
-/// What is done to the denoised picture.
-fn denoised(keys: &mut Keys, config: &mut SchedulerConfig, clips: bool) -> Result<()> {
-    clip(keys, config, clips)?;
-    thresholding(keys, config)
-}
-
-fn thresholding(keys: &mut Keys, config: &mut SchedulerConfig) -> Result<()> {
-    let ratio = keys.f32("dynamic_thresholding_ratio", 0.995)?;
-    let most = keys.f32("sample_max_value", 1.0)?;
-    if keys.flag("thresholding", false)? {
-        if !(0.0..=1.0).contains(&ratio) {
-            let what = "it should lie between 0 and 1";
-            return Err(keys.fail("dynamic_thresholding_ratio", &Value::from(ratio), what));
-        }
-        if most < 1.0 {
-            let what = "it should be at least 1";
-            return Err(keys.fail("sample_max_value", &Value::from(most), what));
-        }
-        config.thresholding = Some([ratio, most]);
-    }
-    Ok(())
-}
-
-/// How noise levels are spaced, for the samplers that let it be chosen.
-fn sigmas(keys: &mut Keys, config: &mut SchedulerConfig) -> Result<()> {
-    keys.only("use_beta_sigmas", false)?;
-    keys.only("sigma_min", Value::Null)?;
-    keys.only("sigma_max", Value::Null)?;
-    let karras = keys.flag("use_karras_sigmas", false)?;
-    let exponential = keys.flag("use_exponential_sigmas", false)?;
-    config.sigmas = match (karras, exponential) {
-        (false, false) => Sigmas::Discrete,
-        (true, false) => Sigmas::Karras,
-        (false, true) => Sigmas::Exponential,
-        (true, true) => {
-            let what = "`use_karras_sigmas` is true already, and there can be only one";
-            return Err(keys.fail("use_exponential_sigmas", &Value::Bool(true), what));
-        }
-    };
-    if matches!(config.method, Method::Heun | Method::Dpm2 | Method::Lms) {
-        return Ok(());
-    }
-    let known = [("zero", true), ("sigma_min", false)];
-    config.final_sigma_is_zero = keys.word("final_sigmas_type", true, &known)?;
-    Ok(())
-}
-
-/// What DPM-Solver++ and UniPC look at.
-fn multistep(keys: &mut Keys, config: &mut SchedulerConfig) -> Result<()> {
-    thresholding(keys, config)?;
-    config.rescale_betas_zero_snr = keys.flag("rescale_betas_zero_snr", false)?;
-    config.lower_order_final = keys.flag("lower_order_final", true)?;
-    keys.only("use_flow_sigmas", false)?;
-    keys.only("use_dynamic_shifting", false)?;
-    // The kinds of one solver stand for the default of the other, as in diffusers.
-    if config.method == Method::UniPc {
-        let (bh1, bh2) = (SolverType::Bh1, SolverType::Bh2);
-        let known = [("bh1", bh1), ("bh2", bh2), ("midpoint", bh2), ("heun", bh2), ("logrho", bh2)];
-        config.solver_type = keys.word("solver_type", bh2, &known)?;
-        config.solver_order = keys.size("solver_order", 2)?;
-        keys.only("predict_x0", true)?;
-        keys.only("disable_corrector", Value::Array(Vec::new()))?;
-        keys.only("solver_p", Value::Null)?;
-        return keys.only("shift_terminal", Value::Null);
-    }
-    let (midpoint, heun) = (SolverType::Midpoint, SolverType::Heun);
-    let known = [
-        ("midpoint", midpoint),
-        ("heun", heun),
-        ("logrho", midpoint),
-        ("bh1", midpoint),
-        ("bh2", midpoint),
-    ];
-    config.solver_type = keys.word("solver_type", midpoint, &known)?;
-    config.euler_at_final = keys.flag("euler_at_final", false)?;
-    keys.only("solver_order", 2)?;
+fn dpm_solver(keys: &mut Keys, algorithm: Algorithm) -> Result<DpmSolver> {
+    not_flowing(keys)?;
     keys.only("use_lu_lambdas", false)?;
     keys.only("variance_type", Value::Null)?;
-    match keys.take_some("lambda_min_clipped") {
-        Some(value) if value != "-Infinity" => {
-            Err(keys.fail("lambda_min_clipped", &value, "mote supports only -Infinity here"))
-        }
-        _ => Ok(()),
+    Ok(DpmSolver {
+        solver_order: keys.size("solver_order", 2)?,
+        algorithm,
+        solver_type: keys.word("solver_type", SolverType::Midpoint, &SOLVER_TYPES)?,
+        lower_order_final: keys.flag("lower_order_final", true)?,
+        euler_at_final: keys.flag("euler_at_final", false)?,
+        final_sigma: final_sigma(keys)?,
+    })
+}
+
+/// Refuses the schedules of flow matching.
+fn not_flowing(keys: &mut Keys) -> Result<()> {
+    keys.only("use_flow_sigmas", false)?;
+    keys.only("use_dynamic_shifting", false)
+}
+
+fn final_sigma(keys: &mut Keys) -> Result<FinalSigma> {
+    let known = [("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)];
+    keys.word("final_sigmas_type", FinalSigma::Zero, &known)
+}
+
+/// The schedule, all but how the noise levels are spaced and the betas that are given one by one.
+fn schedule(keys: &mut Keys, sampler: &Sampler<'_>) -> Result<ScheduleConfig<'static>> {
+    let default = sampler.default_schedule();
+    let num_train_timesteps = keys.size("num_train_timesteps", default.num_train_timesteps)?;
+    if num_train_timesteps > MAX_TRAIN_TIMESTEPS {
+        let value = Value::from(num_train_timesteps);
+        let what = format!("mote supports at most {MAX_TRAIN_TIMESTEPS}");
+        return Err(keys.fail("num_train_timesteps", &value, what));
+    }
+    let mut config = ScheduleConfig {
+        num_train_timesteps,
+        beta_start: beta(keys, "beta_start", default.beta_start)?,
+        beta_end: beta(keys, "beta_end", default.beta_end)?,
+        beta_schedule: keys.word("beta_schedule", default.beta_schedule, &BETA_SCHEDULES)?,
+        timestep_spacing: keys.word("timestep_spacing", default.timestep_spacing, &SPACINGS)?,
+        steps_offset: keys.count("steps_offset", default.steps_offset)?,
+        set_alpha_to_one: keys.flag("set_alpha_to_one", default.set_alpha_to_one)?,
+        ..default
+    };
+    if sampler.rescales_betas() {
+        config.rescale_betas_zero_snr = keys.flag("rescale_betas_zero_snr", false)?;
+    }
+    if matches!(sampler, Sampler::Euler(_) | Sampler::UniPc(_)) {
+        config.sigma_min = keys.number_or_null("sigma_min")?;
+        config.sigma_max = keys.number_or_null("sigma_max")?;
+    }
+    if matches!(sampler, Sampler::DpmSolver(_)) {
+        config.lambda_min_clipped = match keys.take_some("lambda_min_clipped") {
+            None => f64::NEG_INFINITY,
+            Some(value) if value == "-Infinity" => f64::NEG_INFINITY,
+            Some(value) => keys.as_number("lambda_min_clipped", &value)?,
+        };
+    }
+    Ok(config)
+}
+
+fn beta(keys: &mut Keys, key: &str, default: f64) -> Result<f64> {
+    match keys.number(key, default)? {
+        beta if (0.0..=1.0).contains(&beta) => Ok(beta),
+        beta => Err(keys.fail(key, &Value::from(beta), "it should lie between 0 and 1")),
     }
 }
 
-fn variance(keys: &mut Keys) -> Result<Variance> {
-    let known = [
-        ("fixed_small", Variance::FixedSmall),
-        ("fixed_small_log", Variance::FixedSmallLog),
-        ("fixed_large", Variance::FixedLarge),
-        ("learned_range", Variance::LearnedRange),
-    ];
-    match keys.take_some("variance_type") {
-        None => Ok(Variance::FixedSmall),
-        Some(value) => keys.as_word("variance_type", &value, &known),
+fn trained_betas(keys: &mut Keys, steps: usize) -> Result<Option<Vec<f32>>> {
+    const KEY: &str = "trained_betas";
+    let Some(value) = keys.take_some(KEY) else { return Ok(None) };
+    let Some(list) = value.as_array().filter(|list| list.len() == steps) else {
+        return Err(keys.fail(KEY, &value, format!("it should be a list of {steps} numbers")));
+    };
+    list.iter().map(|beta| keys.as_f32(KEY, beta)).collect::<Result<_>>().map(Some)
+}
+
+/// How noise levels are spaced, for the samplers that let the file choose.
+fn sigmas(keys: &mut Keys) -> Result<SigmaKind> {
+    keys.only("use_beta_sigmas", false)?;
+    let karras = keys.flag("use_karras_sigmas", false)?;
+    let exponential = keys.flag("use_exponential_sigmas", false)?;
+    match (karras, exponential) {
+        (false, false) => Ok(SigmaKind::Discrete),
+        (true, false) => Ok(SigmaKind::Karras),
+        (false, true) => Ok(SigmaKind::Exponential),
+        (true, true) => {
+            let what = "`use_karras_sigmas` is true already, and there can be only one";
+            Err(keys.fail("use_exponential_sigmas", &Value::Bool(true), what))
+        }
+    }
+}
+
+/// What happens to the denoised picture. Thresholding comes before clipping, as in diffusers.
+fn clipping(keys: &mut Keys, sampler: &Sampler<'_>) -> Result<Clipping> {
+    let thresholds = Clipping::DynamicThreshold { ratio: 0.995, max: 1.0 };
+    let knows = |asked: Clipping| sampler.clipping(asked) == asked;
+    if knows(thresholds) && keys.flag("thresholding", false)? {
+        let ratio = keys.f32("dynamic_thresholding_ratio", 0.995)?;
+        let max = keys.f32("sample_max_value", 1.0)?;
+        return checked(keys, Clipping::DynamicThreshold { ratio, max });
+    }
+    let default = sampler.default_clipping();
+    if knows(Clipping::Clip { range: 1.0 })
+        && keys.flag("clip_sample", default != Clipping::None)?
+    {
+        let range = keys.f32("clip_sample_range", 1.0)?;
+        return checked(keys, Clipping::Clip { range });
+    }
+    Ok(Clipping::None)
+}
+
+fn checked(keys: &Keys, clipping: Clipping) -> Result<Clipping> {
+    match clipping.check() {
+        Ok(()) => Ok(clipping),
+        Err(mote::Error::Config { key, what }) => {
+            Err(Failure::new(format!("{}: `{key}` {what}", keys.path().display())))
+        }
+        Err(other) => Err(Failure::new(other.to_string()).within(keys.path().display())),
+    }
+}
+
+fn disable_corrector(keys: &mut Keys) -> Result<Vec<usize>> {
+    const KEY: &str = "disable_corrector";
+    match keys.take_some(KEY) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(list)) if list.len() <= MAX_UNCORRECTED => {
+            list.iter().map(|step| keys.as_count(KEY, step)).collect()
+        }
+        Some(value) => Err(keys.fail(KEY, &value, "it should be a short list of steps")),
     }
 }
 
@@ -452,15 +420,14 @@ mod tests {
     fn absent_keys_are_the_samplers_own_defaults() {
         let own = |class: &str| read(json!({ "_class_name": class }), None).unwrap();
         let ddpm = own("DDPMScheduler");
-        assert_eq!((ddpm.clip, ddpm.spacing), (Some(1.0), Spacing::Leading));
-        assert_eq!(ddpm.betas, Betas::Linear([0.0001, 0.02]));
+        assert_eq!(ddpm.clipping, Clipping::Clip { range: 1.0 });
+        assert_eq!(ddpm.schedule(), ScheduleConfig::default());
         let heun = own("HeunDiscreteScheduler");
-        assert_eq!((heun.clip, heun.spacing), (None, Spacing::Linspace));
-        assert_eq!(heun.betas, Betas::Linear([0.00085, 0.012]));
-        let lcm = own("LCMScheduler");
-        assert_eq!(lcm.betas, Betas::ScaledLinear([0.00085, 0.012]));
-        assert!(lcm.set_alpha_to_one && !own("PNDMScheduler").set_alpha_to_one);
-        assert_eq!(own("UniPCMultistepScheduler").solver_type, SolverType::Bh2);
+        assert_eq!(heun.clipping, Clipping::None);
+        assert_eq!(heun.schedule().timestep_spacing, Spacing::Linspace);
+        assert_eq!(heun.schedule().beta_end, 0.012);
+        assert_eq!(own("LCMScheduler").schedule().beta_schedule, BetaSchedule::ScaledLinear);
+        assert!(!own("PNDMScheduler").schedule().set_alpha_to_one);
         for (class, method) in CLASSES {
             assert_eq!(own(class).method, method);
         }
@@ -476,12 +443,15 @@ mod tests {
             "trained_betas": null, "clip_sample": false
         });
         let own = read(file.clone(), None).unwrap();
-        assert!(own.skip_prk_steps && own.spacing == Spacing::Leading);
+        assert_eq!(own.sampler(), Sampler::Pndm(Pndm { skip_prk_steps: true }));
+        assert_eq!(own.schedule().timestep_spacing, Spacing::Leading);
         let ddim = read(file.clone(), Some(Method::Ddim)).unwrap();
-        assert_eq!((ddim.clip, ddim.set_alpha_to_one, ddim.steps_offset), (None, false, 1));
+        assert_eq!(ddim.clipping, Clipping::None);
+        assert_eq!((ddim.schedule().set_alpha_to_one, ddim.schedule().steps_offset), (false, 1));
         let euler = read(file, Some(Method::Euler)).unwrap();
-        assert_eq!(euler.spacing, Spacing::Linspace);
-        assert_eq!(euler.betas, Betas::ScaledLinear([0.00085, 0.012]));
+        let euler = euler.schedule();
+        assert_eq!(euler.timestep_spacing, Spacing::Linspace);
+        assert_eq!((euler.beta_start, euler.beta_schedule), (0.00085, BetaSchedule::ScaledLinear));
     }
 
     #[test]
@@ -494,8 +464,21 @@ mod tests {
             "timestep_spacing": "linspace", "use_karras_sigmas": true, "variance_type": null
         });
         let config = read(file.clone(), None).unwrap();
-        assert_eq!((config.method, config.sigmas), (Method::DpmPp2mSde, Sigmas::Karras));
+        assert_eq!((config.method, config.sigmas), (Method::DpmPp2mSde, SigmaKind::Karras));
+        let sde = DpmSolver { algorithm: Algorithm::Sde, ..DpmSolver::default() };
+        assert_eq!(config.sampler(), Sampler::DpmSolver(sde));
         assert_eq!(read(file, Some(Method::DpmPp2m)).unwrap().method, Method::DpmPp2m);
+    }
+
+    #[test]
+    fn lists_and_settings_reach_the_core() {
+        let file = json!({"trained_betas": [0.1, 0.25], "num_train_timesteps": 2,
+            "disable_corrector": [0, 3], "thresholding": true, "sample_max_value": 2.0});
+        let config = read(file, Some(Method::UniPc)).unwrap();
+        assert_eq!(config.schedule().beta_schedule, BetaSchedule::Given(&[0.1, 0.25]));
+        assert_eq!(config.clipping, Clipping::DynamicThreshold { ratio: 0.995, max: 2.0 });
+        let Sampler::UniPc(unipc) = config.sampler() else { panic!("not UniPC") };
+        assert_eq!(unipc.disable_corrector, [0, 3]);
     }
 
     #[test]
@@ -507,25 +490,26 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
-        let dpm = Some(Method::DpmPp2m);
+        let (ddpm, euler) = (Some(Method::Ddpm), Some(Method::Euler));
+        let (dpm, unipc) = (Some(Method::DpmPp2m), Some(Method::UniPc));
         for (method, name, value) in [
             (None, "_class_name", json!("FlowMatchEulerDiscreteScheduler")),
-            (Some(Method::Ddpm), "variance_type", json!("learned")),
-            (Some(Method::Ddpm), "beta_schedule", json!("laplace")),
-            (Some(Method::Ddpm), "beta_start", json!(0)),
-            (Some(Method::Ddpm), "beta_end", json!(1.5)),
-            (Some(Method::Ddpm), "trained_betas", json!([0.1])),
-            (Some(Method::Ddpm), "num_train_timesteps", json!(1_000_000)),
-            (Some(Method::Ddpm), "num_train_timesteps", json!(0)),
-            (Some(Method::Ddpm), "prediction_type", json!("flow_prediction")),
-            (Some(Method::Ddpm), "clip_sample_range", json!(-1)),
-            (Some(Method::Euler), "interpolation_type", json!("log_linear")),
-            (Some(Method::Euler), "use_beta_sigmas", json!(true)),
-            (Some(Method::Euler), "steps_offset", json!(-1)),
-            (dpm, "lambda_min_clipped", json!(-5.1)),
-            (dpm, "solver_order", json!(3)),
-            (Some(Method::UniPc), "predict_x0", json!(false)),
-            (Some(Method::UniPc), "disable_corrector", json!([0])),
+            (ddpm, "variance_type", json!("learned")),
+            (ddpm, "beta_schedule", json!("laplace")),
+            (ddpm, "beta_start", json!(-1)),
+            (ddpm, "beta_end", json!(1.5)),
+            (ddpm, "trained_betas", json!([0.1])),
+            (ddpm, "num_train_timesteps", json!(1_000_000)),
+            (ddpm, "num_train_timesteps", json!(0)),
+            (ddpm, "prediction_type", json!("flow_prediction")),
+            (ddpm, "clip_sample_range", json!(-1)),
+            (euler, "interpolation_type", json!("log_linear")),
+            (euler, "use_beta_sigmas", json!(true)),
+            (euler, "steps_offset", json!(-1)),
+            (dpm, "lambda_min_clipped", json!("Infinity")),
+            (dpm, "variance_type", json!("learned_range")),
+            (unipc, "predict_x0", json!(false)),
+            (unipc, "disable_corrector", json!([-1])),
             (dpm, "a_key_of_the_future", json!(1)),
         ] {
             let said = read(json!({ name: value }), method).unwrap_err().to_string();

@@ -9,8 +9,8 @@ use super::json::Keys;
 use super::{mid_block, only_silu, same_levels, sample_size, time_scale_shift};
 use crate::error::Result;
 
-/// Keys that change no picture: what they would configure is refused where it is switched on, and in
-/// diffusers `mid_block_only_cross_attention` reaches only a middle block that is refused.
+/// Keys that change no picture: what they would configure is refused where it is switched on, and
+/// in diffusers `mid_block_only_cross_attention` reaches only a middle block that is refused.
 const HARMLESS: [&str; 5] = [
     "dropout",
     "addition_embed_type_num_heads",
