@@ -88,8 +88,9 @@ impl AutoencoderKlConfig {
     /// clamps to -30..20. Each level but the last halves height and width, rounding down.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderKlConfig::validate`], [`Error::Shape`](crate::Error::Shape) where the picture
-    /// does not fit or is too small to be halved, those of memory and weights.
+    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderKlConfig::validate`],
+    /// [`Error::Shape`](crate::Error::Shape) where the picture does not fit or is too small to be
+    /// halved, those of memory and weights.
     pub fn encode(&self, cx: &mut Context<'_>, path: &Path<'_>, image: Tensor) -> Result<Tensor> {
         self.validate()?;
         check_input("AutoencoderKL's picture", image, self.in_channels)?;
@@ -123,8 +124,9 @@ impl AutoencoderKlConfig {
     /// channels in (256 MiB) and twice 128 (128 MiB each) make 512 MiB.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderKlConfig::validate`], [`Error::Shape`](crate::Error::Shape) where the latents do
-    /// not fit, those of memory and weights.
+    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderKlConfig::validate`],
+    /// [`Error::Shape`](crate::Error::Shape) where the latents do not fit, those of memory and
+    /// weights.
     pub fn decode(&self, cx: &mut Context<'_>, path: &Path<'_>, latents: Tensor) -> Result<Tensor> {
         self.validate()?;
         check_input("AutoencoderKL's latents", latents, self.latent_channels)?;

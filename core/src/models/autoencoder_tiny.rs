@@ -22,8 +22,8 @@ pub enum Naming {
     /// diffusers': `encoder.layers.0.weight`, `decoder.layers.0.weight` (the clamp at the decoder's
     /// start is not a layer).
     Diffusers,
-    /// The original's: an encoder file and a decoder file, `0.weight`, the clamp counted as layer 0.
-    /// Expected at `encoder.0.weight` and `decoder.1.weight` under the model's path.
+    /// The original's: an encoder file and a decoder file, `0.weight`, the clamp counted as layer
+    /// 0. Expected at `encoder.0.weight` and `decoder.1.weight` under the model's path.
     Original,
 }
 
@@ -46,8 +46,8 @@ pub struct AutoencoderTinyConfig {
     pub num_decoder_blocks: PerLevel<usize>,
     /// Pipelines multiply latents by this after encoding and divide by it before decoding.
     pub scaling_factor: f32,
-    /// Whether the deepest level's blocks have the pooled branch (1x1, group norm, ReLU, 1x1) of the
-    /// FLUX.2 autoencoder.
+    /// Whether the deepest level's blocks have the pooled branch (1x1, group norm, ReLU, 1x1) of
+    /// the FLUX.2 autoencoder.
     pub pool: bool,
     /// How the checkpoint names its tensors.
     pub naming: Naming,
@@ -105,8 +105,9 @@ impl AutoencoderTinyConfig {
     /// The original knows colours from 0 to 1; under either naming, this takes diffusers'.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderTinyConfig::validate`], [`Error::Shape`](crate::Error::Shape) where the picture
-    /// does not fit, those of memory and weights.
+    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderTinyConfig::validate`],
+    /// [`Error::Shape`](crate::Error::Shape) where the picture does not fit, those of memory and
+    /// weights.
     pub fn encode(&self, cx: &mut Context<'_>, path: &Path<'_>, image: Tensor) -> Result<Tensor> {
         self.validate()?;
         check_input("AutoencoderTiny's picture", image, self.in_channels)?;
@@ -137,8 +138,9 @@ impl AutoencoderTinyConfig {
     /// around -1 to 1, not clamped. Each level but the last doubles height and width.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderTinyConfig::validate`], [`Error::Shape`](crate::Error::Shape) where the latents
-    /// do not fit, those of memory and weights.
+    /// [`Error::Config`](crate::Error::Config) as [`AutoencoderTinyConfig::validate`],
+    /// [`Error::Shape`](crate::Error::Shape) where the latents do not fit, those of memory and
+    /// weights.
     pub fn decode(&self, cx: &mut Context<'_>, path: &Path<'_>, latents: Tensor) -> Result<Tensor> {
         self.validate()?;
         check_input("AutoencoderTiny's latents", latents, self.latent_channels)?;

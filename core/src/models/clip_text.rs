@@ -77,8 +77,9 @@ impl ClipTextConfig {
         check_eps("layer_norm_eps", self.layer_norm_eps)
     }
 
-    /// The last hidden state of the tokens, `[1, ids, hidden_size]`. With `clip_skip` k, that before
-    /// the last k layers, under the final normalisation all the same (diffusers' `clip_skip`).
+    /// The last hidden state of the tokens, `[1, ids, hidden_size]`. With `clip_skip` k, that
+    /// before the last k layers, under the final normalisation all the same (diffusers'
+    /// `clip_skip`).
     ///
     /// Names with and without the prefix `text_model.` are known.
     ///

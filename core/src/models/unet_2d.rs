@@ -31,7 +31,8 @@ pub enum BlockType {
 pub enum TimeEmbedding {
     /// Sines and cosines of `t` (Vaswani et al. 2017).
     Positional,
-    /// Gaussian Fourier features of `log t` with frequencies from the checkpoint (Song et al. 2021).
+    /// Gaussian Fourier features of `log t` with frequencies from the checkpoint (Song et al.
+    /// 2021).
     Fourier,
 }
 

@@ -71,12 +71,14 @@ pub struct UNet2DConditionConfig {
     pub norm_eps: f32,
     /// Width of `encoder_hidden_states`.
     pub cross_attention_dim: usize,
-    /// Number of attention heads per level going down (`config.json` calls it `attention_head_dim`).
-    /// Where it does not divide the level's channels, attention is narrower inside.
+    /// Number of attention heads per level going down (`config.json` calls it
+    /// `attention_head_dim`). Where it does not divide the level's channels, attention is narrower
+    /// inside.
     pub attention_heads: PerLevel<usize>,
     /// Whether the transformer's projections are linear layers (2.x) or 1x1 convolutions (1.x).
     pub use_linear_projection: bool,
-    /// Whether attention scores are computed in f32 whatever the weights' type: here they always are.
+    /// Whether attention scores are computed in f32 whatever the weights' type: here they always
+    /// are.
     pub upcast_attention: bool,
     /// How the time embedding enters a resnet.
     pub resnet_time_scale_shift: TimeScaleShift,
@@ -182,16 +184,17 @@ impl UNet2DConditionConfig {
     }
 
     /// What the network says of x `[n, h, w, in_channels]` and the prompt `[n, t,
-    /// cross_attention_dim]`: `[n, h, w, out_channels]`. `timesteps` has one for each sample. Height
-    /// and width may be odd at any level.
+    /// cross_attention_dim]`: `[n, h, w, out_channels]`. `timesteps` has one for each sample.
+    /// Height and width may be odd at any level.
     ///
     /// Stable Diffusion 1 at 512x512 and batch 1 keeps at most 25.3 MiB of skips; the peak is in
     /// the transformers at 64x64, on the way up: two skips of 5 MiB and the transformer's eight
     /// tensors of 5 MiB each.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) as [`UNet2DConditionConfig::validate`], [`Error::Shape`](crate::Error::Shape) where x, the
-    /// timesteps or the prompt do not fit, those of memory and weights.
+    /// [`Error::Config`](crate::Error::Config) as [`UNet2DConditionConfig::validate`],
+    /// [`Error::Shape`](crate::Error::Shape) where x, the timesteps or the prompt do not fit, those
+    /// of memory and weights.
     pub fn forward(
         &self,
         cx: &mut Context<'_>,
