@@ -97,13 +97,18 @@ fn basic_transformer_block_replacing(
 fn feed_forward_in_place(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<()> {
     let (rows, c) = (x.row_count(), x.channels());
     let part = rows.div_ceil(FEED_FORWARD_PARTS).max(FEED_FORWARD_ROWS);
+    let (norm, widen, narrow) = (p.at("norm3"), p.at("ff.net.0.proj"), p.at("ff.net.2"));
+    let norm = [cx.weight(&norm.at("weight"), [c])?, cx.weight(&norm.at("bias"), [c])?];
+    let bias = [cx.weight(&widen.at("bias"), [8 * c])?, cx.weight(&narrow.at("bias"), [c])?];
+    let widen = cx.weight(&widen.at("weight"), [8 * c, c])?;
+    let narrow = cx.weight(&narrow.at("weight"), [c, 4 * c])?;
     for start in (0..rows).step_by(part) {
         let x = x.rows(start, part.min(rows - start))?;
         cx.scratch(|cx| {
-            let y = layer_norm(cx, &p.at("norm3"), x, LAYER_NORM_EPS)?;
-            let y = linear(cx, &p.at("ff.net.0.proj"), y, Linear::new(8 * c))?;
+            let y = ops::layer_norm(cx, x, norm[0], norm[1], LAYER_NORM_EPS)?;
+            let y = ops::linear(cx, y, widen, Some(bias[0]), None)?;
             let y = ops::geglu(cx, y)?;
-            let y = linear(cx, &p.at("ff.net.2"), y, Linear::new(c))?;
+            let y = ops::linear(cx, y, narrow, Some(bias[1]), None)?;
             ops::add_in_place(cx, x, y)
         })?;
     }
