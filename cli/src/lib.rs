@@ -27,6 +27,8 @@ pub mod print;
 pub mod progress;
 #[forbid(unsafe_code)]
 pub mod size;
+#[forbid(unsafe_code)]
+pub mod tokenizer;
 
 use args::Command;
 use error::{Failure, Result};
