@@ -301,6 +301,20 @@ fn the_golden_pipelines_come_out_as_diffusers_made_them() {
 }
 
 #[test]
+fn the_shared_conformance_cases_come_out_as_diffusers_made_them() {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let root = std::env::var_os("MOTE_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let Ok(cases) = fs::read_dir(root.join("conformance")) else {
+        assert!(std::env::var_os("MOTE_REQUIRE_SHARED").is_none(), "{} is missing", root.display());
+        return println!("not run: {} is missing", root.join("conformance").display());
+    };
+    let cases = cases.map(|entry| entry.unwrap().path());
+    cases.filter(|path| path.is_dir()).for_each(|path| check_case(&path, &path.join("model")));
+    let trained = root.join("models/emoji-faces-32");
+    check_case(&trained, &trained.join("model"));
+}
+
+#[test]
 fn the_committed_conformance_cases_come_out_as_diffusers_made_them() {
     for entry in fs::read_dir(golden("../conformance")).unwrap() {
         let folder = entry.unwrap().path();
