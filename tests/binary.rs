@@ -212,3 +212,478 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
 }
+
+/// A folder with the committed text-to-image model and a case's own scheduler.
+fn case_model(case: &str) -> (tempfile::TempDir, PathBuf) {
+    let (folder, path) = model();
+    let scheduler = golden(case).join("scheduler/scheduler_config.json");
+    fs::copy(scheduler, path.join("scheduler/scheduler_config.json")).unwrap();
+    (folder, path)
+}
+
+fn pixels(path: &Path) -> Vec<u8> {
+    let file = std::io::BufReader::new(fs::File::open(path).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut bytes).unwrap();
+    match reader.info().color_type {
+        png::ColorType::Grayscale => bytes.iter().flat_map(|&grey| [grey; 3]).collect(),
+        _ => bytes,
+    }
+}
+
+/// The arguments that a case's `args.json` asks for.
+fn arguments(case: &serde_json::Value, model: &Path, folder: &Path) -> Vec<String> {
+    let mut arguments: Vec<String> = ["generate", "--rng", "cpu", "-m"].map(String::from).into();
+    arguments.push(model.display().to_string());
+    for (key, flag) in [
+        ("seed", "-s"),
+        ("steps", "--steps"),
+        ("prompt", "-p"),
+        ("negative_prompt", "-n"),
+        ("cfg_scale", "--cfg-scale"),
+        ("width", "-W"),
+        ("height", "-H"),
+        ("batch", "-b"),
+        ("clip_skip", "--clip-skip"),
+        ("eta", "--eta"),
+        ("strength", "--strength"),
+    ] {
+        let value = &case[key];
+        let is_ddim = case["scheduler"].as_str().is_none_or(|class| class == "DDIMScheduler");
+        if value.is_null() || (key == "eta" && !is_ddim) {
+            continue;
+        }
+        arguments.push(flag.into());
+        arguments.push(value.as_str().map_or_else(|| value.to_string(), str::to_string));
+    }
+    if let Some(init) = case["init"].as_str() {
+        arguments.extend(["-i".into(), folder.join(init).display().to_string()]);
+    }
+    arguments
+}
+
+/// Runs a case and compares its pictures, level by level.
+fn check_case(folder: &Path, model: &Path) {
+    let case = fs::read_to_string(folder.join("args.json")).unwrap();
+    let case: serde_json::Value = serde_json::from_str(&case).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let mut arguments = arguments(&case, model, folder);
+    arguments.extend(["-o".into(), out.path().join("%d.png").display().to_string()]);
+    says(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    for index in 0..case["batch"].as_u64().unwrap() {
+        let found = pixels(&out.path().join(format!("{index}.png")));
+        let expected = pixels(&folder.join(format!("expected_{index}.png")));
+        assert_eq!(found.len(), expected.len(), "{}", folder.display());
+        let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(worst <= Some(1), "{}: off by {worst:?}", folder.display());
+    }
+}
+
+#[test]
+fn the_golden_pipelines_come_out_as_diffusers_made_them() {
+    let mut cases = 0;
+    for entry in fs::read_dir(golden("")).unwrap() {
+        let folder = entry.unwrap().path();
+        let name = folder.file_name().unwrap().to_str().unwrap().to_string();
+        if name == "shared-sd" {
+            continue;
+        }
+        cases += 1;
+        if folder.join("model").is_dir() {
+            check_case(&folder, &folder.join("model"));
+        } else {
+            let (_kept, model) = case_model(&name);
+            check_case(&folder, &model);
+        }
+    }
+    assert!(cases >= 14, "only {cases} cases were found");
+}
+
+#[test]
+fn the_shared_conformance_cases_come_out_as_diffusers_made_them() {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let root = std::env::var_os("MOTE_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let Ok(cases) = fs::read_dir(root.join("conformance")) else {
+        assert!(std::env::var_os("MOTE_REQUIRE_SHARED").is_none(), "{} is missing", root.display());
+        return println!("not run: {} is missing", root.join("conformance").display());
+    };
+    let cases = cases.map(|entry| entry.unwrap().path());
+    cases.filter(|path| path.is_dir()).for_each(|path| check_case(&path, &path.join("model")));
+    let trained = root.join("models/emoji-faces-32");
+    check_case(&trained, &trained.join("model"));
+}
+
+#[test]
+fn the_committed_conformance_cases_come_out_as_diffusers_made_them() {
+    for entry in fs::read_dir(golden("../conformance")).unwrap() {
+        let folder = entry.unwrap().path();
+        check_case(&folder, &folder.join("model"));
+    }
+}
+
+/// The tensors of a safetensors file: name, description, bytes.
+fn tensors(file: &[u8]) -> Vec<(String, serde_json::Value, Vec<u8>)> {
+    let len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&file[8..8 + len]).unwrap();
+    let data = &file[8 + len..];
+    let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+    let bytes = |tensor: &serde_json::Value| {
+        let at = |i: usize| tensor["data_offsets"][i].as_u64().unwrap() as usize;
+        data[at(0)..at(1)].to_vec()
+    };
+    tensors.map(|(name, tensor)| (name.clone(), tensor.clone(), bytes(tensor))).collect()
+}
+
+/// A safetensors file of these tensors.
+fn safetensors(tensors: &[(String, serde_json::Value, Vec<u8>)]) -> Vec<u8> {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, tensor, bytes) in tensors {
+        let mut tensor = tensor.clone();
+        tensor["data_offsets"] = serde_json::json!([data.len(), data.len() + bytes.len()]);
+        header.insert(name.clone(), tensor);
+        data.extend(bytes);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
+}
+
+/// A picture by the model in a folder.
+fn draw(model: &Path) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.png");
+    let (model, out_text) = (model.to_str().unwrap(), out.to_str().unwrap());
+    says(&[
+        "generate", "-m", model, "-p", "x", "-W", "40", "-H", "24", "--steps", "2", "-o", out_text,
+    ]);
+    pixels(&out)
+}
+
+#[test]
+fn shards_make_the_same_picture_as_one_file() {
+    let (_folder, model) = model();
+    let expected = draw(&model);
+    let path = model.join("unet/diffusion_pytorch_model.safetensors");
+    let all = tensors(&fs::read(&path).unwrap());
+    fs::remove_file(&path).unwrap();
+    let mut map = serde_json::Map::new();
+    for (number, shard) in all.chunks(all.len().div_ceil(3)).enumerate() {
+        let name = format!("diffusion_pytorch_model-{:05}-of-00003.safetensors", number + 1);
+        fs::write(model.join("unet").join(&name), safetensors(shard)).unwrap();
+        map.extend(shard.iter().map(|(tensor, ..)| (tensor.clone(), name.clone().into())));
+    }
+    let index = serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
+    let index_path = model.join("unet/diffusion_pytorch_model.safetensors.index.json");
+    fs::write(&index_path, &index).unwrap();
+    assert_eq!(draw(&model), expected);
+    fs::write(&index_path, index.replace("diffusion_pytorch_model-00003", "../x")).unwrap();
+    let error = fails(1, &["plan", "-p", "x", "-m", model.to_str().unwrap()]);
+    assert!(error.contains("outside its folder"), "{error}");
+}
+
+#[test]
+fn bf16_weights_are_the_f32_weights_they_stand_for() {
+    let (_folder, model) = model();
+    let path = model.join("unet/diffusion_pytorch_model.safetensors");
+    let mut wide = tensors(&fs::read(&path).unwrap());
+    for (_, _, bytes) in &mut wide {
+        // Without its lower half an f32 is a bf16.
+        bytes.chunks_exact_mut(4).for_each(|value| value[..2].fill(0));
+    }
+    fs::write(&path, safetensors(&wide)).unwrap();
+    let expected = draw(&model);
+    for (_, tensor, bytes) in &mut wide {
+        tensor["dtype"] = "BF16".into();
+        *bytes = bytes.chunks_exact(4).flat_map(|value| [value[2], value[3]]).collect();
+    }
+    fs::remove_file(&path).unwrap();
+    let path = path.with_file_name("diffusion_pytorch_model.bf16.safetensors");
+    fs::write(path, safetensors(&wide)).unwrap();
+    assert_eq!(draw(&model), expected);
+}
+
+#[test]
+fn a_plan_lists_phases_and_the_whole() {
+    let model = golden("shared-sd");
+    let model = model.to_str().unwrap();
+    let json = says(&["plan", "--json", "-m", model, "-p", "x", "-W", "40", "-H", "24"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let phases = json["phases"].as_array().unwrap();
+    let names: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["text encoder", "unet", "decoder"]);
+    let bytes = |value: &serde_json::Value| value["arena_bytes"].as_u64().unwrap();
+    assert_eq!(bytes(&json), phases.iter().map(bytes).max().unwrap());
+    assert_eq!(phases[1]["evaluations"], 40);
+    let table = says(&["plan", "-m", model, "-p", "x"]);
+    assert!(table.contains("decoder") && table.contains("in all"), "{table}");
+}
+
+#[test]
+fn a_memory_limit_refuses_before_anything_starts_with_advice_that_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.png");
+    let model = golden("shared-sd");
+    let (model, out_text) = (model.to_str().unwrap(), out.to_str().unwrap());
+    let base = ["generate", "-m", model, "-p", "x", "-W", "96", "-H", "64", "-o", out_text];
+    let plan = says(&[&["plan", "--json"], &base[1..9]].concat());
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let needed = plan["arena_bytes"].as_u64().unwrap();
+    let limit = |bytes: u64| {
+        [base.to_vec(), vec!["--memory-limit"]]
+            .concat()
+            .into_iter()
+            .map(String::from)
+            .chain([bytes.to_string()])
+            .collect::<Vec<_>>()
+    };
+    let run = |arguments: &[String], code| {
+        fails(code, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let error = run(&limit(needed - 1), 1);
+    assert!(error.contains("the limit is") && error.contains("take -W "), "{error}");
+    assert!(!out.exists());
+    let after = |flag: &str| {
+        let rest = error.split(flag).nth(1).unwrap().trim_start();
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().to_string()
+    };
+    let (width, height) = (after("-W "), after("-H "));
+    let limited = (needed - 1).to_string();
+    says(&[
+        "generate",
+        "-m",
+        model,
+        "-p",
+        "x",
+        "-W",
+        &width,
+        "-H",
+        &height,
+        "--steps",
+        "1",
+        "--memory-limit",
+        &limited,
+        "-o",
+        out_text,
+    ]);
+    assert!(out.exists());
+    let enough = needed.to_string();
+    says(&[&base[..], &["--steps", "1", "--memory-limit", &enough]].concat());
+    assert!(run(&limit(64), 1).contains("raise the limit"));
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let model = golden("shared-sd");
+    let picture = |threads: &str| {
+        let output = mote(&[
+            "generate",
+            "-m",
+            model.to_str().unwrap(),
+            "-p",
+            "x",
+            "-W",
+            "40",
+            "-H",
+            "24",
+            "--steps",
+            "3",
+            "-t",
+            threads,
+            "-o",
+            "-",
+            "--quiet",
+        ]);
+        assert!(output.status.success() && output.stderr.is_empty());
+        output.stdout
+    };
+    let one = picture("1");
+    assert!(one.starts_with(b"\x89PNG"));
+    for threads in ["2", "3", "7"] {
+        assert_eq!(picture(threads), one, "{threads} threads");
+    }
+}
+
+#[test]
+fn picture_k_of_a_batch_has_the_seed_plus_k_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let model = golden("ddim-eta-batch-2/model");
+    let base = ["generate", "--steps", "2", "-m", model.to_str().unwrap()];
+    let output = mote(&[&base[..], &["-s", "7", "-b", "3", "-o", &path("a.png")]].concat());
+    let lines = text(&output.stderr);
+    assert_eq!(lines.matches("s/step").count(), 6, "{lines}");
+    assert!(lines.contains("a_3.png (seed 9)"), "{lines}");
+    says(&[&base[..], &["-s", "9", "-o", &path("b.png")]].concat());
+    assert_eq!(pixels(&folder.path().join("a_3.png")), pixels(&folder.path().join("b.png")));
+    let report = says(&["inspect", &path("a_3.png")]);
+    assert!(report.contains("Seed: 9\n") && report.contains("Steps: 2\n"), "{report}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_cleanly_and_leaves_no_file() {
+    use std::io::Read;
+    use std::process::Stdio;
+    let folder = tempfile::tempdir().unwrap();
+    let model = golden("shared-sd");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mote"))
+        .args(["generate", "-p", "x", "-W", "400", "-H", "400", "--steps", "500", "-m"])
+        .arg(model)
+        .arg("-o")
+        .arg(folder.path().join("a.png"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    // The first line says that the first step is done.
+    stderr.read_exact(&mut [0; 1]).unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+    assert!(rest.contains("error: stopped by Ctrl-C"), "{rest}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_a_model_cannot_do_is_refused_with_a_remedy() {
+    let words = golden("shared-sd").to_str().unwrap().to_string();
+    let noise = golden("ddim-eta-batch-2/model").to_str().unwrap().to_string();
+    for (model, arguments, says) in [
+        (&words, &[][..], "-p"),
+        (&words, &["-p", "x", "-W", "41"], "multiples"),
+        (&words, &["-p", "x", "--class-label", "1"], "classes"),
+        (&words, &["-p", "x", "--clip-skip", "900"], "layers"),
+        (&words, &["-p", "x", "-i", "/none.png"], "no such file"),
+        (&words, &["-p", "x", "--vae", "/none"], "no config.json"),
+        (&words, &["-p", "x", "--scheduler", "karras", "--sampling-method", "ddim"], "--scheduler"),
+        (&words, &["-p", "x", "--eta", "1", "--sampling-method", "euler"], "--eta"),
+        (&words, &["-p", "x", "-o", "/none/a.png"], "no folder"),
+        (&words, &["-p", "x", "-o", "a.jpg"], "PNG"),
+        (&words, &["-p", "x", "-b", "2", "-o", "-"], "one picture"),
+        (&noise, &["-p", "x"], "--prompt"),
+        (&noise, &["--cfg-scale", "3"], "--cfg-scale"),
+        (&noise, &["--class-label", "3"], "no classes"),
+        (&noise, &["--taesd", "x"], "--taesd"),
+    ] {
+        let base = ["generate", "-o", "/dev/null", "-m", model];
+        let base = if arguments.contains(&"-o") { &["generate", "-m", model][..] } else { &base };
+        let error = fails(1, &[base, arguments].concat());
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn folders_that_hold_no_model_are_refused_with_what_is_missing() {
+    let run = |model: &Path| fails(1, &["generate", "-p", "x", "-m", model.to_str().unwrap()]);
+    assert!(run(Path::new("/no/such/model")).contains("there is no folder"));
+    let (_folder, broken) = model();
+    fs::remove_file(broken.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert!(run(&broken).contains("no weights in"));
+    fs::write(broken.join("unet/diffusion_pytorch_model.bin"), b"").unwrap();
+    assert!(run(&broken).contains("pickle"));
+    fs::remove_file(broken.join("tokenizer/merges.txt")).unwrap();
+    assert!(run(&broken).contains("merges.txt"));
+    fs::remove_file(broken.join("vae/config.json")).unwrap();
+    assert!(run(&broken).contains("vae/config.json: no such file"));
+    fs::remove_file(broken.join("model_index.json")).unwrap();
+    assert!(run(&broken).contains("though there is a unet folder"));
+    let error = run(&golden("shared-sd/unet/diffusion_pytorch_model.safetensors"));
+    assert!(error.contains("from_single_file"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_its_configuration_is_refused_by_the_plan() {
+    let (_folder, model) = model();
+    let config = model.join("unet/config.json");
+    let run = || fails(1, &["plan", "-p", "x", "-m", model.to_str().unwrap()]);
+    let original = fs::read_to_string(&config).unwrap();
+    set(&config, "use_linear_projection", (!original.contains("projection\": true")).into());
+    let error = run();
+    assert!(error.contains("unet.") && error.contains("do not belong together"), "{error}");
+    fs::write(&config, &original).unwrap();
+    set(&config, "cross_attention_dim", 64.into());
+    assert!(run().contains("cross_attention_dim"));
+}
+
+#[test]
+fn hostile_configurations_end_in_a_sentence() {
+    use serde_json::json;
+    let (_folder, model) = model();
+    let values = [
+        json!(-1),
+        json!(0),
+        json!(1e300),
+        json!(u64::MAX),
+        json!("x"),
+        json!([]),
+        json!({}),
+        json!([0, 0, 0]),
+        json!([16777216, 16777216, 16777216]),
+        json!(16777216),
+        json!(true),
+        json!([[1]]),
+        json!(vec![1; 100]),
+        json!(null),
+        json!(7),
+        json!([3, 5, 7]),
+        json!(0.5),
+    ];
+    for file in [
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+    ] {
+        let path = model.join(file);
+        let original = fs::read_to_string(&path).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&original).unwrap();
+        for key in json.as_object().unwrap().keys() {
+            for value in &values {
+                set(&path, key, value.clone());
+                let output = mote(&["plan", "-t", "1", "-p", "x", "-m", model.to_str().unwrap()]);
+                let error = text(&output.stderr);
+                let sentence = error.starts_with("error: ") && !error.contains("panicked");
+                assert!(output.status.success() || sentence, "{file} {key} {value}: {error}");
+            }
+            fs::write(&path, &original).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_tiny_autoencoder_takes_the_place_of_the_models_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.png");
+    let (model, tiny) = (golden("shared-sd"), golden("../networks/tiny-base"));
+    let (model, tiny) = (model.to_str().unwrap(), tiny.to_str().unwrap());
+    let base = ["-m", model, "-p", "x", "-W", "40", "-H", "24", "--steps", "1"];
+    let out_text = out.to_str().unwrap();
+    says(&[&["generate"], &base[..], &["--taesd", tiny, "-o", out_text]].concat());
+    assert_eq!(pixels(&out).len(), 40 * 24 * 3);
+    let own = golden("shared-sd/vae");
+    let error = fails(1, &[&["plan"], &base[..], &["--taesd", own.to_str().unwrap()]].concat());
+    assert!(error.contains("--vae instead"), "{error}");
+}
+
+#[test]
+fn the_configuration_of_every_golden_network_is_understood() {
+    use mote_cli::config::{autoencoder, clip_text, unet_2d, unet_2d_condition};
+    let mut count = 0;
+    for entry in fs::read_dir(golden("../networks")).unwrap() {
+        let path = entry.unwrap().path().join("config.json");
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        count += 1;
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let failure = match json["_class_name"].as_str() {
+            Some("UNet2DModel") => unet_2d::read(&path).err(),
+            Some("UNet2DConditionModel") => unet_2d_condition::read(&path).err(),
+            Some(_) => autoencoder::read(&path).err(),
+            None => clip_text::read(&path).err(),
+        };
+        assert_eq!(failure, None, "{}", path.display());
+    }
+    assert!(count > 30, "only {count} configurations were found");
+}

@@ -15,23 +15,31 @@ pub mod config;
 pub mod error;
 pub mod executor;
 #[forbid(unsafe_code)]
+pub mod generate;
+#[forbid(unsafe_code)]
 pub mod inspect;
 pub mod isa;
+#[forbid(unsafe_code)]
+pub mod memory;
 #[forbid(unsafe_code)]
 pub mod output;
 #[forbid(unsafe_code)]
 pub mod parameters;
 #[forbid(unsafe_code)]
+pub mod plan;
+#[forbid(unsafe_code)]
 pub mod print;
 #[forbid(unsafe_code)]
 pub mod progress;
+#[forbid(unsafe_code)]
+pub mod resolve;
 #[forbid(unsafe_code)]
 pub mod size;
 #[forbid(unsafe_code)]
 pub mod tokenizer;
 
 use args::Command;
-use error::{Failure, Result};
+use error::Result;
 
 /// Does what the arguments say.
 ///
@@ -41,8 +49,7 @@ pub fn run(arguments: args::Cli) -> Result<()> {
     match arguments.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Completions(args) => completions::run(&args),
-        Command::Generate(_) | Command::Plan(_) => {
-            Err(Failure::new("this needs the pipeline, which is being built"))
-        }
+        Command::Generate(args) => generate::run(&args),
+        Command::Plan(args) => plan::run(&args),
     }
 }

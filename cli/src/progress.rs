@@ -32,7 +32,7 @@ impl Reporter {
         let kind = if quiet {
             Kind::Silent
         } else if io::stderr().is_terminal() {
-            Kind::Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()))
+            Kind::Bar(ProgressBar::hidden())
         } else {
             Kind::Lines
         };
@@ -44,13 +44,10 @@ impl Reporter {
         self.title = title.into();
         self.total = total;
         self.started = Instant::now();
-        if let Kind::Bar(bar) = &self.kind {
-            bar.reset();
-            bar.set_length(total);
+        if let Kind::Bar(bar) = &mut self.kind {
+            let target = ProgressDrawTarget::stderr();
+            *bar = ProgressBar::with_draw_target(Some(total), target).with_style(style());
             bar.set_prefix(self.title.clone());
-            bar.set_message("");
-            bar.set_style(style());
-            bar.tick();
         }
     }
 
@@ -65,8 +62,8 @@ impl Reporter {
         let pace = pace(done, self.total, self.started.elapsed());
         match &self.kind {
             Kind::Bar(bar) => {
-                bar.set_position(done);
                 bar.set_message(pace);
+                bar.set_position(done);
             }
             Kind::Lines => eprintln!("{} {done}/{}, {pace}", self.title, self.total),
             Kind::Silent => {}

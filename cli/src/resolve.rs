@@ -1,0 +1,594 @@
+//! From arguments and a model's folder to everything a pipeline needs.
+//!
+//! What is not given comes from the checkpoint's own scheduler and model configurations; what the
+//! checkpoint cannot do is refused here, before any weight is looked at.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::path::{Path, PathBuf};
+
+use mote::diffusion::noise::NoiseKind;
+use mote::diffusion::sampler::{Row, Sampler, start_step};
+use mote::diffusion::schedule::{Schedule, SigmaKind};
+use mote::mem::Plan;
+use mote::models::autoencoder_kl::AutoencoderKlConfig;
+use mote::models::clip_text::ClipTextConfig;
+use mote::models::unet_2d::{ClassEmbedding, UNet2DConfig};
+use mote::models::unet_2d_condition::UNet2DConditionConfig;
+use mote::ops::Context;
+use mote::pipeline::{self, ImageSink, InitImage, Sampling, TextToImage, Unconditional, Watch};
+
+use crate::args::{self, Method, Request, Rng, Seed};
+use crate::config::autoencoder::Autoencoder;
+use crate::config::model_index::Pipeline;
+use crate::config::scheduler::SchedulerConfig;
+use crate::config::{autoencoder, clip_text, model_index, scheduler, unet_2d, unet_2d_condition};
+use crate::error::{Failure, Result};
+use crate::output::{self, Picture};
+use crate::parameters::Parameters;
+use crate::tokenizer::{self, Tokenizer};
+
+/// How much of a picture is made anew, where nothing is said.
+const STRENGTH: f32 = 0.75;
+
+/// How strongly the prompt is followed, where nothing is said.
+const CFG_SCALE: f32 = 7.0;
+
+/// A sampler's table with what goes before it.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// The standard deviation that x begins with.
+    pub init_noise_sigma: f32,
+    /// The shares of picture and noise that x begins with, where there is a picture.
+    pub noising: [f32; 2],
+}
+
+/// The networks of a pipeline and what they are told.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a run")]
+pub enum Networks {
+    /// Noise becomes a picture.
+    Unconditional {
+        /// The noise predictor.
+        unet: UNet2DConfig,
+        /// The class to draw.
+        class_label: Option<u32>,
+    },
+    /// A text becomes a picture.
+    TextToImage(Words),
+}
+
+/// The networks that turn text into pictures, and the text.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// The text encoder.
+    pub text_encoder: ClipTextConfig,
+    /// The noise predictor.
+    pub unet: UNet2DConditionConfig,
+    /// Between latents and pixels.
+    pub vae: Autoencoder,
+    /// The prompt's token ids.
+    pub prompt: Vec<u32>,
+    /// The negative prompt's token ids.
+    pub negative_prompt: Vec<u32>,
+    /// How strongly the prompt is followed.
+    pub cfg_scale: f32,
+    /// How many of the text encoder's last layers are left out.
+    pub clip_skip: usize,
+    /// The picture to start from.
+    pub init: Option<Picture>,
+}
+
+/// Everything about a run but the weights.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Where each network's weights lie: the first segment of their names, and the folder.
+    pub folders: Vec<(&'static str, PathBuf)>,
+    /// The networks.
+    pub networks: Networks,
+    /// The sampler's table.
+    pub table: Table,
+    /// The scheduler, as the arguments changed it.
+    pub scheduler: SchedulerConfig,
+    /// Height and width in pixels.
+    pub size: [usize; 2],
+    /// Which generator the noise comes from.
+    pub noise: NoiseKind,
+    /// The first picture's seed.
+    pub seed: u64,
+    /// How the pictures are made, but for the seed and the version.
+    settings: Parameters,
+}
+
+/// Understands a model's folder and what is asked of it.
+///
+/// # Errors
+/// Where the folder holds nothing mote can run, or is asked for what it cannot do.
+pub fn resolve(model: &args::Model, request: &Request) -> Result<Resolved> {
+    let folder = model.model.as_path();
+    let index = model_index::read(folder)?;
+    let scheduler = scheduler(folder, request)?;
+    let (networks, folders, size) = match index.pipeline {
+        Pipeline::Unconditional => unconditional(model, request)?,
+        Pipeline::TextToImage => text_to_image(model, request)?,
+    };
+    let strength = match &networks {
+        Networks::TextToImage(words) if words.init.is_some() => {
+            Some(request.strength.unwrap_or(STRENGTH))
+        }
+        _ => None,
+    };
+    let table = table(&scheduler, request.steps as usize, strength)?;
+    let seed = match request.seed {
+        Seed::Given(seed) => seed,
+        // Short enough to be read out and typed in again.
+        Seed::Random => RandomState::new().hash_one("seed") >> 32,
+    };
+    let noise = match request.rng {
+        Rng::Pcg => NoiseKind::Pcg,
+        Rng::Cpu => NoiseKind::TorchCpu,
+        Rng::Cuda => NoiseKind::TorchCuda,
+    };
+    let mut resolved = Resolved {
+        folders,
+        networks,
+        table,
+        scheduler,
+        size,
+        noise,
+        seed,
+        settings: Parameters::default(),
+    };
+    resolved.settings = resolved.settings(folder, request, strength);
+    Ok(resolved)
+}
+
+/// The scheduler's file, and what the arguments change about it.
+fn scheduler(folder: &Path, request: &Request) -> Result<SchedulerConfig> {
+    let path = folder.join("scheduler/scheduler_config.json");
+    let mut config = scheduler::read(&path, request.sampling_method)?;
+    let title = config.method.title();
+    if let Some(prediction) = request.prediction {
+        config.prediction = prediction.into();
+    }
+    if let Some(sigmas) = request.scheduler {
+        config.sigmas = sigmas.into();
+        let walks_times =
+            matches!(config.method, Method::Ddpm | Method::Ddim | Method::Pndm | Method::Lcm);
+        if walks_times && config.sigmas != SigmaKind::Discrete {
+            return Err(Failure::new(format!(
+                "{title} visits times of training, and its noise levels cannot be spaced freely"
+            ))
+            .remedy(
+                "Leave out --scheduler, or take a --sampling-method such as euler or dpm++2m",
+            ));
+        }
+    }
+    if let Some(eta) = request.eta {
+        if config.method != Method::Ddim {
+            return Err(Failure::new(format!("--eta is for DDIM, and the sampler is {title}"))
+                .remedy("Leave it out, or add --sampling-method ddim"));
+        }
+        config.eta = f64::from(eta);
+    }
+    Ok(config)
+}
+
+/// Computes the sampler's table.
+///
+/// # Errors
+/// Where the sampler cannot walk this schedule in so many steps.
+pub fn table(config: &SchedulerConfig, steps: usize, strength: Option<f32>) -> Result<Table> {
+    let schedule_config = config.schedule();
+    let place = format!("sampler {}", config.method.title());
+    let explain = |error| explain(error, "").within(&place);
+    let mut memory = vec![0.0; schedule_config.num_train_timesteps];
+    let schedule = Schedule::new(schedule_config, &mut memory).map_err(explain)?;
+    let start = match strength {
+        Some(strength) => start_step(steps, f64::from(strength)).map_err(|_| {
+            Failure::new(format!("a strength of {strength} leaves nothing to do of {steps} steps"))
+                .remedy("Raise --strength or --steps")
+        })?,
+        None => 0,
+    };
+    let sampler: Sampler<'_> = config.sampler();
+    let mut rows = vec![Row::EMPTY; sampler.row_count(steps, start)];
+    let prediction = config.prediction;
+    let count = sampler.rows(&schedule, prediction, steps, start, &mut rows).map_err(explain)?;
+    rows.truncate(count);
+    Ok(Table {
+        rows,
+        init_noise_sigma: sampler.init_noise_sigma(&schedule, steps).map_err(explain)?,
+        noising: sampler.start_scales(&schedule, steps, start).map_err(explain)?,
+    })
+}
+
+type Found = (Networks, Vec<(&'static str, PathBuf)>, [usize; 2]);
+
+fn unconditional(model: &args::Model, request: &Request) -> Result<Found> {
+    for (given, flag) in [
+        (request.prompt.is_some(), "--prompt"),
+        (request.negative_prompt.is_some(), "--negative-prompt"),
+        (request.init_img.is_some(), "--init-img"),
+        (request.cfg_scale.is_some(), "--cfg-scale"),
+        (request.clip_skip.is_some(), "--clip-skip"),
+        (model.vae.is_some(), "--vae"),
+        (model.taesd.is_some(), "--taesd"),
+    ] {
+        if given {
+            let what = "this model makes pictures from noise alone, and knows no text";
+            return Err(
+                Failure::new(format!("{flag} has no meaning here: {what}")).remedy("Leave it out")
+            );
+        }
+    }
+    let folder = model.model.join("unet");
+    let unet = unet_2d::read(&folder.join("config.json"))?;
+    let size = size(request, unet.sample_size, 1, "unet")?;
+    let class_label = class_label(&unet, request.class_label)?;
+    Ok((Networks::Unconditional { unet, class_label }, vec![("unet", folder)], size))
+}
+
+fn class_label(unet: &UNet2DConfig, label: Option<u32>) -> Result<Option<u32>> {
+    match (unet.class_embedding, label) {
+        (ClassEmbedding::None, None) => Ok(None),
+        (ClassEmbedding::None, Some(_)) => {
+            Err(Failure::new("this model knows no classes").remedy("Leave out --class-label"))
+        }
+        (ClassEmbedding::Identity, _) => {
+            Err(Failure::new("this model's class is a vector, which mote cannot be given"))
+        }
+        (ClassEmbedding::Table(rows), None) => Err(Failure::new(format!(
+            "this model was trained on {rows} classes, and needs to know which to draw"
+        ))
+        .remedy(format!("Add --class-label NUMBER, from 0 to {}", rows.saturating_sub(1)))),
+        (ClassEmbedding::Table(rows), Some(label)) if label as usize >= rows => {
+            Err(Failure::new(format!("there is no class {label}: the model knows {rows}"))
+                .remedy(format!("Give --class-label from 0 to {}", rows.saturating_sub(1))))
+        }
+        (ClassEmbedding::Timestep, None) => {
+            Err(Failure::new("this model needs to know which class to draw")
+                .remedy("Add --class-label NUMBER"))
+        }
+        (_, label) => Ok(label),
+    }
+}
+
+fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
+    if request.class_label.is_some() {
+        return Err(Failure::new("this model draws what a text says, and knows no classes")
+            .remedy("Leave out --class-label"));
+    }
+    let Some(prompt) = &request.prompt else {
+        return Err(Failure::new("this model draws what a text says, and there is none")
+            .remedy("Say what the picture is to show: -p \"a lighthouse at dusk\""));
+    };
+    let folder = &model.model;
+    let encoder_folder = folder.join("text_encoder");
+    let text_encoder = clip_text::read(&encoder_folder.join("config.json"))?;
+    let unet_folder = folder.join("unet");
+    let unet = unet_2d_condition::read(&unet_folder.join("config.json"))?;
+    let (vae, vae_folder) = vae(model)?;
+    if vae.latent_channels() != unet.in_channels {
+        return Err(Failure::new(format!(
+            "the autoencoder in {} has {} latent channels, and the UNet takes {}",
+            vae_folder.display(),
+            vae.latent_channels(),
+            unet.in_channels
+        ))
+        .remedy("They must come from models of one kind"));
+    }
+    let scale = vae.pixels_per_latent();
+    let init = request.init_img.as_deref().map(output::read_picture).transpose()?;
+    let trained = unet.sample_size.map(|size| size.map(|side| side * scale));
+    let own = init.as_ref().map(|init| [init.height, init.width]);
+    let size = size(request, own.or(trained), scale, "unet")?;
+    if let Some(init) = init.as_ref().filter(|init| [init.height, init.width] != size) {
+        return Err(Failure::new(format!(
+            "the picture to start from is {}x{}, and {}x{} is asked for",
+            init.width, init.height, size[1], size[0]
+        ))
+        .remedy("Scale it first, or leave out -W and -H"));
+    }
+    let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
+    let words = Words {
+        prompt: tokens.encode(prompt)?,
+        negative_prompt: tokens.encode(request.negative_prompt.as_deref().unwrap_or(""))?,
+        cfg_scale: request.cfg_scale.unwrap_or(CFG_SCALE),
+        clip_skip: clip_skip(&text_encoder, request.clip_skip)?,
+        text_encoder,
+        unet,
+        vae,
+        init,
+    };
+    let folders =
+        vec![("text_encoder", encoder_folder), ("unet", unet_folder), ("vae", vae_folder)];
+    Ok((Networks::TextToImage(words), folders, size))
+}
+
+/// The tokenizer, and how many tokens the text encoder takes.
+struct Tokens {
+    tokenizer: Tokenizer,
+    length: usize,
+}
+
+impl Tokens {
+    fn open(folder: &Path, encoder: &ClipTextConfig) -> Result<Self> {
+        let tokenizer =
+            Tokenizer::from_folder(folder).map_err(|error| Failure::new(format!("{error:#}")))?;
+        let most = encoder.max_position_embeddings;
+        let length = tokenizer.model_max_length().map_or(most, |length| length.min(most));
+        let ids = tokenizer.core().map(|core| core.vocab_size());
+        let ids = ids.map_err(|error| Failure::new(format!("{error:#}")))?;
+        if ids > encoder.vocab_size {
+            return Err(Failure::new(format!(
+                "{} knows {ids} tokens, and the text encoder has vectors for {}",
+                folder.display(),
+                encoder.vocab_size
+            ))
+            .remedy("They must come from the same model"));
+        }
+        Ok(Self { tokenizer, length })
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let core = self.tokenizer.core();
+        core.and_then(|core| tokenizer::encode(&core, text, self.length))
+            .map_err(|error| Failure::new(format!("{error:#}")))
+    }
+}
+
+/// The autoencoder of the model, or the one given in its place.
+fn vae(model: &args::Model) -> Result<(Autoencoder, PathBuf)> {
+    let given = model.taesd.as_ref().or(model.vae.as_ref());
+    let folder = given.cloned().unwrap_or_else(|| model.model.join("vae"));
+    let path = folder.join("config.json");
+    if given.is_some() && !path.is_file() {
+        return Err(Failure::new(format!("{} has no config.json", folder.display())).remedy(
+            "Take an autoencoder in diffusers' layout: config.json beside its safetensors file",
+        ));
+    }
+    let config = autoencoder::read(&path)?;
+    if model.taesd.is_some() && matches!(config, Autoencoder::Kl(_)) {
+        return Err(Failure::new(format!("{} holds no tiny autoencoder", folder.display()))
+            .remedy("Give its folder to --vae instead of --taesd"));
+    }
+    Ok((config, folder))
+}
+
+/// How many layers are left out: `--clip-skip` counts from 1, as the web UIs do.
+fn clip_skip(config: &ClipTextConfig, layer: Option<u32>) -> Result<usize> {
+    let skipped = layer.map_or(0, |layer| layer as usize - 1);
+    if skipped >= config.num_hidden_layers {
+        return Err(Failure::new(format!(
+            "the text encoder has {} layers, and --clip-skip {} would leave none",
+            config.num_hidden_layers,
+            skipped + 1
+        ))
+        .remedy("Most models want 1 or 2"));
+    }
+    Ok(skipped)
+}
+
+/// Height and width: as asked for, or as trained. Both must be multiples of `scale`.
+fn size(
+    request: &Request,
+    trained: Option<[usize; 2]>,
+    scale: usize,
+    place: &str,
+) -> Result<[usize; 2]> {
+    let side = |given: Option<u32>, own: usize, flag: &str| {
+        let own = trained.map(|size| size[own]);
+        given.map(|side| side as usize).or(own).ok_or_else(|| {
+            Failure::new(format!("{place}/config.json does not say how large pictures are"))
+                .remedy(format!("Say it with {flag}"))
+        })
+    };
+    let size = [side(request.height, 0, "-H")?, side(request.width, 1, "-W")?];
+    for side in size {
+        if side == 0 || side % scale != 0 {
+            let (below, above) = (side / scale * scale, side.next_multiple_of(scale));
+            let near = if below == 0 { above.to_string() } else { format!("{below} or {above}") };
+            return Err(Failure::new(format!(
+                "width and height must be multiples of {scale} with this model, and {side} is not"
+            ))
+            .remedy(format!("Take {near}")));
+        }
+    }
+    Ok(size)
+}
+
+impl Resolved {
+    /// How picture `index` is made: what its text chunk says.
+    pub fn parameters(&self, index: u32) -> Parameters {
+        let mut parameters = self.settings.clone();
+        let seed = self.seed.wrapping_add(u64::from(index)).to_string();
+        for (name, value) in &mut parameters.settings {
+            if name == "Seed" {
+                value.clone_from(&seed);
+            }
+        }
+        parameters
+    }
+
+    fn settings(&self, folder: &Path, request: &Request, strength: Option<f32>) -> Parameters {
+        let [height, width] = self.size;
+        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let sigmas = match self.scheduler.sigmas {
+            SigmaKind::Discrete => None,
+            SigmaKind::Karras => Some("Karras".to_string()),
+            SigmaKind::Exponential => Some("Exponential".to_string()),
+        };
+        let words = match &self.networks {
+            Networks::TextToImage(words) => Some(words),
+            Networks::Unconditional { .. } => None,
+        };
+        let skip = words.filter(|words| words.clip_skip > 0).map(|words| words.clip_skip + 1);
+        let eta = Some(self.scheduler.eta).filter(|&eta| eta > 0.0);
+        let rng = format!("{:?}", request.rng).to_uppercase();
+        let settings = [
+            ("Steps", Some(request.steps.to_string())),
+            ("Sampler", Some(self.scheduler.method.title().to_string())),
+            ("Schedule type", sigmas),
+            ("CFG scale", words.map(|words| words.cfg_scale.to_string())),
+            ("Seed", Some(self.seed.to_string())),
+            ("Size", Some(format!("{width}x{height}"))),
+            ("Model", name),
+            ("Denoising strength", strength.map(|strength| strength.to_string())),
+            ("Clip skip", skip.map(|skip| skip.to_string())),
+            ("Eta", eta.map(|eta| (eta as f32).to_string())),
+            ("Class label", request.class_label.map(|label| label.to_string())),
+            ("RNG", Some(rng)),
+            ("Version", Some(format!("mote {}", env!("CARGO_PKG_VERSION")))),
+        ];
+        let given = settings.into_iter().filter_map(|(name, v)| Some((name.to_string(), v?)));
+        Parameters {
+            prompt: request.prompt.clone().unwrap_or_default(),
+            negative_prompt: request.negative_prompt.clone().unwrap_or_default(),
+            settings: given.collect(),
+        }
+    }
+
+    fn sampling(&self, index: u32) -> Sampling<'_> {
+        Sampling {
+            rows: &self.table.rows,
+            init_noise_sigma: self.table.init_noise_sigma,
+            clipping: self.scheduler.clipping,
+            noise: self.noise,
+            seed: self.seed.wrapping_add(u64::from(index)),
+        }
+    }
+
+    /// The core's request for picture `index`.
+    pub fn work(&self, index: u32) -> Work<'_> {
+        match &self.networks {
+            Networks::Unconditional { unet, class_label } => Work::Unconditional(Unconditional {
+                unet,
+                sampling: self.sampling(index),
+                size: self.size,
+                class_label: class_label.map(|label| label as f32),
+            }),
+            Networks::TextToImage(words) => Work::TextToImage(TextToImage {
+                text_encoder: &words.text_encoder,
+                unet: &words.unet,
+                vae: match &words.vae {
+                    Autoencoder::Kl(config) => pipeline::Autoencoder::Kl(config),
+                    Autoencoder::Tiny(config) => pipeline::Autoencoder::Tiny(config),
+                },
+                sampling: self.sampling(index),
+                prompt: &words.prompt,
+                negative_prompt: &words.negative_prompt,
+                guidance_scale: words.cfg_scale,
+                clip_skip: words.clip_skip,
+                size: self.size,
+                init_image: words
+                    .init
+                    .as_ref()
+                    .map(|init| InitImage { rgb: &init.rgb, noising: self.table.noising }),
+            }),
+        }
+    }
+
+    /// The same at another size, for a plan only: a picture to start from is blank.
+    #[must_use]
+    pub fn at_size(&self, size: [usize; 2]) -> Self {
+        let mut other = self.clone();
+        other.size = size;
+        if let Networks::TextToImage(words) = &mut other.networks
+            && words.init.is_some()
+        {
+            let [height, width] = size;
+            words.init = Some(Picture { width, height, rgb: vec![0; 3 * width * height] });
+        }
+        other
+    }
+
+    /// How many pixels a side of a picture must be a multiple of.
+    pub fn scale(&self) -> usize {
+        match &self.networks {
+            Networks::Unconditional { unet, .. } => {
+                1 << unet.block_out_channels.len().saturating_sub(1)
+            }
+            Networks::TextToImage(words) => words.vae.pixels_per_latent(),
+        }
+    }
+
+    /// The autoencoder, if it is of the large kind.
+    pub fn large_autoencoder(&self) -> Option<&AutoencoderKlConfig> {
+        match &self.networks {
+            Networks::TextToImage(words) => match &words.vae {
+                Autoencoder::Kl(config) => Some(config),
+                Autoencoder::Tiny(_) => None,
+            },
+            Networks::Unconditional { .. } => None,
+        }
+    }
+}
+
+/// A request to the core for one picture.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for the time of one call")]
+pub enum Work<'a> {
+    /// From noise alone.
+    Unconditional(Unconditional<'a>),
+    /// From a text.
+    TextToImage(TextToImage<'a>),
+}
+
+impl Work<'_> {
+    /// What [`Work::run`] will need.
+    ///
+    /// # Errors
+    /// The core's.
+    pub fn plan(&self, cx: &mut Context<'_>) -> mote::Result<Plan> {
+        match self {
+            Self::Unconditional(request) => request.plan(cx),
+            Self::TextToImage(request) => request.plan(cx),
+        }
+    }
+
+    /// Makes the picture.
+    ///
+    /// # Errors
+    /// The core's.
+    pub fn run(
+        &self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn ImageSink,
+        watch: &mut Watch<'_>,
+    ) -> mote::Result<()> {
+        match self {
+            Self::Unconditional(request) => request.run(cx, sink, watch),
+            Self::TextToImage(request) => request.run(cx, sink, watch),
+        }
+    }
+}
+
+/// An error of the core as sentences. `weight` is the weight asked for last.
+pub fn explain(error: mote::Error, weight: &str) -> Failure {
+    use mote::Error;
+    let failure = Failure::new(error.to_string());
+    match error {
+        Error::MissingWeight => Failure::new(format!("the checkpoint has no weight `{weight}`"))
+            .remedy("Its config.json and its weights do not belong together"),
+        Error::WeightShape { .. } | Error::WeightDtype { .. } => failure
+            .within(format!("`{weight}`"))
+            .remedy("Its config.json and its weights do not belong together"),
+        Error::WeightRead => failure.within(format!("`{weight}`")),
+        Error::Config { key: "num_inference_steps", what } => {
+            Failure::new(format!("the number of steps {what}")).remedy("Change --steps")
+        }
+        Error::Index { what: "timestep", .. } => {
+            Failure::new("so many steps lead past the last step of training")
+                .remedy("Take fewer --steps")
+        }
+        Error::Config { key, what } => Failure::new(format!("`{key}` {what}")),
+        Error::NotFinite { .. } => failure.remedy(
+            "The weights may be damaged, or --prediction is not what the model was trained for",
+        ),
+        Error::Cancelled => Failure::interrupted(),
+        _ => failure,
+    }
+}
