@@ -1,5 +1,5 @@
-//! A trained autoencoder with real statistics: a picture there and back, against what an independent
-//! implementation computes (the data lies beside the repository).
+//! A trained autoencoder with real statistics: a picture there and back, against what an
+//! independent implementation computes (the data lies beside the repository).
 
 use std::fs;
 use std::path::Path as FilePath;

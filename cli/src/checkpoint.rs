@@ -109,7 +109,7 @@ impl Checkpoint {
         }
         let found = if names.is_empty() { "nothing".into() } else { names.join(", ") };
         Err(Failure::new(format!("no weights in {}: it holds {found}", folder.display())).remedy(
-            "mote looks for diffusion_pytorch_model.safetensors, model.safetensors or an index of them",
+            "mote looks for diffusion_pytorch_model.safetensors, model.safetensors or their index",
         ))
     }
 

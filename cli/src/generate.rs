@@ -101,7 +101,8 @@ impl Run<'_> {
     }
 }
 
-/// The core's sink over a PNG file. What went wrong is kept here: the core's error has no room for it.
+/// The core's sink over a PNG file. What went wrong is kept here: the core's error has no room for
+/// it.
 struct PngSink {
     path: Option<PathBuf>,
     parameters: String,

@@ -1,4 +1,5 @@
-//! The arena's block: exactly the planned bytes, and pages that are touched only when they are used.
+//! The arena's block: exactly the planned bytes, and pages that are touched only when they are
+//! used.
 
 use memmap2::MmapMut;
 

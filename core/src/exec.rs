@@ -108,8 +108,8 @@ impl TileMut<'_> {
 
 /// Cuts some `columns` of the row-major matrix `out`, whose rows have `stride` elements, into tiles
 /// of
-/// `tile` rows and columns (those at the edges may be smaller) and calls `task(tile, scratch)` for each,
-/// where `scratch` is the worker's own share of `scratch`.
+/// `tile` rows and columns (those at the edges may be smaller) and calls `task(tile, scratch)` for
+/// each, where `scratch` is the worker's own share of `scratch`.
 ///
 /// # Panics
 /// Where a tile has no rows or columns, or `out` is not made of whole rows that have these columns.

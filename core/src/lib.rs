@@ -1,15 +1,16 @@
 //! Diffusion models (DDPM, Stable Diffusion and their kin) in a fixed block of memory whose size is
 //! known, to the byte, before anything runs: no allocator, no standard library.
 //!
-//! A prompt's tokens go through a *text encoder* and become vectors. A *noise predictor* turns noise
-//! and those vectors into latents, step by step, as a *sampler*'s table of numbers says. A *decoder*
-//! turns latents into pixels. The modules below stand in the order of the data's way: memory and
-//! weights first, then ops, layers and networks, the mathematics of noise, and the pipelines that tell
-//! the whole story.
+//! A prompt's tokens go through a *text encoder* and become vectors. A *noise predictor* turns
+//! noise and those vectors into latents, step by step, as a *sampler*'s table of numbers says. A
+//! *decoder* turns latents into pixels. The modules below stand in the order of the data's way:
+//! memory and weights first, then ops, layers and networks, the mathematics of noise, and the
+//! pipelines that tell the whole story.
 //!
 //! The host gives everything: memory ([`mem::Arena`]), an instruction set ([`arch::Isa`]), threads
 //! ([`exec::Executor`]), weights ([`weights::Weights`]) and a place for pixels
-//! ([`pipeline::ImageSink`]). The same walk over a network, in an arena that only counts, is its plan:
+//! ([`pipeline::ImageSink`]). The same walk over a network, in an arena that only counts, is its
+//! plan:
 //!
 //! ```
 //! use mote::arch::Isa;

@@ -82,7 +82,7 @@ pub fn read(folder: &Path) -> Result<ModelIndex> {
     let failure = Failure::new(format!("{name} has no model_index.json{unet}"));
     Err(failure.remedy(
         "Save the model with diffusers' `pipeline.save_pretrained(FOLDER)`, which writes one, or \
-         write it: {\"_class_name\": \"DDPMPipeline\"}, or StableDiffusionPipeline where there is text",
+         write it: {\"_class_name\": \"DDPMPipeline\"} (for text: StableDiffusionPipeline)",
     ))
 }
 

@@ -100,7 +100,8 @@ impl Isa {
 
     /// One tile of a matrix product: `tile[r][j] = Σ a[row r][k] · b[k][j]`, in the order of k.
     ///
-    /// `a` says where the rows lie; `b` is a packed panel `[taps·channels, nr]`; `tile` is `[mr, nr]`.
+    /// `a` says where the rows lie; `b` is a packed panel `[taps·channels, nr]`; `tile` is `[mr,
+    /// nr]`.
     ///
     /// # Panics
     /// Where a slice is too short for what `a` says, or there are more than [`MAX_TAPS`] taps.

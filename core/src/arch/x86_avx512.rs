@@ -26,7 +26,8 @@ pub(super) static KERNELS: Kernels = Kernels {
 };
 
 /// # Safety
-/// `a` has passed [`Gather::check`] for `MR`, `b` holds `taps·channels·NR` elements, `tile` `MR·NR`.
+/// `a` has passed [`Gather::check`] for `MR`, `b` holds `taps·channels·NR` elements, `tile`
+/// `MR·NR`.
 #[target_feature(enable = "avx512f")]
 unsafe fn gemm_f32(a: &Gather<'_>, b: &[f32], tile: &mut [f32]) {
     let mut sums = [[_mm512_setzero_ps(); 2]; MR];

@@ -17,8 +17,8 @@ pub struct SinusoidalEmbedding {
     pub freq_shift: f32,
 }
 
-/// `[n, dim]`: sines and cosines of each t at `dim/2` frequencies from 1 down to 1/10000 (Vaswani et
-/// al. 2017; Ho et al. 2020, appendix B). An odd last element is 0.
+/// `[n, dim]`: sines and cosines of each t at `dim/2` frequencies from 1 down to 1/10000 (Vaswani
+/// et al. 2017; Ho et al. 2020, appendix B). An odd last element is 0.
 ///
 /// # Errors
 /// Those of memory.

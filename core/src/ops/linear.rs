@@ -17,7 +17,8 @@ impl Rows for Contiguous {
     }
 }
 
-/// `x · weightᵀ + bias + residual`: `[.., k]` to `[.., n]`, for a weight `[n, k]` or `[n, k, 1, 1]`.
+/// `x · weightᵀ + bias + residual`: `[.., k]` to `[.., n]`, for a weight `[n, k]` or `[n, k, 1,
+/// 1]`.
 ///
 /// # Errors
 /// [`Error::Shape`] where x has not k channels or the residual is not of the output's shape, and

@@ -217,8 +217,8 @@ impl Groups {
     }
 }
 
-/// `[.., c]`, each row normalised over its channels (Ba, Kiros and Hinton 2016), then scaled and shifted
-/// by `weight` and `bias` `[c]`.
+/// `[.., c]`, each row normalised over its channels (Ba, Kiros and Hinton 2016), then scaled and
+/// shifted by `weight` and `bias` `[c]`.
 ///
 /// # Errors
 /// [`Error::WeightShape`] where the weights are not of c elements, and those of memory and weights.

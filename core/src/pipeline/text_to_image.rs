@@ -303,7 +303,8 @@ impl TextToImage<'_> {
     }
 }
 
-/// `mean ← mean + exp(log_variance / 2)·noise`, the logarithm kept between -30 and 20 as diffusers does.
+/// `mean ← mean + exp(log_variance / 2)·noise`, the logarithm kept between -30 and 20 as diffusers
+/// does.
 fn sample_posterior(cx: &mut Context<'_>, mean: Tensor, log_variance: Tensor, noise: Tensor) {
     if cx.is_planning() {
         return;

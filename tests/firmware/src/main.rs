@@ -54,7 +54,7 @@ fn parsed<'a>(file: &'a [u8], slots: &'a mut [Slot]) -> Result<InPlace<'a>> {
 }
 
 /// A tensor of the golden, read in place.
-fn golden_values(golden: &mut InPlace<'_>, name: &str) -> Result<impl Iterator<Item = f32> + use<>> {
+fn golden_values(golden: &InPlace<'_>, name: &str) -> Result<impl Iterator<Item = f32> + use<>> {
     let weight = golden.index().find(name).ok_or(Error::MissingWeight)?;
     let begin = weight.begin as usize;
     let bytes = GOLDEN.get(begin..begin + weight.bytes).ok_or(Error::WeightRead)?;
@@ -62,7 +62,7 @@ fn golden_values(golden: &mut InPlace<'_>, name: &str) -> Result<impl Iterator<I
 }
 
 /// The walk that is planned, then run: the golden's input through the network.
-fn walk(cx: &mut Context<'_>, golden: &mut InPlace<'_>) -> Result<Tensor> {
+fn walk(cx: &mut Context<'_>, golden: &InPlace<'_>) -> Result<Tensor> {
     let root = Path::root();
     let stored = cx.tensor(Shape::new([2, 3, 8, 12]))?;
     if !cx.is_planning() {
@@ -79,7 +79,7 @@ fn walk(cx: &mut Context<'_>, golden: &mut InPlace<'_>) -> Result<Tensor> {
 fn check(memory: &mut [u8]) -> Result<()> {
     let (mut slots, mut golden_slots) = ([Slot::EMPTY; SLOTS], [Slot::EMPTY; 4]);
     let mut weights = parsed(WEIGHTS, &mut slots)?;
-    let golden = &mut parsed(GOLDEN, &mut golden_slots)?;
+    let golden = &parsed(GOLDEN, &mut golden_slots)?;
 
     let mut cx = Context::new(Arena::measuring(), Isa::compiled(), &Sequential, &mut weights);
     walk(&mut cx, golden)?;
