@@ -10,8 +10,9 @@ use mote::exec::Executor;
 use mote::mem::{ALIGNMENT, Arena};
 use mote::ops::Context;
 use mote::tensor::{DType, Shape, Tensor};
-use mote::weights::{Index, Slot, Weight, Weights, header_bytes};
+use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
+use safetensors::SafeTensors;
 
 /// A file or folder of the data that lies beside the repository, or `None` (and a line that says
 /// so) where it is not there.
@@ -79,7 +80,7 @@ unsafe impl Executor for Threads {
 /// Weights out of plain vectors.
 #[derive(Clone, Debug, Default)]
 pub struct TestWeights {
-    tensors: Vec<(DType, Shape, Vec<u8>)>,
+    tensors: Vec<(DType, Vec<usize>, Vec<u8>)>,
     names: BTreeMap<String, u16>,
     /// Whether they pretend to be streamed.
     pub staged: bool,
@@ -95,12 +96,11 @@ impl TestWeights {
     /// Adds a tensor of any type.
     ///
     /// # Panics
-    /// Where there are more than four dimensions.
+    /// Where there are more or fewer bytes than the dimensions say.
     pub fn push_bytes(&mut self, name: &str, dtype: DType, dims: &[usize], bytes: Vec<u8>) {
-        let shape = Shape::from_slice(dims).expect("at most four dimensions");
-        assert_eq!(shape.elements().unwrap() * dtype.bytes(), bytes.len());
+        assert_eq!(dims.iter().product::<usize>() * dtype.bytes(), bytes.len());
         self.names.insert(name.to_owned(), self.tensors.len() as u16);
-        self.tensors.push((dtype, shape, bytes));
+        self.tensors.push((dtype, dims.to_vec(), bytes));
     }
 }
 
@@ -120,7 +120,7 @@ impl TestWeights {
     /// # Panics
     /// Where there is none of this name; so for the others.
     pub fn dims(&self, name: &str) -> Vec<usize> {
-        self.tensors[self.number(name)].1.as_slice().to_vec()
+        self.tensors[self.number(name)].1.clone()
     }
 
     /// The values of an f32 tensor.
@@ -130,11 +130,21 @@ impl TestWeights {
         bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
     }
 
-    /// The values of an i32 tensor.
-    pub fn i32(&self, name: &str) -> Vec<i32> {
+    /// The values of an integer tensor.
+    pub fn integers(&self, name: &str) -> Vec<i64> {
         let (dtype, _, bytes) = &self.tensors[self.number(name)];
-        assert_eq!(*dtype, DType::I32, "{name}");
-        bytes.as_chunks::<4>().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect()
+        match dtype {
+            DType::I32 => bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&bytes| i64::from(i32::from_le_bytes(bytes)))
+                .collect(),
+            DType::I64 => {
+                bytes.as_chunks::<8>().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect()
+            }
+            _ => panic!("{name} holds no integers: {dtype}"),
+        }
     }
 
     fn number(&self, name: &str) -> usize {
@@ -145,10 +155,11 @@ impl TestWeights {
 impl Weights for TestWeights {
     fn find(&mut self, name: &str, _expected: Shape) -> Result<Option<Weight>> {
         Ok(self.names.get(name).map(|&number| {
-            let (dtype, shape, bytes) = &self.tensors[usize::from(number)];
+            let (dtype, dims, bytes) = &self.tensors[usize::from(number)];
+            let shape = Shape::from_slice(dims).expect("at most four dimensions");
             // Where it begins is its number: an outer source may set the part.
             let begin = u64::from(number);
-            Weight { dtype: *dtype, shape: *shape, part: 0, begin, bytes: bytes.len() }
+            Weight { dtype: *dtype, shape, part: 0, begin, bytes: bytes.len() }
         }))
     }
 
@@ -273,24 +284,17 @@ pub fn safetensors(path: &Path) -> TestWeights {
     weights
 }
 
-/// Adds the tensors of a safetensors file, with `prefix` before their names.
+/// Adds the tensors of a safetensors file, with `prefix` before their names. The reference
+/// implementation reads it, not ours.
 ///
 /// # Panics
 /// As [`safetensors`].
 pub fn add_safetensors(weights: &mut TestWeights, prefix: &str, path: &Path) {
     let file = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let header = header_bytes(&file, file.len() as u64).expect("a header");
-    let header = &file[header];
-    let mut slots = vec![Slot::EMPTY; Index::count(header).expect("a good header")];
-    let index = Index::parse(header, file.len() as u64, &mut slots).expect("a good header");
-    for (name, weight) in index.iter() {
-        let bytes = file[weight.begin as usize..][..weight.bytes].to_vec();
-        weights.push_bytes(
-            &format!("{prefix}{name}"),
-            weight.dtype,
-            weight.shape.as_slice(),
-            bytes,
-        );
+    let tensors = SafeTensors::deserialize(&file).expect("a good file");
+    for (name, view) in tensors.iter() {
+        let dtype = DType::from_name(view.dtype().to_string().as_bytes()).expect("a known type");
+        weights.push_bytes(&format!("{prefix}{name}"), dtype, view.shape(), view.data().to_vec());
     }
 }
 

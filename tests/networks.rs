@@ -123,7 +123,7 @@ fn unet_2d_equals_diffusers() {
         case.check("output", same, |case, cx| {
             let labels = case.io.has("class_labels").then(|| match case.name.as_str() {
                 "unet2d-class-table" => {
-                    case.io.i32("class_labels").iter().map(|&label| label as f32).collect()
+                    case.io.integers("class_labels").iter().map(|&label| label as f32).collect()
                 }
                 _ => case.io.f32("class_labels"),
             });
@@ -160,7 +160,8 @@ fn clip_text_equals_transformers() {
             }
             case.check(output, same, |case, cx| {
                 let all = cx.tensor(Shape::from_slice(&case.io.dims(output)).unwrap())?;
-                let ids: Vec<u32> = case.io.i32("input_ids").iter().map(|&id| id as u32).collect();
+                let ids: Vec<u32> =
+                    case.io.integers("input_ids").iter().map(|&id| id as u32).collect();
                 let tokens = case.io.dims("input_ids")[1];
                 for (sample, ids) in ids.chunks(tokens).enumerate() {
                     let states = config.forward(cx, &Path::root(), ids, skip)?;

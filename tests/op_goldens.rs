@@ -144,7 +144,7 @@ fn compute(cx: &mut Context<'_>, case: &Case<'_>, op: &str) -> Result<Tensor> {
         }
         "embedding" => {
             let ids: Vec<u32> =
-                case.tensors.i32(&case.full("ids")).iter().map(|&id| id as u32).collect();
+                case.tensors.integers(&case.full("ids")).iter().map(|&id| id as u32).collect();
             let table = case.weight::<2>(cx, "table")?;
             ops::embedding(cx, &ids, table)
         }
