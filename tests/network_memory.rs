@@ -8,7 +8,7 @@ use mote::models::PerLevel;
 use mote::models::autoencoder_kl::AutoencoderKlConfig;
 use mote::models::autoencoder_tiny::AutoencoderTinyConfig;
 use mote::models::clip_text::ClipTextConfig;
-use mote::models::unet_2d::{BlockType, UNet2DConfig};
+use mote::models::unet_2d::{BlockType, ClassEmbedding, UNet2DConfig};
 use mote::models::unet_2d_condition::UNet2DConditionConfig;
 use mote::ops::Context;
 use mote::tensor::{DType, Shape, Tensor};
@@ -220,4 +220,17 @@ fn skips_pile_up_only_as_far_as_they_must() {
     let unit = 256 * 256 * 32 * 4;
     let bytes = bytes.unwrap();
     assert!((5 * unit..5 * unit + MIB).contains(&bytes), "{:.2}", bytes as f64 / unit as f64);
+}
+
+#[test]
+fn weights_beyond_all_bounds_are_counted_without_overflow() {
+    let class_embedding = ClassEmbedding::Table(1 << 53);
+    let config = UNet2DConfig { class_embedding, ..UNet2DConfig::default() };
+    let mut weights = Assumed(DType::F16);
+    let mut cx = Context::new(Arena::measuring(), Isa::SCALAR, &Sequential, &mut weights);
+    for _ in 0..2 {
+        let x = cx.tensor(Shape::new([1, 8, 8, 3])).unwrap();
+        config.forward(&mut cx, &Path::root(), x, &[0.0], Some(&[0.0])).unwrap();
+    }
+    assert_eq!(cx.tally().weight_bytes, u64::MAX);
 }

@@ -163,7 +163,8 @@ impl<'m> Context<'m> {
         if !matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16) {
             return Err(Error::WeightDtype { found: weight.dtype.name() });
         }
-        self.tally.weight_bytes += weight.bytes as u64;
+        let bytes = &mut self.tally.weight_bytes;
+        *bytes = bytes.saturating_add(weight.bytes as u64);
         Ok(Some(weight))
     }
 
