@@ -288,7 +288,7 @@ pub fn safetensors(path: &Path) -> TestWeights {
 /// implementation reads it, not ours.
 ///
 /// # Panics
-/// As [`safetensors`].
+/// As [`safetensors()`].
 pub fn add_safetensors(weights: &mut TestWeights, prefix: &str, path: &Path) {
     let file = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let tensors = SafeTensors::deserialize(&file).expect("a good file");
