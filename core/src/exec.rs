@@ -11,8 +11,8 @@ use core::ops::Range;
 ///
 /// # Safety
 /// `run` must call `task(index, worker)` exactly once for each index below `count`, with
-/// `worker < workers()`, never two calls at a time with the same worker, and must return only after
-/// all calls have returned.
+/// `worker < workers()`, never two calls at a time with the same worker, and must return (or
+/// unwind) only after all calls have ended and what they wrote can be seen by the caller.
 pub unsafe trait Executor {
     /// How many workers there are; at least 1. It never changes.
     fn workers(&self) -> usize;
@@ -107,9 +107,8 @@ impl TileMut<'_> {
 }
 
 /// Cuts some `columns` of the row-major matrix `out`, whose rows have `stride` elements, into tiles
-/// of
-/// `tile` rows and columns (those at the edges may be smaller) and calls `task(tile, scratch)` for
-/// each, where `scratch` is the worker's own share of `scratch`.
+/// of `tile` rows and columns (those at the edges may be smaller) and calls `task(tile, scratch)`
+/// for each, where `scratch` is the worker's own share of `scratch`.
 ///
 /// # Panics
 /// Where a tile has no rows or columns, or `out` is not made of whole rows that have these columns.

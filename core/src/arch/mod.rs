@@ -108,7 +108,8 @@ impl Isa {
     pub fn gemm_f32(self, a: &Gather<'_>, b: &[f32], tile: &mut [f32]) {
         let gemm = &self.0.gemm_f32;
         a.check(gemm.mr);
-        assert!(b.len() >= a.taps * a.channels * gemm.nr, "a panel is too short");
+        let panel = (a.taps * gemm.nr).saturating_mul(a.channels);
+        assert!(b.len() >= panel, "a panel is too short");
         assert!(tile.len() >= gemm.mr * gemm.nr, "a tile is too small");
         // SAFETY: the token proves the CPU's features; sizes and row addresses were just checked.
         unsafe { (gemm.run)(a, b, tile) }

@@ -43,9 +43,13 @@ impl<'m> Arena<'m> {
     /// # Panics
     /// Where the memory is not so aligned: that is the host's mistake, not the world's.
     pub fn new(memory: &'m mut [u8]) -> Self {
-        let base = memory.as_mut_ptr();
+        let base = match memory.is_empty() {
+            // An empty block may begin anywhere, and a tensor without elements is aligned, too.
+            true => core::ptr::without_provenance_mut(ALIGNMENT),
+            false => memory.as_mut_ptr(),
+        };
         assert!(
-            (base as usize).is_multiple_of(ALIGNMENT) || memory.is_empty(),
+            base.addr().is_multiple_of(ALIGNMENT),
             "the arena's memory must be aligned to {ALIGNMENT} bytes"
         );
         Self { base: Some(base), limit: memory.len(), top: 0, peak: 0, memory: PhantomData }
@@ -94,8 +98,11 @@ impl<'m> Arena<'m> {
     }
 
     /// Gives back all that lies above `mark`, a former [`Arena::top`].
+    ///
+    /// # Panics
+    /// Where it is none.
     pub fn release(&mut self, mark: usize) {
-        assert!(mark <= self.top, "the arena's top can only be lowered");
+        self.check_mark(mark);
         self.top = mark;
     }
 
@@ -104,8 +111,12 @@ impl<'m> Arena<'m> {
     ///
     /// # Errors
     /// [`Error::Overflow`] never in practice: the tensor was smaller than the arena before.
+    ///
+    /// # Panics
+    /// Where `mark` is no former [`Arena::top`], or the result lies above the top or across the
+    /// mark.
     pub fn keep(&mut self, mark: usize, result: Tensor) -> Result<Tensor> {
-        assert!(mark <= self.top, "the arena's top can only be lowered");
+        self.check_mark(mark);
         let (from, bytes) = (result.offset(), result.bytes());
         assert!(from + bytes <= self.top, "a result must still be in the arena");
         if from < mark {
@@ -183,6 +194,11 @@ impl<'m> Arena<'m> {
         // SAFETY: as in `split`; `out[1]` is disjoint from `out[0]` and from every input.
         let second = unsafe { core::slice::from_raw_parts_mut(data, len) };
         ([first, second], inputs)
+    }
+
+    fn check_mark(&self, mark: usize) {
+        let is_former_top = mark <= self.top && mark.is_multiple_of(ALIGNMENT);
+        assert!(is_former_top, "the arena's top can only be lowered to a former top");
     }
 
     /// Where an f32 tensor lies, checked.
@@ -270,11 +286,35 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_block_holds_tensors_without_elements() {
+        let mut memory = [0u8; 8];
+        for start in 0..8 {
+            let mut arena = Arena::new(&mut memory[start..start]);
+            let empty = arena.push_f32(Shape::new([3, 0])).unwrap();
+            assert!(arena.read(empty).is_empty() && arena.write(empty).is_empty());
+            assert_eq!(arena.keep(0, empty), Ok(empty));
+            let error = Error::OutOfMemory { needed: 64, limit: 0 };
+            assert_eq!(arena.push_f32(Shape::new([1])), Err(error));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a former top")]
+    fn a_mark_that_was_never_a_top_is_caught() {
+        let mut arena = Arena::measuring();
+        arena.push_f32(Shape::new([4])).unwrap();
+        arena.release(2);
+    }
+
+    #[test]
     fn sizes_that_overflow_are_errors() {
         let mut arena = Arena::measuring();
         let huge = Shape::new([usize::MAX / 2, 3]);
         assert_eq!(arena.push_f32(huge), Err(Error::Overflow { what: "a tensor" }));
         let large = Shape::new([isize::MAX as usize / 4]);
         assert!(arena.push_f32(large).is_err());
+        for hidden in [[0, usize::MAX], [usize::MAX, 0]] {
+            assert!(arena.push_f32(Shape::new(hidden)).is_err(), "{hidden:?}");
+        }
     }
 }

@@ -5,6 +5,9 @@ use crate::error::{Dims, Error, Result};
 /// The most dimensions: `[n, h, w, c]`, or a convolution's `[out, in, kh, kw]`.
 pub const MAX_RANK: usize = 4;
 
+/// The most elements: as many f32 as can have addresses.
+const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
+
 /// Up to four dimensions, outermost first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -57,27 +60,29 @@ impl Shape {
     /// The product of the dimensions.
     ///
     /// # Errors
-    /// [`Error::Overflow`] where it does not fit `usize`.
+    /// [`Error::Overflow`] where so many f32 have no addresses. A 0 counts as a 1 there, so that no
+    /// dimension can be absurd behind it.
     pub fn elements(&self) -> Result<usize> {
-        self.as_slice()
-            .iter()
-            .try_fold(1usize, |product, &d| product.checked_mul(d))
-            .ok_or(Error::Overflow { what: "a tensor" })
+        let dims = self.as_slice();
+        let product = dims.iter().try_fold(1usize, |product, &d| product.checked_mul(d.max(1)));
+        match product {
+            Some(..=MAX_ELEMENTS) if dims.contains(&0) => Ok(0),
+            Some(product @ ..=MAX_ELEMENTS) => Ok(product),
+            _ => Err(Error::Overflow { what: "a tensor" }),
+        }
     }
 
-    /// The same shape with another outermost dimension.
+    /// The same shape with another outermost dimension; without any, with this one.
     pub(crate) fn with_first(mut self, first: usize) -> Self {
-        if self.rank > 0 {
-            self.dims[0] = first;
-        }
+        self.rank = self.rank.max(1);
+        self.dims[0] = first;
         self
     }
 
-    /// The same shape with another innermost dimension.
+    /// The same shape with another innermost dimension; without any, with this one.
     pub(crate) fn with_last(mut self, last: usize) -> Self {
-        if self.rank > 0 {
-            self.dims[usize::from(self.rank) - 1] = last;
-        }
+        self.rank = self.rank.max(1);
+        self.dims[usize::from(self.rank) - 1] = last;
         self
     }
 }

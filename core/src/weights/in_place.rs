@@ -43,9 +43,9 @@ impl Weights for InPlace<'_> {
         len: usize,
         _staging: &'a mut [u8],
     ) -> Result<&'a [u8]> {
-        let begin = usize::try_from(weight.begin).ok().and_then(|begin| begin.checked_add(start));
+        let begin = usize::try_from(weight.begin).ok();
         begin
-            .and_then(|begin| self.file.get(begin..begin.checked_add(len)?))
+            .and_then(|begin| self.file.get(begin..)?.get(..weight.bytes)?.get(start..)?.get(..len))
             .ok_or(Error::WeightRead)
     }
 }

@@ -69,13 +69,13 @@ pub trait Weights {
 mod tests {
     use super::*;
 
-    /// One f16 tensor `w` of three elements, and its header's bytes.
+    /// One f16 tensor `w` of three elements, and a byte after it.
     const HEADER: &[u8] = br#"{"w":{"dtype":"F16","shape":[3],"data_offsets":[0,6]}}"#;
 
     fn file() -> std::vec::Vec<u8> {
         let mut file = std::vec::Vec::from((HEADER.len() as u64).to_le_bytes());
         file.extend_from_slice(HEADER);
-        file.extend_from_slice(&[1, 2, 3, 4, 5, 6]);
+        file.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7]);
         file
     }
 
