@@ -654,6 +654,43 @@ fn hostile_configurations_end_in_a_sentence() {
 }
 
 #[test]
+fn a_picture_to_start_from_may_have_any_size_and_format() {
+    use image::{Rgb, RgbImage};
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let picture = RgbImage::from_fn(45, 29, |x, y| Rgb([5 * x as u8, 7 * y as u8, 90]));
+    for name in ["init.png", "init.webp", "init.jpg"] {
+        picture.save(path(name)).unwrap();
+    }
+    let model = golden("shared-sd");
+    let base = ["generate", "-p", "x", "--steps", "2", "-m", model.to_str().unwrap()];
+    let draw = |name: &str, size: &[&str]| {
+        let files = ["-i", &path(name), "-o", &path("a.png")].map(str::to_string);
+        let files: Vec<_> = files.iter().map(String::as_str).collect();
+        says(&[&base[..], size, &files].concat());
+        pixels(&folder.path().join("a.png"))
+    };
+    let own = draw("init.png", &[]);
+    // Rounded down to multiples of what one latent stands for.
+    assert_eq!(own.len(), 44 * 28 * 3);
+    assert_eq!(own, draw("init.webp", &["-W", "44", "-H", "28"]));
+    assert_eq!(draw("init.jpg", &["-W", "64"]).len(), 64 * 28 * 3);
+    for (bytes, says) in [
+        (&b"GIF89a"[..], "no PNG, JPEG or WebP"),
+        (b"", "no PNG, JPEG or WebP"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "cannot be decoded"),
+    ] {
+        fs::write(path("init.png"), bytes).unwrap();
+        let error = fails(1, &[&base[..], &["-i", &path("init.png")]].concat());
+        assert!(error.contains(says), "{error}");
+    }
+    RgbImage::new(1, 1).save(path("init.png")).unwrap();
+    let error = fails(1, &[&base[..], &["-i", &path("init.png")]].concat());
+    assert!(error.contains("only 1x1"), "{error}");
+    assert_eq!(draw("init.png", &["-W", "32", "-H", "32"]).len(), 32 * 32 * 3);
+}
+
+#[test]
 fn a_tiny_autoencoder_takes_the_place_of_the_models_own() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("a.png");

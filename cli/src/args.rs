@@ -163,7 +163,8 @@ pub struct Request {
     /// What the picture is not to show.
     #[arg(short, long, value_name = "TEXT", help_heading = PICTURE, allow_hyphen_values = true)]
     pub negative_prompt: Option<String>,
-    /// A picture (PNG) to start from instead of pure noise. It must be of the size asked for.
+    /// A picture to start from instead of pure noise: PNG, JPEG or WebP. It is resized to -W and
+    /// -H; without them its own size is taken, rounded down to what the model can draw.
     #[arg(short, long = "init-img", visible_alias = "init-image", value_name = "FILE")]
     #[arg(help_heading = PICTURE, value_hint = ValueHint::FilePath)]
     pub init_img: Option<PathBuf>,

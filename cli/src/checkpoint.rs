@@ -5,7 +5,7 @@
 //! island of `unsafe`, for the map alone.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::config::json;
 use crate::error::{Failure, Result};
+use crate::files;
 
 /// The file stems by which diffusers and transformers call weights.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
@@ -40,11 +41,8 @@ impl Mapped {
     /// Where it cannot be opened, is no safetensors file, or is truncated.
     pub fn open(path: &Path) -> Result<Self> {
         refuse_foreign(path)?;
-        let file = File::open(path).map_err(|error| Failure::file("open", path, &error))?;
+        let file = files::open(path)?;
         let meta = file.metadata().map_err(|error| Failure::file("open", path, &error))?;
-        if !meta.is_file() {
-            return Err(Failure::new(format!("{} is not a file", path.display())));
-        }
         if meta.len() == 0 {
             return Err(damaged(path, "it is empty"));
         }

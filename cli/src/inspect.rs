@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -16,7 +15,7 @@ use crate::checkpoint::{Checkpoint, Mapped};
 use crate::config::{self, json as config_json, scheduler::SchedulerConfig};
 use crate::error::{Failure, Result};
 use crate::parameters::{KEYWORD, Parameters};
-use crate::{output, print, size};
+use crate::{files, output, print, size};
 
 /// The folders of a pipeline that may hold weights.
 const NETWORKS: [&str; 3] = ["text_encoder", "unet", "vae"];
@@ -50,7 +49,7 @@ struct Report {
 
 fn is_png(path: &Path) -> Result<bool> {
     let mut beginning = [0; PNG.len()];
-    let mut file = fs::File::open(path).map_err(|error| Failure::file("open", path, &error))?;
+    let mut file = files::open(path)?;
     Ok(file.read_exact(&mut beginning).is_ok() && beginning == PNG)
 }
 

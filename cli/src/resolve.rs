@@ -24,8 +24,8 @@ use crate::config::model_index::Pipeline;
 use crate::config::scheduler::SchedulerConfig;
 use crate::config::{autoencoder, clip_text, model_index, scheduler, unet_2d, unet_2d_condition};
 use crate::error::{Failure, Result};
-use crate::output::{self, Picture};
 use crate::parameters::Parameters;
+use crate::picture::{self, Picture};
 use crate::tokenizer::{self, Tokenizer};
 
 /// How much of a picture is made anew, where nothing is said.
@@ -281,17 +281,13 @@ fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
         .remedy("They must come from models of one kind"));
     }
     let scale = vae.pixels_per_latent();
-    let init = request.init_img.as_deref().map(output::read_picture).transpose()?;
+    let init = request.init_img.as_deref().map(picture::read).transpose()?;
     let trained = unet.sample_size.map(|size| size.map(|side| side * scale));
-    let own = init.as_ref().map(|init| [init.height, init.width]);
+    let is_sized = request.width.is_some() && request.height.is_some();
+    let own = init.as_ref().filter(|_| !is_sized);
+    let own = own.map(|init| own_size(init, scale)).transpose()?;
     let size = size(request, own.or(trained), scale, "unet")?;
-    if let Some(init) = init.as_ref().filter(|init| [init.height, init.width] != size) {
-        return Err(Failure::new(format!(
-            "the picture to start from is {}x{}, and {}x{} is asked for",
-            init.width, init.height, size[1], size[0]
-        ))
-        .remedy("Scale it first, or leave out -W and -H"));
-    }
+    let init = init.map(|init| init.resized(size));
     let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
     let words = Words {
         prompt: tokens.encode(prompt)?,
@@ -370,6 +366,19 @@ fn clip_skip(config: &ClipTextConfig, layer: Option<u32>) -> Result<usize> {
         .remedy("Most models want 1 or 2"));
     }
     Ok(skipped)
+}
+
+/// Height and width of a picture, rounded down to multiples of `scale`.
+fn own_size(picture: &Picture, scale: usize) -> Result<[usize; 2]> {
+    let size = [picture.height, picture.width].map(|side| side / scale * scale);
+    if size.contains(&0) {
+        return Err(Failure::new(format!(
+            "the picture to start from is only {}x{} pixels",
+            picture.width, picture.height
+        ))
+        .remedy("Say with -W and -H to which size to enlarge it"));
+    }
+    Ok(size)
 }
 
 /// Height and width: as asked for, or as trained. Both must be multiples of `scale`.
