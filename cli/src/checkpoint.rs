@@ -88,11 +88,14 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Finds and maps the weights in `folder`, by the names that diffusers and transformers give
-    /// them.
+    /// them. The path of a file stands for that file.
     ///
     /// # Errors
     /// Where there are none, or they cannot be read.
     pub fn open(folder: &Path) -> Result<Self> {
+        if folder.is_file() {
+            return Ok(Self { files: vec![Mapped::open(folder)?] });
+        }
         let names = list(folder)?;
         for stem in STEMS {
             if let Some(index) = pick(folder, &names, stem, &is_index)? {
@@ -147,7 +150,10 @@ fn stays_inside(path: &str) -> bool {
 }
 
 /// The names of a folder's files, sorted.
-fn list(folder: &Path) -> Result<Vec<String>> {
+///
+/// # Errors
+/// Where it is no folder, or cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder).map_err(|error| Failure::file("open", folder, &error))?;
     let mut names: Vec<_> =
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -201,7 +207,10 @@ fn pick<'n>(
 }
 
 /// Refuses a file that is not safetensors by its name, with what to do.
-fn refuse_foreign(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// Where its name says so.
+pub fn refuse_foreign(path: &Path) -> Result<()> {
     let Some(ending) = path.extension().and_then(|ending| ending.to_str()) else { return Ok(()) };
     let ending = ending.to_ascii_lowercase();
     if !FOREIGN.contains(&ending.as_str()) {
