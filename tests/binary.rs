@@ -557,7 +557,7 @@ fn what_a_model_cannot_do_is_refused_with_a_remedy() {
         (&words, &["-p", "x", "--class-label", "1"], "classes"),
         (&words, &["-p", "x", "--clip-skip", "900"], "layers"),
         (&words, &["-p", "x", "-i", "/none.png"], "no such file"),
-        (&words, &["-p", "x", "--vae", "/none"], "no config.json"),
+        (&words, &["-p", "x", "--vae", "/none"], "there is no /none"),
         (&words, &["-p", "x", "--scheduler", "karras", "--sampling-method", "ddim"], "--scheduler"),
         (&words, &["-p", "x", "--eta", "1", "--sampling-method", "euler"], "--eta"),
         (&words, &["-p", "x", "-o", "/none/a.png"], "no folder"),
@@ -654,6 +654,43 @@ fn hostile_configurations_end_in_a_sentence() {
 }
 
 #[test]
+fn a_picture_to_start_from_may_have_any_size_and_format() {
+    use image::{Rgb, RgbImage};
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let picture = RgbImage::from_fn(45, 29, |x, y| Rgb([5 * x as u8, 7 * y as u8, 90]));
+    for name in ["init.png", "init.webp", "init.jpg"] {
+        picture.save(path(name)).unwrap();
+    }
+    let model = golden("shared-sd");
+    let base = ["generate", "-p", "x", "--steps", "2", "-m", model.to_str().unwrap()];
+    let draw = |name: &str, size: &[&str]| {
+        let files = ["-i", &path(name), "-o", &path("a.png")].map(str::to_string);
+        let files: Vec<_> = files.iter().map(String::as_str).collect();
+        says(&[&base[..], size, &files].concat());
+        pixels(&folder.path().join("a.png"))
+    };
+    let own = draw("init.png", &[]);
+    // Rounded down to multiples of what one latent stands for.
+    assert_eq!(own.len(), 44 * 28 * 3);
+    assert_eq!(own, draw("init.webp", &["-W", "44", "-H", "28"]));
+    assert_eq!(draw("init.jpg", &["-W", "64"]).len(), 64 * 28 * 3);
+    for (bytes, says) in [
+        (&b"GIF89a"[..], "no PNG, JPEG or WebP"),
+        (b"", "no PNG, JPEG or WebP"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "cannot be decoded"),
+    ] {
+        fs::write(path("init.png"), bytes).unwrap();
+        let error = fails(1, &[&base[..], &["-i", &path("init.png")]].concat());
+        assert!(error.contains(says), "{error}");
+    }
+    RgbImage::new(1, 1).save(path("init.png")).unwrap();
+    let error = fails(1, &[&base[..], &["-i", &path("init.png")]].concat());
+    assert!(error.contains("only 1x1"), "{error}");
+    assert_eq!(draw("init.png", &["-W", "32", "-H", "32"]).len(), 32 * 32 * 3);
+}
+
+#[test]
 fn a_tiny_autoencoder_takes_the_place_of_the_models_own() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("a.png");
@@ -666,6 +703,130 @@ fn a_tiny_autoencoder_takes_the_place_of_the_models_own() {
     let own = golden("shared-sd/vae");
     let error = fails(1, &[&["plan"], &base[..], &["--taesd", own.to_str().unwrap()]].concat());
     assert!(error.contains("--vae instead"), "{error}");
+}
+
+/// The tensors of a committed tiny autoencoder under TAESD's first names: a file for the encoder
+/// and one for the decoder.
+fn first_names(tiny: &Path) -> [Vec<u8>; 2] {
+    let file = fs::read(tiny.join("diffusion_pytorch_model.safetensors")).unwrap();
+    let all = tensors(&file);
+    [("encoder.layers.", 0), ("decoder.layers.", 1)].map(|(prefix, offset)| {
+        let renamed = all.iter().filter_map(|(name, tensor, bytes)| {
+            let (at, rest) = name.strip_prefix(prefix)?.split_once('.')?;
+            let at = at.parse::<usize>().unwrap() + offset;
+            Some((format!("{at}.{rest}"), tensor.clone(), bytes.clone()))
+        });
+        safetensors(&renamed.collect::<Vec<_>>())
+    })
+}
+
+#[test]
+fn taesd_is_known_by_its_first_names_too() {
+    let (folder, tiny) = (tempfile::tempdir().unwrap(), golden("../networks/tiny-base"));
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let [encoder, decoder] = first_names(&tiny);
+    fs::write(path("taesd_encoder.safetensors"), encoder).unwrap();
+    fs::write(path("taesd_decoder.safetensors"), &decoder).unwrap();
+    fs::write(path("taesd_decoder.pth"), b"PK").unwrap();
+    image::RgbImage::new(40, 24).save(path("init.png")).unwrap();
+    let model = golden("shared-sd");
+    let base = ["-m", model.to_str().unwrap(), "-p", "x", "-W", "40", "-H", "24", "--steps", "2"];
+    let (init, out) = (path("init.png"), path("a.png"));
+    let draw = |taesd: &str, more: &[&str]| {
+        says(&[&["generate", "--taesd", taesd, "-o", &out], &base[..], more].concat());
+        pixels(Path::new(&out))
+    };
+    for more in [&[][..], &["-i", &init]] {
+        let expected = draw(tiny.to_str().unwrap(), more);
+        let one_file = tiny.join("diffusion_pytorch_model.safetensors");
+        let places = [&path(""), &path("taesd_decoder.safetensors"), one_file.to_str().unwrap()];
+        for place in places {
+            assert_eq!(draw(place, more), expected, "{place} {more:?}");
+        }
+    }
+    let report = says(&["inspect", &path("")]);
+    assert!(report.contains("4 latent channels") && report.contains("\nencoder:"), "{report}");
+
+    let refuse = |taesd: &str, more: &[&str]| {
+        fails(1, &[&["plan", "--taesd", taesd], &base[..], more].concat())
+    };
+    let pickle = refuse(&path("taesd_decoder.pth"), &[]);
+    assert!(pickle.contains("torch.load") && pickle.contains("taesd_decoder.saf"), "{pickle}");
+    assert!(refuse(&path("taesd_encoder.safetensors"), &[]).contains("is no decoder"));
+    assert!(refuse(&path("none"), &[]).contains("there is no"));
+    let unet = model.join("unet/diffusion_pytorch_model.safetensors");
+    assert!(refuse(unet.to_str().unwrap(), &[]).contains("is no decoder"));
+    let vae = model.join("vae/diffusion_pytorch_model.safetensors");
+    assert!(refuse(vae.to_str().unwrap(), &[]).contains("is no decoder"));
+    fs::remove_file(path("taesd_encoder.safetensors")).unwrap();
+    assert!(refuse(&path(""), &["-i", &init]).contains("has no encoder"));
+    draw(&path(""), &[]);
+    fs::write(path("other_decoder.safetensors"), &decoder).unwrap();
+    assert!(refuse(&path(""), &[]).contains("several decoders"));
+    let mut odd = tensors(&decoder);
+    let (_, tensor, bytes) = odd[0].clone();
+    odd.push(("99.weight".into(), tensor, bytes));
+    fs::write(path("other_decoder.safetensors"), safetensors(&odd)).unwrap();
+    assert!(refuse(&path("other_decoder.safetensors"), &[]).contains("`99.weight`"));
+}
+
+#[test]
+fn the_trained_taef2_is_told_from_its_pickle_and_from_other_latents() {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let root = std::env::var_os("MOTE_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let folder = root.join("data/taef2");
+    if !folder.is_dir() {
+        assert!(std::env::var_os("MOTE_REQUIRE_SHARED").is_none(), "{} is missing", root.display());
+        return println!("not run: {} is missing", folder.display());
+    }
+    let model = golden("shared-sd");
+    let place = |name: &str| folder.join(name).to_str().unwrap().to_string();
+    let refuse = |taesd: &str| {
+        fails(1, &["plan", "-p", "x", "-m", model.to_str().unwrap(), "--taesd", taesd])
+    };
+    for name in ["", "taef2_decoder.safetensors"] {
+        let error = refuse(&place(name));
+        assert!(error.contains("has 32 latent channels, and the UNet takes 4"), "{error}");
+    }
+    let pickle = place("taef2_decoder.pth");
+    for error in [refuse(&pickle), fails(1, &["inspect", &pickle])] {
+        assert!(error.contains("is a pickle") && error.contains("torch.load("), "{error}");
+    }
+    assert!(says(&["inspect", &place("")]).contains("32 latent channels"));
+}
+
+#[test]
+fn every_instruction_set_makes_the_picture_within_one_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = golden("shared-sd");
+    let run = |isa: &str, name: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        command.args(["generate", "-p", "x", "-W", "40", "-H", "24", "--steps", "3", "-v", "-m"]);
+        command.arg(&model).arg("-o").arg(folder.path().join(name)).env("MOTE_ISA", isa);
+        command.output().unwrap()
+    };
+    let output = run("scalar", "scalar.png");
+    assert!(text(&output.stderr).contains("instruction set scalar"), "{}", text(&output.stderr));
+    let expected = pixels(&folder.path().join("scalar.png"));
+    for isa in ["avx2", "avx512", ""] {
+        let output = run(isa, "other.png");
+        if !output.status.success() {
+            let error = text(&output.stderr);
+            assert!(
+                error.contains(&format!("MOTE_ISA is {isa}, and this CPU lacks"))
+                    || error.contains("mote has no such instruction set"),
+                "{error}"
+            );
+            continue;
+        }
+        let found = pixels(&folder.path().join("other.png"));
+        let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(worst <= Some(1), "{isa}: off by {worst:?}");
+    }
+    let output = run("sse9", "a.png");
+    let error = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("\"sse9\""), "{error}");
+    assert!(!folder.path().join("a.png").exists());
 }
 
 #[test]

@@ -20,6 +20,12 @@ const STYLES: Styles = Styles::styled()
 /// The largest picture, in pixels a side: far beyond what any model was trained for.
 const MAX_SIDE: i64 = 16_384;
 
+/// What help says about the environment.
+const ENVIRONMENT: &str = "Environment:\n  \
+    MOTE_ISA=scalar|avx2|avx512  Takes this instruction set instead of the best that the CPU has.\n\
+    \n\
+    `mote --version` tells which one is in use.";
+
 /// The whole command line.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -29,6 +35,7 @@ const MAX_SIDE: i64 = 16_384;
     about = "Samples diffusion models on the CPU, in memory known before it starts.",
     long_about = "Samples diffusion models on the CPU, in memory known before it starts.\n\n\
         A model is a folder as diffusers' `save_pretrained` writes it, its weights in safetensors.",
+    after_help = ENVIRONMENT,
     styles = STYLES,
     arg_required_else_help = true,
     subcommand_required = true
@@ -142,11 +149,12 @@ pub struct Model {
     #[arg(short, long, value_name = "FOLDER", help_heading = MODEL)]
     #[arg(value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
-    /// A folder with another autoencoder than the model's own.
-    #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    /// Another autoencoder than the model's own: a folder with its config.json and its weights.
+    #[arg(long, value_name = "PATH", help_heading = MODEL, value_hint = ValueHint::AnyPath)]
     pub vae: Option<PathBuf>,
-    /// A folder with a tiny autoencoder (TAESD), which decodes faster and in less memory.
-    #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    /// A tiny autoencoder (TAESD), which decodes faster and in less memory: a folder as diffusers
+    /// writes it, a folder with TAESD's own two files, or its taesd_decoder.safetensors.
+    #[arg(long, value_name = "PATH", help_heading = MODEL, value_hint = ValueHint::AnyPath)]
     #[arg(conflicts_with = "vae")]
     pub taesd: Option<PathBuf>,
     /// The type the arithmetic is done in. Weights are read as they are: f32, f16 or bf16.
@@ -163,7 +171,8 @@ pub struct Request {
     /// What the picture is not to show.
     #[arg(short, long, value_name = "TEXT", help_heading = PICTURE, allow_hyphen_values = true)]
     pub negative_prompt: Option<String>,
-    /// A picture (PNG) to start from instead of pure noise. It must be of the size asked for.
+    /// A picture to start from instead of pure noise: PNG, JPEG or WebP. It is resized to -W and
+    /// -H; without them its own size is taken, rounded down to what the model can draw.
     #[arg(short, long = "init-img", visible_alias = "init-image", value_name = "FILE")]
     #[arg(help_heading = PICTURE, value_hint = ValueHint::FilePath)]
     pub init_img: Option<PathBuf>,

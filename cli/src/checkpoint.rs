@@ -5,7 +5,7 @@
 //! island of `unsafe`, for the map alone.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::config::json;
 use crate::error::{Failure, Result};
+use crate::files;
 
 /// The file stems by which diffusers and transformers call weights.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
@@ -40,11 +41,8 @@ impl Mapped {
     /// Where it cannot be opened, is no safetensors file, or is truncated.
     pub fn open(path: &Path) -> Result<Self> {
         refuse_foreign(path)?;
-        let file = File::open(path).map_err(|error| Failure::file("open", path, &error))?;
+        let file = files::open(path)?;
         let meta = file.metadata().map_err(|error| Failure::file("open", path, &error))?;
-        if !meta.is_file() {
-            return Err(Failure::new(format!("{} is not a file", path.display())));
-        }
         if meta.len() == 0 {
             return Err(damaged(path, "it is empty"));
         }
@@ -90,11 +88,14 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Finds and maps the weights in `folder`, by the names that diffusers and transformers give
-    /// them.
+    /// them. The path of a file stands for that file.
     ///
     /// # Errors
     /// Where there are none, or they cannot be read.
     pub fn open(folder: &Path) -> Result<Self> {
+        if folder.is_file() {
+            return Ok(Self { files: vec![Mapped::open(folder)?] });
+        }
         let names = list(folder)?;
         for stem in STEMS {
             if let Some(index) = pick(folder, &names, stem, &is_index)? {
@@ -149,7 +150,10 @@ fn stays_inside(path: &str) -> bool {
 }
 
 /// The names of a folder's files, sorted.
-fn list(folder: &Path) -> Result<Vec<String>> {
+///
+/// # Errors
+/// Where it is no folder, or cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder).map_err(|error| Failure::file("open", folder, &error))?;
     let mut names: Vec<_> =
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -203,7 +207,10 @@ fn pick<'n>(
 }
 
 /// Refuses a file that is not safetensors by its name, with what to do.
-fn refuse_foreign(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// Where its name says so.
+pub fn refuse_foreign(path: &Path) -> Result<()> {
     let Some(ending) = path.extension().and_then(|ending| ending.to_str()) else { return Ok(()) };
     let ending = ending.to_ascii_lowercase();
     if !FOREIGN.contains(&ending.as_str()) {

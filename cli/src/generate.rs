@@ -30,7 +30,7 @@ pub fn run(args: &args::Generate) -> Result<()> {
     let destination = Destination::new(&args.output, count)?;
     let resolved = resolve::resolve(&args.model, &args.request)?;
     let pool = plan::pool(args.machine.threads)?;
-    let isa = isa::detect();
+    let isa = isa::choose()?;
     let mut model = Model::open(&resolved)?;
     let planned = model.with_weights(|weights| plan::plan(&resolved, isa, &pool, weights))??;
     plan::check_limit(&resolved, &planned, args.machine.memory_limit, isa, &pool)?;

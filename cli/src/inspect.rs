@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -13,10 +12,12 @@ use serde_json::{Value, json};
 
 use crate::args::Inspect;
 use crate::checkpoint::{Checkpoint, Mapped};
-use crate::config::{self, json as config_json, scheduler::SchedulerConfig};
+use crate::config::scheduler::SchedulerConfig;
+use crate::config::taesd::{self, Taesd};
+use crate::config::{self, json as config_json};
 use crate::error::{Failure, Result};
 use crate::parameters::{KEYWORD, Parameters};
-use crate::{output, print, size};
+use crate::{files, output, print, size};
 
 /// The folders of a pipeline that may hold weights.
 const NETWORKS: [&str; 3] = ["text_encoder", "unet", "vae"];
@@ -50,7 +51,7 @@ struct Report {
 
 fn is_png(path: &Path) -> Result<bool> {
     let mut beginning = [0; PNG.len()];
-    let mut file = fs::File::open(path).map_err(|error| Failure::file("open", path, &error))?;
+    let mut file = files::open(path)?;
     Ok(file.read_exact(&mut beginning).is_ok() && beginning == PNG)
 }
 
@@ -80,9 +81,30 @@ fn picture(path: &Path) -> Result<Report> {
 
 /// One network by itself.
 fn folder(path: &Path) -> Result<Report> {
+    if !path.join("config.json").exists()
+        && let Ok(found) = taesd::find(path)
+    {
+        return taesd(path, &found);
+    }
     let class = class_name(path);
     let network = Network::new(path, class, &mut Checkpoint::open(path)?.files)?;
     Ok(Report { text: network.text(true), json: network.json() })
+}
+
+/// The two files of a tiny autoencoder under its first names.
+fn taesd(path: &Path, found: &Taesd) -> Result<Report> {
+    let (class, channels) = ("AutoencoderTiny", found.config.latent_channels);
+    let mut text = format!("{}: {class} (TAESD), {channels} latent channels\n", path.display());
+    let mut networks = Vec::new();
+    for (name, file) in &found.files {
+        let name = name.strip_prefix("vae.").unwrap_or(name);
+        let network = Network::new(Path::new(name), None, &mut [Mapped::open(file)?])?;
+        text.push('\n');
+        text.push_str(&network.text(false));
+        networks.push(network.json());
+    }
+    let json = json!({ "class": class, "latent_channels": channels, "networks": networks });
+    Ok(Report { text, json })
 }
 
 fn pipeline(path: &Path) -> Result<Report> {

@@ -5,6 +5,11 @@
 
 use mote::arch::{Isa, Level};
 
+use crate::error::{Failure, Result};
+
+/// The environment variable that forces an instruction set.
+pub const VARIABLE: &str = "MOTE_ISA";
+
 /// The features that kernels are written for or may be, with what the CPU says to each.
 #[cfg(target_arch = "x86_64")]
 fn features() -> Vec<(&'static str, bool)> {
@@ -37,30 +42,63 @@ fn features() -> Vec<(&'static str, bool)> {
     Vec::new()
 }
 
-/// Whether the CPU has all features of a level.
-fn has(level: Level) -> bool {
-    let all = |names: &[&str]| {
-        let features = features();
-        names.iter().all(|name| features.contains(&(*name, true)))
-    };
+/// The features that a level needs.
+fn needs(level: Level) -> &'static [&'static str] {
     match level {
-        Level::Scalar => true,
+        Level::Scalar => &[],
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => all(&["avx2", "fma", "f16c"]),
+        Level::Avx2 => &["avx2", "fma", "f16c"],
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => all(&["avx2", "fma", "f16c", "avx512f"]),
+        Level::Avx512 => &["avx2", "fma", "f16c", "avx512f"],
         // A level this file does not know yet is not taken.
-        _ => all(&["a feature without a name"]),
+        _ => &["a feature without a name"],
     }
 }
 
-/// The best instruction set that the CPU has and mote has kernels for.
-pub fn detect() -> Isa {
-    match Level::ALL.iter().rev().find(|level| has(**level)) {
-        // SAFETY: `has` has just asked the CPU for the level's features.
-        Some(&level) => unsafe { Isa::assume(level) },
-        None => Isa::SCALAR,
+/// The features of a level that the CPU lacks.
+fn lacks(level: Level) -> Vec<&'static str> {
+    let features = features();
+    let is_missing = |name: &&str| !features.contains(&(*name, true));
+    needs(level).iter().copied().filter(is_missing).collect()
+}
+
+/// The instruction set to use: what the environment asks for, or else the best one that the CPU has
+/// and mote has kernels for.
+///
+/// # Errors
+/// Where the environment asks for one that mote or the CPU does not have.
+pub fn choose() -> Result<Isa> {
+    let asked = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
+    let level = match asked {
+        None => detect(),
+        Some(name) => by_name(&name.to_string_lossy())?,
+    };
+    // SAFETY: `lacks` has just asked the CPU for the level's features: both ways above end there.
+    Ok(unsafe { Isa::assume(level) })
+}
+
+/// The best level that the CPU has.
+fn detect() -> Level {
+    let levels = Level::ALL.iter().rev().copied();
+    levels.into_iter().find(|level| lacks(*level).is_empty()).unwrap_or(Level::Scalar)
+}
+
+/// The level of this name, if the CPU has it.
+fn by_name(name: &str) -> Result<Level> {
+    let Some(&level) = Level::ALL.iter().find(|level| level.name().eq_ignore_ascii_case(name))
+    else {
+        let what = format!("{VARIABLE} is {name:?}, and mote has no such instruction set");
+        let all: Vec<_> = Level::ALL.iter().map(|level| level.name()).collect();
+        return Err(Failure::new(what).remedy(format!("Take one of {}", all.join(", "))));
+    };
+    let lacking = lacks(level);
+    if !lacking.is_empty() {
+        let what = format!("{VARIABLE} is {}, and this CPU lacks", level.name());
+        let best = detect().name();
+        return Err(Failure::new(format!("{what} {}", lacking.join(" and ")))
+            .remedy(format!("Leave it out: mote takes {best} then")));
     }
+    Ok(level)
 }
 
 /// What `mote -V` says after the name.
@@ -74,6 +112,31 @@ pub fn long_version() -> String {
     let found = features().into_iter().filter(|(_, has)| *has);
     let found: Vec<_> = found.map(|(name, _)| name).collect();
     let list = if found.is_empty() { "none that matter".into() } else { found.join(" ") };
-    let (version, arch, isa) = (short_version(), std::env::consts::ARCH, detect().name());
+    let isa = match (choose(), std::env::var_os(VARIABLE)) {
+        (Ok(isa), None) => isa.name().to_string(),
+        (Ok(isa), Some(_)) => format!("{} as {VARIABLE} says", isa.name()),
+        (Err(failure), _) => format!("none. {failure}"),
+    };
+    let (version, arch) = (short_version(), std::env::consts::ARCH);
     format!("{version}\ninstruction set: {isa} ({arch})\nCPU features: {list}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_taken_by_its_name_and_refused_by_it() {
+        assert_eq!(by_name("Scalar"), Ok(Level::Scalar));
+        assert_eq!(by_name(detect().name()), Ok(detect()));
+        let said = by_name("mmx").unwrap_err().to_string();
+        assert!(said.contains("\"mmx\"") && said.contains("scalar"), "{said}");
+        for &level in Level::ALL {
+            let lacking = lacks(level);
+            match by_name(level.name()) {
+                Ok(found) => assert!(found == level && lacking.is_empty()),
+                Err(failure) => assert!(failure.to_string().contains(lacking[0])),
+            }
+        }
+    }
 }

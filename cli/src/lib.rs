@@ -15,6 +15,8 @@ pub mod config;
 pub mod error;
 pub mod executor;
 #[forbid(unsafe_code)]
+pub mod files;
+#[forbid(unsafe_code)]
 pub mod generate;
 #[forbid(unsafe_code)]
 pub mod inspect;
@@ -25,6 +27,8 @@ pub mod memory;
 pub mod output;
 #[forbid(unsafe_code)]
 pub mod parameters;
+#[forbid(unsafe_code)]
+pub mod picture;
 #[forbid(unsafe_code)]
 pub mod plan;
 #[forbid(unsafe_code)]

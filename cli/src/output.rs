@@ -1,4 +1,4 @@
-//! Pictures in and out: PNG files, written row by row and never seen half written.
+//! Pictures out: PNG files, written row by row and never seen half written.
 //!
 //! A picture is written to a file beside its place and moved there when it is whole, so neither an
 //! error nor Ctrl-C nor a full disk leaves half of one, and what was there before stays until then.
@@ -7,14 +7,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use png::{BitDepth, ColorType, StreamWriter, Transformations};
+use png::{BitDepth, ColorType, StreamWriter};
 
 use crate::error::{Failure, Result};
+use crate::files;
 use crate::parameters::KEYWORD;
 use crate::progress::Interrupt;
-
-/// The most pixels a picture that is read may have.
-const MAX_PIXELS: u64 = 1 << 28;
 
 /// The widest index that `%0Nd` may ask for.
 const MAX_DIGITS: usize = 20;
@@ -225,48 +223,6 @@ fn open(path: Option<&Path>, interrupt: &Interrupt) -> Result<(Place, Box<dyn Wr
     Ok((place, Box::new(BufWriter::new(output))))
 }
 
-/// A picture in memory: 8-bit RGB, row by row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
-    /// Pixels in a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// `3 * width * height` bytes.
-    pub rgb: Vec<u8>,
-}
-
-/// Reads a PNG file. Grey becomes RGB; a mask of transparency is left out.
-///
-/// # Errors
-/// Where it cannot be read, or is absurdly large.
-pub fn read_picture(path: &Path) -> Result<Picture> {
-    let mut decoder = png::Decoder::new(BufReader::new(open_png(path)?));
-    decoder.set_transformations(Transformations::normalize_to_color8());
-    let damaged = |error| damaged(path, &error);
-    let mut reader = decoder.read_info().map_err(damaged)?;
-    let (width, height) = (reader.info().width, reader.info().height);
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(Failure::new(format!("{} is too large: {width}x{height}", path.display())));
-    }
-    let Some(size) = reader.output_buffer_size() else {
-        return Err(Failure::new(format!("{} is too large: {width}x{height}", path.display())));
-    };
-    let mut bytes = vec![0; size];
-    let frame = reader.next_frame(&mut bytes).map_err(damaged)?;
-    bytes.truncate(frame.buffer_size());
-    let rgb = match frame.color_type {
-        ColorType::Rgb => bytes,
-        ColorType::Rgba => bytes.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
-        ColorType::Grayscale => bytes.iter().flat_map(|&grey| [grey; 3]).collect(),
-        ColorType::GrayscaleAlpha => bytes.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
-        ColorType::Indexed => {
-            return Err(Failure::new(format!("{} keeps its palette", path.display())));
-        }
-    };
-    Ok(Picture { width: width as usize, height: height as usize, rgb })
-}
-
 /// The size of a PNG file in pixels, and its texts with their keywords.
 pub type Texts = ([u32; 2], Vec<(String, String)>);
 
@@ -276,7 +232,7 @@ pub type Texts = ([u32; 2], Vec<(String, String)>);
 /// Where it cannot be read.
 pub fn read_texts(path: &Path) -> Result<Texts> {
     let damaged = |error| damaged(path, &error);
-    let decoder = png::Decoder::new(BufReader::new(open_png(path)?));
+    let decoder = png::Decoder::new(BufReader::new(files::open(path)?));
     let mut reader = decoder.read_info().map_err(damaged)?;
     reader.finish().map_err(damaged)?;
     let info = reader.info();
@@ -293,18 +249,15 @@ pub fn read_texts(path: &Path) -> Result<Texts> {
     Ok(([info.width, info.height], texts))
 }
 
-fn open_png(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| Failure::file("open", path, &error))
-}
-
 fn damaged(path: &Path, error: &png::DecodingError) -> Failure {
     Failure::new(format!("{} cannot be read as PNG: {error}", path.display()))
-        .remedy("Convert pictures of other formats to PNG first")
+        .remedy("Its download may have been cut off: fetch it again")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::picture;
 
     fn files(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder)
@@ -332,7 +285,7 @@ mod tests {
             let (size, texts) = read_texts(&path).unwrap();
             assert_eq!((size, texts), ([2, 3], vec![(KEYWORD.into(), text.into())]));
         }
-        let picture = read_picture(&path).unwrap();
+        let picture = picture::read(&path).unwrap();
         assert_eq!((picture.width, picture.height), (2, 3));
         assert_eq!(picture.rgb[6..12], [1, 1, 2, 3, 4, 5]);
         assert_eq!(files(folder.path()), ["a.png"]);
@@ -363,7 +316,7 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).unwrap();
         write(&link, 3, "").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(read_picture(&real).unwrap().width, 2);
+        assert_eq!(picture::read(&real).unwrap().width, 2);
         write(Path::new("/dev/null"), 3, "").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }
@@ -401,14 +354,5 @@ mod tests {
         for good in ["a.png", "a.PNG", "a", "a.%03d"] {
             assert!(new(good, 3).is_ok(), "{good}");
         }
-    }
-
-    #[test]
-    fn what_is_no_picture_is_refused() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), b"\xff\xd8\xff\xe0 a photograph").unwrap();
-        assert!(read_picture(file.path()).unwrap_err().to_string().contains("Convert"));
-        assert!(read_texts(file.path()).is_err());
-        assert!(read_picture(Path::new("/none.png")).is_err());
     }
 }

@@ -30,7 +30,7 @@ const TAESD_CHANNELS: usize = 4;
 pub fn run(args: &args::Plan) -> Result<()> {
     let resolved = resolve::resolve(&args.model, &args.request)?;
     let pool = pool(args.machine.threads)?;
-    let isa = isa::detect();
+    let isa = isa::choose()?;
     let mut model = Model::open(&resolved)?;
     let plan = model.with_weights(|weights| plan(&resolved, isa, &pool, weights))??;
     let text = if args.json {

@@ -22,10 +22,12 @@ use crate::args::{self, Method, Request, Rng, Seed};
 use crate::config::autoencoder::Autoencoder;
 use crate::config::model_index::Pipeline;
 use crate::config::scheduler::SchedulerConfig;
-use crate::config::{autoencoder, clip_text, model_index, scheduler, unet_2d, unet_2d_condition};
+use crate::config::{
+    autoencoder, clip_text, model_index, scheduler, taesd, unet_2d, unet_2d_condition,
+};
 use crate::error::{Failure, Result};
-use crate::output::{self, Picture};
 use crate::parameters::Parameters;
+use crate::picture::{self, Picture};
 use crate::tokenizer::{self, Tokenizer};
 
 /// How much of a picture is made anew, where nothing is said.
@@ -84,7 +86,8 @@ pub struct Words {
 /// Everything about a run but the weights.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// Where each network's weights lie: the first segment of their names, and the folder.
+    /// Where each network's weights lie: the first segments of their names, and the folder or the
+    /// file.
     pub folders: Vec<(&'static str, PathBuf)>,
     /// The networks.
     pub networks: Networks,
@@ -205,7 +208,10 @@ pub fn table(config: &SchedulerConfig, steps: usize, strength: Option<f32>) -> R
     })
 }
 
-type Found = (Networks, Vec<(&'static str, PathBuf)>, [usize; 2]);
+/// The first segments of weights' names, and the folder or file that holds what follows them.
+type Places = Vec<(&'static str, PathBuf)>;
+
+type Found = (Networks, Places, [usize; 2]);
 
 fn unconditional(model: &args::Model, request: &Request) -> Result<Found> {
     for (given, flag) in [
@@ -270,28 +276,25 @@ fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
     let text_encoder = clip_text::read(&encoder_folder.join("config.json"))?;
     let unet_folder = folder.join("unet");
     let unet = unet_2d_condition::read(&unet_folder.join("config.json"))?;
-    let (vae, vae_folder) = vae(model)?;
+    let (vae, vae_places) = vae(model, request.init_img.is_some())?;
     if vae.latent_channels() != unet.in_channels {
+        let place = vae_places.first().map_or(folder.as_path(), |(_, place)| place);
         return Err(Failure::new(format!(
             "the autoencoder in {} has {} latent channels, and the UNet takes {}",
-            vae_folder.display(),
+            place.display(),
             vae.latent_channels(),
             unet.in_channels
         ))
         .remedy("They must come from models of one kind"));
     }
     let scale = vae.pixels_per_latent();
-    let init = request.init_img.as_deref().map(output::read_picture).transpose()?;
+    let init = request.init_img.as_deref().map(picture::read).transpose()?;
     let trained = unet.sample_size.map(|size| size.map(|side| side * scale));
-    let own = init.as_ref().map(|init| [init.height, init.width]);
+    let is_sized = request.width.is_some() && request.height.is_some();
+    let own = init.as_ref().filter(|_| !is_sized);
+    let own = own.map(|init| own_size(init, scale)).transpose()?;
     let size = size(request, own.or(trained), scale, "unet")?;
-    if let Some(init) = init.as_ref().filter(|init| [init.height, init.width] != size) {
-        return Err(Failure::new(format!(
-            "the picture to start from is {}x{}, and {}x{} is asked for",
-            init.width, init.height, size[1], size[0]
-        ))
-        .remedy("Scale it first, or leave out -W and -H"));
-    }
+    let init = init.map(|init| init.resized(size));
     let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
     let words = Words {
         prompt: tokens.encode(prompt)?,
@@ -303,8 +306,8 @@ fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
         vae,
         init,
     };
-    let folders =
-        vec![("text_encoder", encoder_folder), ("unet", unet_folder), ("vae", vae_folder)];
+    let mut folders = vec![("text_encoder", encoder_folder), ("unet", unet_folder)];
+    folders.extend(vae_places);
     Ok((Networks::TextToImage(words), folders, size))
 }
 
@@ -316,12 +319,10 @@ struct Tokens {
 
 impl Tokens {
     fn open(folder: &Path, encoder: &ClipTextConfig) -> Result<Self> {
-        let tokenizer =
-            Tokenizer::from_folder(folder).map_err(|error| Failure::new(format!("{error:#}")))?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
         let most = encoder.max_position_embeddings;
         let length = tokenizer.model_max_length().map_or(most, |length| length.min(most));
-        let ids = tokenizer.core().map(|core| core.vocab_size());
-        let ids = ids.map_err(|error| Failure::new(format!("{error:#}")))?;
+        let ids = tokenizer.core()?.vocab_size();
         if ids > encoder.vocab_size {
             return Err(Failure::new(format!(
                 "{} knows {ids} tokens, and the text encoder has vectors for {}",
@@ -334,28 +335,36 @@ impl Tokens {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let core = self.tokenizer.core();
-        core.and_then(|core| tokenizer::encode(&core, text, self.length))
-            .map_err(|error| Failure::new(format!("{error:#}")))
+        tokenizer::encode(&self.tokenizer.core()?, text, self.length)
     }
 }
 
-/// The autoencoder of the model, or the one given in its place.
-fn vae(model: &args::Model) -> Result<(Autoencoder, PathBuf)> {
+/// The autoencoder of the model, or the one given in its place, and where its weights lie.
+fn vae(model: &args::Model, encodes: bool) -> Result<(Autoencoder, Places)> {
     let given = model.taesd.as_ref().or(model.vae.as_ref());
     let folder = given.cloned().unwrap_or_else(|| model.model.join("vae"));
     let path = folder.join("config.json");
     if given.is_some() && !path.is_file() {
-        return Err(Failure::new(format!("{} has no config.json", folder.display())).remedy(
-            "Take an autoencoder in diffusers' layout: config.json beside its safetensors file",
-        ));
+        if !folder.exists() {
+            return Err(Failure::new(format!("there is no {}", folder.display()))
+                .remedy("Give the folder or the file of an autoencoder"));
+        }
+        let found = taesd::find(&folder)?;
+        if encodes && !found.has_encoder {
+            return Err(Failure::new(format!(
+                "{} has no encoder beside it, and --init-img needs one",
+                folder.display()
+            ))
+            .remedy("Put taesd_encoder.safetensors beside taesd_decoder.safetensors"));
+        }
+        return Ok((Autoencoder::Tiny(found.config), found.files));
     }
     let config = autoencoder::read(&path)?;
     if model.taesd.is_some() && matches!(config, Autoencoder::Kl(_)) {
         return Err(Failure::new(format!("{} holds no tiny autoencoder", folder.display()))
             .remedy("Give its folder to --vae instead of --taesd"));
     }
-    Ok((config, folder))
+    Ok((config, vec![("vae", folder)]))
 }
 
 /// How many layers are left out: `--clip-skip` counts from 1, as the web UIs do.
@@ -370,6 +379,19 @@ fn clip_skip(config: &ClipTextConfig, layer: Option<u32>) -> Result<usize> {
         .remedy("Most models want 1 or 2"));
     }
     Ok(skipped)
+}
+
+/// Height and width of a picture, rounded down to multiples of `scale`.
+fn own_size(picture: &Picture, scale: usize) -> Result<[usize; 2]> {
+    let size = [picture.height, picture.width].map(|side| side / scale * scale);
+    if size.contains(&0) {
+        return Err(Failure::new(format!(
+            "the picture to start from is only {}x{} pixels",
+            picture.width, picture.height
+        ))
+        .remedy("Say with -W and -H to which size to enlarge it"));
+    }
+    Ok(size)
 }
 
 /// Height and width: as asked for, or as trained. Both must be multiples of `scale`.

@@ -8,16 +8,18 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
 use mote::models::clip_tokenizer::{
     ClipTokenizer, MAGIC, NORMALIZED, SINGLE_WORD, Segment, VERSION,
 };
 use serde_json::{Map, Value};
 use unicode_normalization_alignments::UnicodeNormalization;
+
+use crate::error::{Failure, Result};
+use crate::files;
 
 /// The largest file read: CLIP's `tokenizer.json` has 2.2 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -33,6 +35,9 @@ const DEFAULT_LENGTH: usize = 77;
 
 /// What CLIP puts behind a token that ends a word.
 const END_OF_WORD: &str = "</w>";
+
+/// What to do about a file that cannot be what it should.
+const AGAIN: &str = "The file is damaged: fetch it again";
 
 /// The tokens that have a name, in the order in which transformers adds them.
 const NAMED: [&str; 7] =
@@ -58,11 +63,9 @@ impl Tokenizer {
             Some(source) => read_tokenizer_json(source)?,
             None => {
                 let [vocab, merges] = ["vocab.json", "merges.txt"].map(|name| {
-                    file(name)?.with_context(|| {
-                        let folder = folder.display();
-                        format!(
-                            "{folder}: no {name}; a tokenizer needs vocab.json and merges.txt, or \
-                             tokenizer.json"
+                    file(name)?.ok_or_else(|| {
+                        Failure::new(format!("there is no {name} in {}", folder.display())).remedy(
+                            "A tokenizer needs vocab.json and merges.txt, or tokenizer.json",
                         )
                     })
                 });
@@ -89,7 +92,7 @@ impl Tokenizer {
     }
 
     fn new(table: Vec<u8>, model_max_length: Option<usize>) -> Result<Self> {
-        ClipTokenizer::new(&table).context("the tokenizer's table is refused")?;
+        ClipTokenizer::new(&table).map_err(refused)?;
         Ok(Self { table, model_max_length })
     }
 
@@ -109,7 +112,7 @@ impl Tokenizer {
     /// # Errors
     /// None: the table was checked when `self` was made.
     pub fn core(&self) -> Result<ClipTokenizer<'_>> {
-        ClipTokenizer::new(&self.table).context("the tokenizer's table is refused")
+        ClipTokenizer::new(&self.table).map_err(refused)
     }
 
     /// The ids of a text, as many as `model_max_length` says, or 77.
@@ -121,6 +124,11 @@ impl Tokenizer {
     }
 }
 
+fn refused(error: mote::Error) -> Failure {
+    Failure::new(format!("the tokenizer's table is refused: {error}"))
+        .remedy("Its files may be damaged: fetch them again")
+}
+
 /// The ids of a text, composed or not: `bos`, what fits of the text, `eos`, and padding up to
 /// `length`.
 ///
@@ -128,7 +136,8 @@ impl Tokenizer {
 /// If `length` is below 2.
 pub fn encode(tokenizer: &ClipTokenizer<'_>, text: &str, length: usize) -> Result<Vec<u32>> {
     let (mut ids, mut scratch) = (vec![0; length], Vec::new());
-    let mut encoder = tokenizer.encoder(&mut ids)?;
+    let fails = |error: mote::Error| Failure::new(error.to_string()).within("tokenizer");
+    let mut encoder = tokenizer.encoder(&mut ids).map_err(fails)?;
     for segment in tokenizer.segments(text) {
         match segment {
             _ if encoder.is_full() => break,
@@ -137,7 +146,7 @@ pub fn encode(tokenizer: &ClipTokenizer<'_>, text: &str, length: usize) -> Resul
                 let text = compose(text);
                 let needed = tokenizer.segment_scratch_len(&text);
                 scratch.resize(needed.max(scratch.len()), 0);
-                encoder.text(&text, &mut scratch)?;
+                encoder.text(&text, &mut scratch).map_err(fails)?;
             }
         }
     }
@@ -176,36 +185,25 @@ struct Source {
 impl Source {
     /// `None` if there is no such file.
     fn open(path: PathBuf) -> Result<Option<Self>> {
-        let shown = path.display();
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("{shown}: cannot be opened")),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("{shown}: cannot be read"))?;
-        ensure!(
-            bytes.len() as u64 <= MAX_FILE_BYTES,
-            "{shown}: larger than {} MiB, no tokenizer is; is it another file?",
-            MAX_FILE_BYTES >> 20
-        );
+        // A link that leads nowhere is not the same as no file.
+        if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        let bytes = files::read(&path, MAX_FILE_BYTES)?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + good.iter().filter(|&&b| b == b'\n').count();
-            anyhow!("{shown}, line {line}: not UTF-8; the file is damaged, fetch it again")
+            Failure::new(format!("{}, line {line}: not UTF-8", path.display())).remedy(AGAIN)
         })?;
         Ok(Some(Self { path, text }))
     }
 
     fn json(&self) -> Result<Map<String, Value>> {
         let shown = self.path.display();
-        let value: Value = serde_json::from_str(&self.text)
-            .with_context(|| format!("{shown}: not valid JSON; fetch the file again"))?;
-        match value {
-            Value::Object(map) => Ok(map),
-            _ => bail!("{shown}: expected a JSON object"),
+        match serde_json::from_str(&self.text) {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(_) => Err(Failure::new(format!("{shown}: expected a JSON object")).remedy(AGAIN)),
+            Err(error) => Err(Failure::new(format!("{shown} is not JSON: {error}")).remedy(AGAIN)),
         }
     }
 }
@@ -266,7 +264,8 @@ fn read_vocab_and_merges(vocab: &Source, merges: &Source) -> Result<Model> {
             continue;
         }
         let place = Place::Line(i + 1);
-        list.push(read_merge(line, place).with_context(|| format!("{shown}, {place}"))?);
+        let merge = read_merge(line, place);
+        list.push(merge.map_err(|error| error.within(format!("{shown}, {place}")))?);
     }
     Ok(Model {
         vocab: read_vocab(&vocab.json()?, &vocab.path)?,
@@ -282,15 +281,18 @@ fn read_tokenizer_json(source: &Source) -> Result<(Model, Vec<(u64, AddedToken)>
     let shown = source.path.display();
     let root = source.json()?;
     let Some(Value::Object(model)) = root.get("model") else {
-        bail!("{shown}: no object \"model\"; is it a tokenizer's file?");
+        return Err(Failure::new(format!("{shown}: there is no object \"model\""))
+            .remedy("Is it a tokenizer's file?"));
     };
     if let Some(kind) = model.get("type").filter(|kind| *kind != "BPE") {
-        bail!("{shown}: model.type is {}, expected \"BPE\"", show(kind));
+        let what = format!("{shown}: model.type is {}, expected \"BPE\"", show(kind));
+        return Err(Failure::new(what).remedy("mote knows CLIP's tokenizer alone"));
     }
     let (Some(Value::Object(vocab)), Some(Value::Array(merges))) =
         (model.get("vocab"), model.get("merges"))
     else {
-        bail!("{shown}: \"model\" needs an object \"vocab\" and an array \"merges\"");
+        let what = "\"model\" needs an object \"vocab\" and an array \"merges\"";
+        return Err(Failure::new(format!("{shown}: {what}")).remedy(AGAIN));
     };
     let mut list = Vec::new();
     for (i, merge) in merges.iter().enumerate() {
@@ -299,11 +301,11 @@ fn read_tokenizer_json(source: &Source) -> Result<(Model, Vec<(u64, AddedToken)>
             Value::String(line) => read_merge(line, place),
             Value::Array(parts) => match parts.as_slice() {
                 [Value::String(left), Value::String(right)] => new_merge(left, right, place),
-                _ => Err(anyhow!("expected two strings")),
+                _ => Err(Failure::new("expected two strings").remedy(AGAIN)),
             },
-            _ => Err(anyhow!("expected a string or two")),
+            _ => Err(Failure::new("expected a string or two").remedy(AGAIN)),
         };
-        list.push(merge.with_context(|| format!("{shown}: {place}"))?);
+        list.push(merge.map_err(|error| error.within(format!("{shown}, {place}")))?);
     }
     let mut added = Vec::new();
     for (i, token) in root
@@ -314,8 +316,9 @@ fn read_tokenizer_json(source: &Source) -> Result<(Model, Vec<(u64, AddedToken)>
         .enumerate()
     {
         let read = || Some((token.get("id")?.as_u64()?, AddedToken::read(token)?));
-        added.push(read().with_context(|| {
-            format!("{shown}: added_tokens[{i}] needs an \"id\" and a string \"content\"")
+        added.push(read().ok_or_else(|| {
+            let what = format!("added_tokens[{i}] needs an \"id\" and a string \"content\"");
+            Failure::new(format!("{shown}: {what}")).remedy(AGAIN)
         })?);
     }
     let model = Model {
@@ -331,28 +334,37 @@ fn read_tokenizer_json(source: &Source) -> Result<(Model, Vec<(u64, AddedToken)>
 fn read_merge(line: &str, place: Place) -> Result<Merge> {
     match line.split_once(' ') {
         Some((left, right)) if !right.contains(' ') => new_merge(left, right, place),
-        _ => bail!("expected two tokens with one space between them, found {}", quote(line)),
+        _ => Err(Failure::new(format!(
+            "expected two tokens with one space between them, found {}",
+            quote(line)
+        ))
+        .remedy(AGAIN)),
     }
 }
 
 fn new_merge(left: &str, right: &str, place: Place) -> Result<Merge> {
-    ensure!(!left.is_empty() && !right.is_empty(), "one of the two tokens to merge is missing");
+    if left.is_empty() || right.is_empty() {
+        return Err(Failure::new("one of the two tokens to merge is missing").remedy(AGAIN));
+    }
     Ok(Merge { left: left.to_owned(), right: right.to_owned(), place })
 }
 
+fn bad_id(path: &Path, token: &str, id: &Value) -> Failure {
+    let (token, id) = (quote(token), show(id));
+    Failure::new(format!("{}: token {token} has the id {id}", path.display()))
+        .remedy(format!("Ids are whole numbers from 0 to {MAX_ID}"))
+}
+
 fn read_vocab(map: &Map<String, Value>, path: &Path) -> Result<HashMap<String, u32>> {
-    let shown = path.display();
     let (mut vocab, mut owners) = (HashMap::new(), HashMap::new());
     for (token, id) in map {
         let Some(id) = id.as_u64().filter(|&id| id <= MAX_ID) else {
-            bail!(
-                "{shown}: token {} has the id {}; ids are whole numbers from 0 to {MAX_ID}",
-                quote(token),
-                show(id)
-            );
+            return Err(bad_id(path, token, id));
         };
         if let Some(other) = owners.insert(id, token) {
-            bail!("{shown}: tokens {} and {} share the id {id}", quote(other), quote(token));
+            let (other, token) = (quote(other), quote(token));
+            let what = format!("{}: tokens {other} and {token} share the id {id}", path.display());
+            return Err(Failure::new(what).remedy(AGAIN));
         }
         vocab.insert(token.clone(), id as u32);
     }
@@ -417,14 +429,15 @@ impl Special {
             Some(source) => (source.json()?, source.path.display().to_string()),
             None => (Map::new(), "tokenizer_config.json".to_owned()),
         };
-        let model_max_length = read_max_length(&settings).with_context(|| place.clone())?;
+        let model_max_length = read_max_length(&settings).map_err(|error| error.within(&place))?;
         for (key, only) in [
             ("padding_side", "right".into()),
             ("truncation_side", "right".into()),
             ("split_special_tokens", Value::Bool(false)),
         ] {
             if let Some(value) = settings.get(key).filter(|value| **value != only) {
-                bail!("{place}: {key} is {value}, and only {only} is supported");
+                let what = format!("{place}: {key} is {}", show(value));
+                return Err(Failure::new(what).remedy(format!("mote knows {only} alone")));
             }
         }
         if settings.get("extra_special_tokens").is_none_or(is_falsy)
@@ -434,16 +447,7 @@ impl Special {
         }
         let mut decoder = BTreeMap::new();
         if let Some(list) = settings.get("added_tokens_decoder") {
-            let list = list.as_object();
-            for (id, token) in
-                list.with_context(|| format!("{place}: added_tokens_decoder is not an object"))?
-            {
-                let read = || Some((id.parse::<u64>().ok()?, AddedToken::read(token)?));
-                let (id, token) = read().with_context(|| {
-                    format!("{place}: added_tokens_decoder: entry {} is not a token", quote(id))
-                })?;
-                decoder.insert(id, token);
-            }
+            decoder = read_decoder(list).map_err(|error| error.within(&place))?;
         } else {
             if let Some(source) = special_map {
                 merge_special_map(&mut settings, source)?;
@@ -464,6 +468,21 @@ impl Special {
     }
 }
 
+/// `added_tokens_decoder`: id to token.
+fn read_decoder(list: &Value) -> Result<BTreeMap<u64, AddedToken>> {
+    let list = list
+        .as_object()
+        .ok_or_else(|| Failure::new("added_tokens_decoder is not an object").remedy(AGAIN))?;
+    let token = |(id, token): (&String, &Value)| {
+        let read = || Some((id.parse::<u64>().ok()?, AddedToken::read(token)?));
+        read().ok_or_else(|| {
+            let what = format!("added_tokens_decoder: entry {} is not a token", quote(id));
+            Failure::new(what).remedy(AGAIN)
+        })
+    };
+    list.iter().map(token).collect()
+}
+
 fn is_falsy(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -477,7 +496,8 @@ fn read_max_length(settings: &Map<String, Value>) -> Result<Option<usize>> {
     let value = settings.get("model_max_length").or_else(|| settings.get("max_len"));
     let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
     let Some(number) = value.as_f64().filter(|&number| number >= 2.0) else {
-        bail!("model_max_length is {}, expected a number from 2", show(value));
+        let what = format!("model_max_length is {}, expected a number from 2", show(value));
+        return Err(Failure::new(what).remedy("CLIP's is 77"));
     };
     Ok(value.as_u64().filter(|&n| number.is_finite() && n <= MAX_LENGTH).map(|n| n as usize))
 }
@@ -507,12 +527,7 @@ fn read_added_tokens(
         named.chain(extra.into_iter().flatten()).filter_map(AddedToken::read).collect();
     for (content, id) in source.json()? {
         let Some(id) = id.as_u64().filter(|&id| id <= MAX_ID) else {
-            bail!(
-                "{}: token {} has the id {}; ids are whole numbers from 0 to {MAX_ID}",
-                source.path.display(),
-                quote(&content),
-                show(&id)
-            );
+            return Err(bad_id(&source.path, &content, &id));
         };
         let special = special.iter().any(|token| token.content == content);
         let normalized = Some(!special);
@@ -533,7 +548,8 @@ fn collect(
     for key in NAMED {
         let value = match (settings.get(key), key) {
             (Some(Value::Null), "bos_token" | "eos_token" | "pad_token") => {
-                bail!("{place}: {key} is null, and CLIP cannot do without it")
+                return Err(Failure::new(format!("{place}: {key} is null"))
+                    .remedy("CLIP cannot do without it"));
             }
             (Some(value), _) => value.clone(),
             (None, "bos_token") => "<|startoftext|>".into(),
@@ -565,8 +581,9 @@ fn collect(
         if value.is_null() {
             continue;
         }
-        let token = AddedToken::read(&value)
-            .with_context(|| format!("{place}: {key} is {}, expected text", show(&value)))?;
+        let token = AddedToken::read(&value).ok_or_else(|| {
+            Failure::new(format!("{place}: {key} is {}, expected text", show(&value)))
+        })?;
         named.insert(key, token.content.clone());
         let known = added[..listed].iter().any(|other| other.content == token.content);
         if !known && !added.contains(&token) {
@@ -596,7 +613,10 @@ impl Model {
             };
             self.added.insert(token.content.clone(), (id, token));
         }
-        ensure!(u64::from(next) <= MAX_ID, "more than {MAX_ID} tokens");
+        if u64::from(next) > MAX_ID {
+            let place = self.vocab_file.with_file_name("");
+            return Err(Failure::new(format!("{}: more than {MAX_ID} tokens", place.display())));
+        }
         Ok(())
     }
 
@@ -610,8 +630,10 @@ impl Model {
         let mut header = vec![VERSION, ids.max().map_or(0, |id| id + 1)];
         for key in ["bos_token", "eos_token", "pad_token"] {
             let token = named.get(key).map_or("", String::as_str);
-            let id = self.id(token).with_context(|| {
-                format!("{}: no token {}, which {key} is", self.vocab_file.display(), quote(token))
+            let id = self.id(token).ok_or_else(|| {
+                let (place, token) = (self.vocab_file.display(), quote(token));
+                Failure::new(format!("{place}: there is no token {token}, which {key} is"))
+                    .remedy("The tokenizer's files do not belong together")
             });
             header.push(id?);
         }
@@ -643,13 +665,14 @@ impl Model {
             for byte in 0..=255 {
                 let token = format!("{}{suffix}", byte_char(byte));
                 let id = self.vocab.get(&token).or_else(|| self.vocab.get(unk));
-                ids.push(*id.with_context(|| {
-                    format!(
+                ids.push(*id.ok_or_else(|| {
+                    Failure::new(format!(
                         "{}: no token {token:?} for byte {byte}, and unk_token, {}, is not there \
-                         either; is this CLIP's vocabulary?",
+                         either",
                         self.vocab_file.display(),
                         quote(unk)
-                    )
+                    ))
+                    .remedy("Is this CLIP's vocabulary?")
                 })?);
             }
         }
@@ -661,16 +684,16 @@ impl Model {
         let mut merges = BTreeMap::new();
         for (rank, Merge { left, right, place }) in self.merges.iter().enumerate() {
             let id = |token: &str| {
-                self.vocab.get(token).copied().with_context(|| {
-                    format!(
-                        "{}, {place}: merges {} and {}, but {} has no token {}; the two files \
-                         do not belong together",
+                self.vocab.get(token).copied().ok_or_else(|| {
+                    Failure::new(format!(
+                        "{}, {place}: merges {} and {}, but {} has no token {}",
                         self.merges_file.display(),
                         quote(left),
                         quote(right),
                         self.vocab_file.display(),
                         quote(token)
-                    )
+                    ))
+                    .remedy("The two files do not belong together")
                 })
             };
             let merged = id(&format!("{left}{right}"))?;
@@ -692,12 +715,12 @@ impl Model {
         list.sort_by(|a, b| (a.0 & NORMALIZED, &a.1).cmp(&(b.0 & NORMALIZED, &b.1)));
         for pair in list.windows(2) {
             let alike = pair[0].0 & NORMALIZED == pair[1].0 & NORMALIZED && pair[0].1 == pair[1].1;
-            ensure!(
-                !alike,
-                "{}: two added tokens are {} once normalised; leave one of them out",
-                self.vocab_file.with_file_name("").display(),
-                quote(&pair[0].1)
-            );
+            if alike {
+                let (place, token) = (self.vocab_file.with_file_name(""), quote(&pair[0].1));
+                let what = format!("two added tokens are {token} once normalised");
+                return Err(Failure::new(format!("{}: {what}", place.display()))
+                    .remedy("Leave one of them out"));
+            }
         }
         Ok(list)
     }

@@ -5,14 +5,13 @@
 //! a key that matters is never passed over in silence, and the harmless keys of newer versions
 //! load.
 
-use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use mote::models::{MAX_LEVELS, PerLevel};
 use serde_json::{Map, Value};
 
 use crate::error::{Failure, Result};
+use crate::files;
 
 /// The longest configuration that is believed. Those with 1000 betas have some 20 KiB; an index of
 /// shards may have a few hundred.
@@ -29,14 +28,8 @@ const MAX_SHOWN: usize = 60;
 /// # Errors
 /// Where there is no such file, or it is not JSON.
 pub fn read(path: &Path) -> Result<Value> {
-    let cannot = |error| Failure::file("read", path, &error);
-    let file = fs::File::open(path).map_err(cannot)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    let bytes = files::read(path, MAX_BYTES)?;
     let name = path.display();
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Failure::new(format!("{name} is too long for a configuration")));
-    }
     let text = String::from_utf8(bytes)
         .map_err(|_| Failure::new(format!("{name} is not JSON: it is not UTF-8")))?;
     parse(&text).map_err(|error| Failure::new(format!("{name} is not JSON: {error}")))
@@ -380,6 +373,8 @@ fn shown(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;

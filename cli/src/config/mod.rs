@@ -9,6 +9,7 @@ pub mod clip_text;
 pub mod json;
 pub mod model_index;
 pub mod scheduler;
+pub mod taesd;
 pub mod unet_2d;
 pub mod unet_2d_condition;
 
