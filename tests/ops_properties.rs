@@ -1,6 +1,6 @@
-//! What holds for every op at every size, zeros and misfits among them: a plan says what a run says,
-//! planned bytes are peak bytes, one byte less is an error, and neither what the memory held before
-//! nor the number of threads changes a bit.
+//! What holds for every op at every size, zeros and misfits among them: a plan says what a run
+//! says, planned bytes are peak bytes, one byte less is an error, and neither what the memory held
+//! before nor the number of threads changes a bit.
 
 use half::{bf16, f16};
 use mote::arch::Isa;
@@ -160,7 +160,7 @@ fn check(seed: u64, make: impl Fn(&mut Case) -> Walk) {
         for isa in [Isa::SCALAR, best_isa()] {
             let mut bits = None;
             for threads in [1, 2, 3, 7] {
-                let found = check_one(&what, isa, &Threads(threads), &mut weights, &whole);
+                let found = check_one(&what, isa, &Threads(threads), &mut weights, whole);
                 let first = bits.get_or_insert_with(|| found.clone());
                 assert_eq!(*first, found, "{what}: {threads} threads change nothing");
             }

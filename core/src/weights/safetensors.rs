@@ -151,8 +151,9 @@ fn each_tensor(
     }
 }
 
-/// `{"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}`, in any order, each once. A tensor of
-/// more than four dimensions is checked like any other, but no network of ours asks for it: `None`.
+/// `{"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}`, in any order, each once. A tensor
+/// of more than four dimensions is checked like any other, but no network of ours asks for it:
+/// `None`.
 fn read_tensor(reader: &mut Reader<'_>, data: u64, file_bytes: u64) -> Result<Option<Weight>> {
     let (mut dtype, mut shape, mut offsets) = (None, None, None);
     reader.expect(b'{', "a tensor's description was expected")?;
