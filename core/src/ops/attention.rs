@@ -99,7 +99,8 @@ impl Sizes {
     /// f32 elements that one worker needs.
     fn scratch(&self) -> usize {
         let keys = self.keys();
-        self.d * keys + keys * self.width + QUERIES * keys + keys.max(self.d) + 2 * QUERIES
+        let tiles = keys.saturating_mul(self.d + self.width + QUERIES);
+        tiles.saturating_add(keys.max(self.d) + 2 * QUERIES)
     }
 
     fn take_apart<'a>(&self, scratch: &'a mut [f32]) -> Scratch<'a> {

@@ -84,15 +84,15 @@ pub fn conv2d(
     let [top, bottom, left, right] = conv.padding;
     let steps = |size: usize, kernel: usize, pad: usize| -> Result<usize> {
         let padded = size.checked_add(pad).ok_or(Error::Overflow { what: "a picture" })?;
-        let room = padded.checked_sub(kernel).filter(|_| size > 0);
+        let room = padded.checked_sub(kernel).filter(|_| size > 0 && height > 0 && width > 0);
         room.map(|room| room / conv.stride + 1).ok_or(Error::Shape {
             what: "conv2d's kernel is larger than its input",
             expected: [kernel_height, kernel_width, 0, 0],
             found: [height, width, 0, 0],
         })
     };
-    let out =
-        [steps(size[0], kernel_height, top + bottom)?, steps(size[1], kernel_width, left + right)?];
+    let [above, beside] = [top.saturating_add(bottom), left.saturating_add(right)];
+    let out = [steps(size[0], kernel_height, above)?, steps(size[1], kernel_width, beside)?];
     let result = cx.tensor(Shape::new([images, out[0], out[1], n]))?;
     check_residual("conv2d", residual, result.shape())?;
     let product = Gemm { x, weight, bias, residual, out: result, taps, channels, n };

@@ -27,15 +27,13 @@ pub fn add_in_place(cx: &mut Context<'_>, x: Tensor, y: Tensor) -> Result<()> {
 /// `x[n, .., c] ← x[n, .., c] + v[n, c]`: one value for each sample and channel.
 ///
 /// # Errors
-/// [`Error::Shape`] where v is not `[n, c]`.
+/// [`Error::Shape`] where x has fewer than two dimensions or v is not `[n, c]`.
 pub fn add_per_channel_in_place(cx: &mut Context<'_>, x: Tensor, v: Tensor) -> Result<()> {
-    let n = x.shape().as_slice().first().copied().unwrap_or(1);
-    let c = x.channels();
+    let [n, rows, c] = x.samples("add_per_channel")?;
     v.expect("add_per_channel", Shape::new([n, c]))?;
     if cx.is_planning() || x.is_empty() {
         return Ok(());
     }
-    let rows = x.row_count() / n;
     let (x, [v]) = cx.arena.split(x, [v]);
     for_each_chunk::<_, f32>(cx.executor, x, c, &mut [], |row, x, _| {
         x.iter_mut().zip(&v[row / rows * c..]).for_each(|(x, v)| *x += v);

@@ -64,10 +64,11 @@ struct KBlock {
     channels: usize,
 }
 
-/// The blocks of k, in order.
+/// The blocks of k, in order; no channels make one block of none, which ends with the bias all the
+/// same.
 fn k_blocks(taps: usize, channels: usize) -> impl Iterator<Item = KBlock> {
     let step = (K_BLOCK / taps).next_multiple_of(K_STEP);
-    (0..channels)
+    (0..channels.max(1))
         .step_by(step)
         .map(move |channel| KBlock { channel, channels: step.min(channels - channel) })
 }
@@ -91,9 +92,6 @@ pub(super) fn gemm(cx: &mut Context<'_>, p: Gemm, rows: &impl Rows) -> Result<()
             return Ok(());
         }
         cx.arena.write(zeros).fill(0.0);
-        if k == 0 {
-            cx.arena.write(p.out).fill(0.0);
-        }
         let work = Work { p, bias, packed, zeros, staging };
         for column in (0..p.n).step_by(columns.max(1)) {
             work.column_block(cx, rows, column, columns.min(p.n - column))?;
@@ -134,7 +132,8 @@ impl Work {
             let k = taps * block.channels;
             let panels = &mut packed[..columns.next_multiple_of(nr) * k];
             let isa = cx.isa;
-            for_each_chunk::<_, f32>(cx.executor, panels, nr * k, &mut [], |i, panel, _| {
+            let panel = (nr * k).max(1);
+            for_each_chunk::<_, f32>(cx.executor, panels, panel, &mut [], |i, panel, _| {
                 source.pack(isa, block, i * nr, nr, panel);
             });
             self.multiply(cx, rows, block, column, columns);

@@ -30,7 +30,8 @@ pub fn linear(
     bias: Option<Weight>,
     residual: Option<Tensor>,
 ) -> Result<Tensor> {
-    let out = cx.tensor(x.shape().with_last(out_features(weight)))?;
+    let [n, _] = features(weight);
+    let out = cx.tensor(x.shape().with_last(n))?;
     linear_into(cx, x, weight, bias, residual, out)?;
     Ok(out)
 }
@@ -47,8 +48,7 @@ pub fn linear_into(
     residual: Option<Tensor>,
     out: Tensor,
 ) -> Result<()> {
-    let n = out_features(weight);
-    let k = weight.shape.elements()? / n.max(1);
+    let [n, k] = features(weight);
     if x.channels() != k {
         let expected = x.shape().with_last(k).to_dims();
         return Err(Error::Shape { what: "linear", expected, found: x.shape().to_dims() });
@@ -59,6 +59,7 @@ pub fn linear_into(
     gemm(cx, product, &Contiguous { channels: k })
 }
 
-fn out_features(weight: Weight) -> usize {
-    weight.shape.as_slice().first().copied().unwrap_or(1)
+/// n and k: what comes out and what goes in.
+fn features(weight: Weight) -> [usize; 2] {
+    weight.shape.as_slice().split_first().map_or([1, 1], |(&n, rest)| [n, rest.iter().product()])
 }

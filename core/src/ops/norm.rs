@@ -33,8 +33,8 @@ pub struct GroupNorm {
 /// shifted by `weight` and `bias` `[c]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where the groups do not divide the channels or the scale and shift do not fit,
-/// and those of memory and weights.
+/// [`Error::Shape`] where x has fewer than two dimensions, the groups do not divide the channels or
+/// the scale and shift do not fit, and those of memory and weights.
 pub fn group_norm(
     cx: &mut Context<'_>,
     x: Tensor,
@@ -115,8 +115,7 @@ fn statistics(
     bias: Weight,
     norm: GroupNorm,
 ) -> Result<Tensor> {
-    let c = x.channels();
-    let n = x.shape().as_slice().first().copied().unwrap_or(1);
+    let [n, pixels, c] = x.samples("group_norm")?;
     if norm.groups == 0 || !c.is_multiple_of(norm.groups) {
         let expected = x.shape().with_last(c.next_multiple_of(norm.groups.max(1))).to_dims();
         return Err(Error::Shape { what: "group_norm", expected, found: x.shape().to_dims() });
@@ -124,7 +123,6 @@ fn statistics(
     if let Some(scale_shift) = norm.scale_shift {
         scale_shift.expect("group_norm's scale and shift", Shape::new([n, 2 * c]))?;
     }
-    let pixels = x.row_count() / n.max(1);
     let block = pixels.div_ceil(MAX_BLOCKS).max(MIN_BLOCK);
     let blocks = pixels.div_ceil(block);
     let affine = cx.tensor(Shape::new([n, 3, c]))?;

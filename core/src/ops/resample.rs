@@ -1,7 +1,7 @@
 //! Changing a picture's size.
 
 use super::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::tensor::{Shape, Tensor};
 
@@ -20,10 +20,14 @@ pub(super) fn nearest_source(at: usize, source: usize, result: usize) -> usize {
 /// `[n, h, w, c]` resized by the nearest pixels to `size`, height and width.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where x is no picture, and those of memory.
+/// [`Error::Shape`] where x is no picture or has no pixels to take, and those of memory.
 pub fn upsample_nearest(cx: &mut Context<'_>, x: Tensor, size: [usize; 2]) -> Result<Tensor> {
     let [n, h, w, c] = x.dims("upsample_nearest")?;
     let out = cx.tensor(Shape::new([n, size[0], size[1], c]))?;
+    if x.is_empty() && !out.is_empty() {
+        let (expected, found) = ([n, h.max(1), w.max(1), c], [n, h, w, c]);
+        return Err(Error::Shape { what: "upsample_nearest", expected, found });
+    }
     if cx.is_planning() || out.is_empty() {
         return Ok(out);
     }
@@ -42,7 +46,7 @@ pub fn upsample_nearest(cx: &mut Context<'_>, x: Tensor, size: [usize; 2]) -> Re
 /// left out.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where x is no picture, and those of memory.
+/// [`Error::Shape`] where x is no picture, and those of memory.
 pub fn avg_pool_2x2(cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
     let [n, h, w, c] = x.dims("avg_pool_2x2")?;
     let size = [h / 2, w / 2];

@@ -84,6 +84,17 @@ impl Tensor {
         self.shape.as_slice().split_last().map_or(1, |(_, lead)| lead.iter().product())
     }
 
+    /// `[n, .., c]` seen as `[n, pixels, c]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there are fewer than two dimensions.
+    pub(crate) fn samples(&self, what: &'static str) -> Result<[usize; 3]> {
+        match self.shape.as_slice() {
+            &[n, ref middle @ .., c] => Ok([n, middle.iter().product(), c]),
+            _ => Err(Error::Shape { what, expected: [1, 1, 0, 0], found: self.shape.to_dims() }),
+        }
+    }
+
     /// The same elements under another shape.
     ///
     /// # Errors

@@ -1,0 +1,405 @@
+//! What holds for every op at every size, zeros and misfits among them.
+//!
+//! A plan says what a run says, planned bytes are peak bytes, one byte less is an error, and neither
+//! what the memory held before nor the number of threads changes a bit.
+
+use half::{bf16, f16};
+use mote::arch::Isa;
+use mote::exec::Executor;
+use mote::mem::Arena;
+use mote::ops::{self, Activation, Context, Conv2d, GroupNorm, SinusoidalEmbedding};
+use mote::tensor::{DType, Shape, Tensor};
+use mote::weights::{Path, Weight};
+use mote::{Error, Result};
+use mote_tests::{Memory, TestWeights, Threads, best_isa, numbers};
+
+/// Cases for each op.
+const ROUNDS: usize = 250;
+
+/// More than any case needs: what a walk that must fail for another reason is given.
+const PLENTY: usize = 8 << 20;
+
+/// A plain sequence of choices, the same everywhere.
+struct Choices(u64);
+
+impl Choices {
+    fn below(&mut self, limit: usize) -> usize {
+        // Knuth's MMIX generator; its high bits are the good ones.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (self.0 >> 33) as usize % limit
+    }
+
+    fn flag(&mut self) -> bool {
+        self.below(2) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    /// A size: often small, seldom none, sometimes across the edge of a tile.
+    fn size(&mut self) -> usize {
+        match self.below(12) {
+            0 => 0,
+            1..4 => 1,
+            4 => 32 + self.below(4),
+            _ => 1 + self.below(9),
+        }
+    }
+
+    /// The size that fits, or seldom one that does not.
+    fn fitting(&mut self, size: usize) -> usize {
+        match self.below(24) {
+            0 => size + 1,
+            1 => size.saturating_sub(1),
+            _ => size,
+        }
+    }
+
+    /// The dimensions that fit, or seldom some that do not.
+    fn fitting_dims(&mut self, dims: &[usize]) -> Vec<usize> {
+        let mut dims = dims.to_vec();
+        match self.below(16) {
+            0 => drop(dims.pop()),
+            1 if dims.len() < 4 => dims.push(1),
+            2 if !dims.is_empty() => {
+                let at = self.below(dims.len());
+                dims[at] = self.fitting(dims[at]);
+            }
+            _ => {}
+        }
+        dims
+    }
+}
+
+/// What a case consists of beside its op.
+struct Case {
+    choices: Choices,
+    tensors: Vec<(Shape, Vec<f32>)>,
+    weights: TestWeights,
+}
+
+impl Case {
+    /// A tensor for the walk, by its number.
+    fn tensor(&mut self, dims: &[usize]) -> usize {
+        let dims = self.choices.fitting_dims(dims);
+        let seed = self.choices.below(1000) as u32;
+        let values = numbers(seed, dims.iter().product());
+        self.tensors.push((Shape::from_slice(&dims).unwrap(), values));
+        self.tensors.len() - 1
+    }
+
+    /// A weight for the walk, by its name.
+    fn weight<const N: usize>(&mut self, name: &'static str, dims: [usize; N]) -> Of<N> {
+        let values = numbers(self.choices.below(1000) as u32, dims.iter().product());
+        let (dtype, bytes): (_, Vec<u8>) = match self.choices.below(3) {
+            0 => (DType::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            1 => {
+                (DType::F16, values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect())
+            }
+            _ => (
+                DType::BF16,
+                values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+            ),
+        };
+        self.weights.push_bytes(name, dtype, &dims, bytes);
+        Of { name, dims }
+    }
+
+    /// The same, or none.
+    fn weight_or_none<const N: usize>(
+        &mut self,
+        name: &'static str,
+        dims: [usize; N],
+    ) -> Option<Of<N>> {
+        self.choices.flag().then(|| self.weight(name, dims))
+    }
+}
+
+/// A weight's name and dimensions.
+#[derive(Clone, Copy)]
+struct Of<const N: usize> {
+    name: &'static str,
+    dims: [usize; N],
+}
+
+impl<const N: usize> Of<N> {
+    fn get(self, cx: &mut Context<'_>) -> Result<Weight> {
+        cx.weight(&Path::root().at(self.name), self.dims)
+    }
+}
+
+fn get_or_none<const N: usize>(
+    weight: Option<Of<N>>,
+    cx: &mut Context<'_>,
+) -> Result<Option<Weight>> {
+    weight.map(|weight| weight.get(cx)).transpose()
+}
+
+/// A walk over the case's tensors.
+type Walk = Box<dyn Fn(&mut Context<'_>, &[Tensor]) -> Result<Tensor>>;
+
+/// Makes cases with `make` and checks each. Some of them must be fit to run.
+fn check(seed: u64, make: impl Fn(&mut Case) -> Walk) {
+    let mut successes = 0;
+    for round in 0..ROUNDS as u64 {
+        let choices = Choices(seed << 32 | round);
+        let mut case = Case { choices, tensors: Vec::new(), weights: TestWeights::default() };
+        case.choices.below(1);
+        case.weights.staged = case.choices.flag();
+        let walk = make(&mut case);
+        let Case { tensors, mut weights, .. } = case;
+        let shapes: Vec<_> = tensors.iter().map(|(shape, _)| *shape).collect();
+        let what = format!("round {round}, {shapes:?}");
+        let whole = |cx: &mut Context<'_>| {
+            let mut made = Vec::new();
+            for (shape, values) in &tensors {
+                made.push(ops::fill(cx, *shape, values)?);
+            }
+            walk(cx, &made)
+        };
+        for isa in [Isa::SCALAR, best_isa()] {
+            let mut bits = None;
+            for threads in [1, 2, 3, 7] {
+                let found = check_one(&what, isa, &Threads(threads), &mut weights, whole);
+                let first = bits.get_or_insert_with(|| found.clone());
+                assert_eq!(*first, found, "{what}: {threads} threads change nothing");
+            }
+            successes += usize::from(bits.flatten().is_some());
+        }
+    }
+    assert!(successes > ROUNDS / 2, "{successes} of {ROUNDS} on two instruction sets succeed");
+}
+
+/// The bits of a walk's result, or `None` where it is refused.
+fn check_one(
+    what: &str,
+    isa: Isa,
+    executor: &dyn Executor,
+    weights: &mut TestWeights,
+    walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
+) -> Option<Vec<u32>> {
+    let mut cx = Context::new(Arena::measuring(), isa, executor, weights);
+    let plan = walk(&mut cx).map(|tensor| (cx.arena().peak(), tensor));
+    let mut run = |bytes, dirt| {
+        let mut memory = Memory::dirty(bytes, dirt);
+        let mut cx = Context::new(Arena::new(memory.bytes()), isa, executor, weights);
+        let result = walk(&mut cx);
+        result.map(|tensor| {
+            let bits = cx.arena().read(tensor).iter().map(|value| value.to_bits());
+            (cx.arena().peak(), tensor, bits.collect::<Vec<_>>())
+        })
+    };
+    let (planned, tensor) = match plan {
+        Ok(plan) => plan,
+        Err(error) => {
+            assert_eq!(run(PLENTY, 0).err(), Some(error), "{what}: a run fails like its plan");
+            return None;
+        }
+    };
+    let mut first = None;
+    for dirt in [0x00, 0xFF, 0x7F] {
+        let (peak, found, bits) = run(planned, dirt).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        assert_eq!((peak, found), (planned, tensor), "{what}: a run goes as planned");
+        let first = first.get_or_insert_with(|| bits.clone());
+        assert_eq!(*first, bits, "{what}: memory full of {dirt:#x} changes nothing");
+    }
+    if planned > 0 {
+        let error = run(planned - 1, 0).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{what}: {error:?}");
+    }
+    first
+}
+
+/// Dimensions with channels at their end.
+fn with_channels(case: &mut Case, c: usize) -> Vec<usize> {
+    let leading = case.choices.below(4);
+    let mut dims: Vec<usize> = (0..leading).map(|_| case.choices.size()).collect();
+    dims.push(c);
+    dims
+}
+
+#[test]
+fn linear_layers_plan_as_they_run() {
+    check(1, |case| {
+        let (k, n) = (case.choices.size(), case.choices.size());
+        let dims = with_channels(case, k);
+        let x = case.tensor(&dims);
+        let out = [&dims[..dims.len() - 1], &[n]].concat();
+        let residual = case.choices.flag().then(|| case.tensor(&out));
+        let weight = case.weight("weight", [n, k]);
+        let bias = case.weight_or_none("bias", [n]);
+        Box::new(move |cx, tensors| {
+            let (weight, bias) = (weight.get(cx)?, get_or_none(bias, cx)?);
+            ops::linear(cx, tensors[x], weight, bias, residual.map(|i| tensors[i]))
+        })
+    });
+}
+
+#[test]
+fn linear_layers_into_a_view_plan_as_they_run() {
+    check(2, |case| {
+        let [k, n, rows, first, more] = [0; 5].map(|_| case.choices.size());
+        let x = case.tensor(&[rows, k]);
+        let whole = case.tensor(&[first + rows + more, n]);
+        let weight = case.weight("weight", [n, k, 1, 1]);
+        Box::new(move |cx, tensors| {
+            let (weight, out) = (weight.get(cx)?, tensors[whole].rows(first, rows)?);
+            ops::linear_into(cx, tensors[x], weight, None, None, out)?;
+            Ok(tensors[whole])
+        })
+    });
+}
+
+#[test]
+fn convolutions_plan_as_they_run() {
+    check(3, |case| {
+        let [h, w] = [0; 2].map(|_| case.choices.size());
+        let [n, ci, co] = [0; 3].map(|_| case.choices.size().min(9));
+        let kernel = [0; 2].map(|_| 1 + case.choices.below(3));
+        let padding = [0; 4].map(|_| case.choices.below(3));
+        let stride = case.choices.pick(&[0, 1, 1, 1, 2, 3]);
+        let [tall, wide] = [0; 2].map(|_| case.choices.size());
+        let upsample_to =
+            case.choices.pick(&[None, None, Some([tall, wide]), Some([2 * h, 2 * w])]);
+        let x = case.tensor(&[n, h, w, ci]);
+        let weight = case.weight("weight", [co, ci, kernel[0], kernel[1]]);
+        let bias = case.weight_or_none("bias", [co]);
+        let residual = case.choices.flag().then(|| case.tensor(&[n, h, w, co]));
+        let conv = Conv2d { stride, padding, upsample_to };
+        Box::new(move |cx, tensors| {
+            let (weight, bias) = (weight.get(cx)?, get_or_none(bias, cx)?);
+            let residual = residual.map(|i| tensors[i]).filter(|_| stride == 1);
+            ops::conv2d(cx, tensors[x], weight, bias, conv, residual)
+        })
+    });
+}
+
+#[test]
+fn normalisations_plan_as_they_run() {
+    let activations = [None, Some(Activation::Silu), Some(Activation::Relu)];
+    check(4, |case| {
+        let [groups, size] = [0; 2].map(|_| case.choices.below(5));
+        let c = groups * size;
+        let dims = with_channels(case, c);
+        let x = case.tensor(&dims);
+        let scale_shift = case.choices.flag().then(|| case.tensor(&[dims[0], 2 * c]));
+        let len = case.choices.fitting(c);
+        let (weight, bias) = (case.weight("weight", [len]), case.weight("bias", [c]));
+        let (kind, activation) = (case.choices.below(3), case.choices.pick(&activations));
+        Box::new(move |cx, tensors| {
+            let (weight, bias) = (weight.get(cx)?, bias.get(cx)?);
+            let scale_shift = scale_shift.map(|i| tensors[i]);
+            let norm = GroupNorm { groups, eps: 1e-5, scale_shift, activation };
+            match kind {
+                0 => ops::group_norm(cx, tensors[x], weight, bias, norm),
+                1 => ops::layer_norm(cx, tensors[x], weight, bias, 1e-5),
+                _ => ops::group_norm_in_place(cx, tensors[x], weight, bias, norm)
+                    .map(|()| tensors[x]),
+            }
+        })
+    });
+}
+
+#[test]
+fn attention_plans_as_it_runs() {
+    check(5, |case| {
+        let (n, heads, d) =
+            (case.choices.size().min(3), case.choices.below(4), case.choices.size());
+        let [tq, tk] = [0; 2].map(|_| case.choices.size() * case.choices.pick(&[1, 1, 1, 1, 9]));
+        let c = heads * d + case.choices.pick(&[0, 0, 0, 0, 1]);
+        let q = case.tensor(&[n, tq, c]);
+        let [k, v] = [0; 2].map(|_| case.tensor(&[n, tk, c]));
+        let causal = case.choices.flag();
+        Box::new(move |cx, tensors| {
+            ops::attention(cx, tensors[q], tensors[k], tensors[v], heads, causal)
+        })
+    });
+}
+
+#[test]
+fn elementwise_ops_plan_as_they_run() {
+    check(6, |case| {
+        let (c, start, count) = (case.choices.size(), case.choices.below(4), case.choices.size());
+        let dims = with_channels(case, c);
+        let x = case.tensor(&dims);
+        let y = case.tensor(&dims);
+        let per_channel = case.tensor(&[dims[0], c]);
+        let kind = case.choices.below(9);
+        let activation = case.choices.pick(&Activation::ALL);
+        Box::new(move |cx, tensors| {
+            let (x, y) = (tensors[x], tensors[y]);
+            match kind {
+                0 => ops::add_in_place(cx, x, y)?,
+                1 => ops::add_per_channel_in_place(cx, x, tensors[per_channel])?,
+                2 => ops::scale_shift_in_place(cx, x, 0.5, 0.25)?,
+                3 => ops::scale_add_in_place(cx, x, 0.5, &[(y, 0.25), (y, 2.0)])?,
+                4 => ops::copy_into(cx, y, x)?,
+                5 => ops::activate_in_place(cx, x, activation)?,
+                6 => return ops::concat(cx, x, y),
+                7 => return ops::geglu(cx, x),
+                _ => return ops::slice_channels(cx, x, start, count),
+            }
+            Ok(x)
+        })
+    });
+}
+
+#[test]
+fn resampling_plans_as_it_runs() {
+    check(7, |case| {
+        let dims = [0; 4].map(|_| case.choices.size().min(12));
+        let size = [0; 2].map(|_| case.choices.size());
+        let x = case.tensor(&dims);
+        let kind = case.choices.below(4);
+        Box::new(move |cx, tensors| match kind {
+            0 => ops::upsample_nearest(cx, tensors[x], size),
+            1 => ops::avg_pool_2x2(cx, tensors[x]),
+            2 => ops::nchw_to_nhwc(cx, tensors[x]),
+            _ => ops::nhwc_to_nchw(cx, tensors[x]),
+        })
+    });
+}
+
+#[test]
+fn embeddings_plan_as_they_run() {
+    check(8, |case| {
+        let [rows, c, count] = [0; 3].map(|_| case.choices.size());
+        let limit = rows + usize::from(case.choices.below(9) == 0);
+        let ids: Vec<u32> = (0..count).map(|_| case.choices.below(limit.max(1)) as u32).collect();
+        let times: Vec<f32> = ids.iter().map(|&id| id as f32 + 0.5).collect();
+        let (table, frequencies) = (case.weight("table", [rows, c]), case.weight("weight", [c]));
+        let (kind, flip_sin_to_cos) = (case.choices.below(3), case.choices.flag());
+        Box::new(move |cx, _| match kind {
+            0 => {
+                let table = table.get(cx)?;
+                ops::embedding(cx, &ids, table)
+            }
+            1 => {
+                let frequencies = frequencies.get(cx)?;
+                ops::fourier_embedding(cx, &times, frequencies, flip_sin_to_cos)
+            }
+            _ => {
+                let how = SinusoidalEmbedding { flip_sin_to_cos, freq_shift: 0.0 };
+                ops::sinusoidal_embedding(cx, &times, c, how)
+            }
+        })
+    });
+}
+
+#[test]
+fn an_inner_product_over_nothing_is_the_bias() {
+    let mut weights = TestWeights::default();
+    weights.push("weight", &[2, 0], &[]);
+    weights.push("bias", &[2], &[3.0, 4.0]);
+    for isa in mote_tests::isas() {
+        let (shape, found) = mote_tests::run(isa, &Threads(1), &mut weights, |cx| {
+            let x = ops::fill(cx, Shape::new([3, 0]), &[])?;
+            let residual = ops::fill(cx, Shape::new([3, 2]), &[1., 2., 3., 4., 5., 6.])?;
+            let weight = cx.weight(&Path::root().at("weight"), [2, 0])?;
+            let bias = cx.weight(&Path::root().at("bias"), [2])?;
+            ops::linear(cx, x, weight, Some(bias), Some(residual))
+        });
+        assert_eq!((shape, found), (vec![3, 2], vec![4., 6., 6., 8., 8., 10.]));
+    }
+}
