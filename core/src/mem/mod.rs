@@ -9,4 +9,4 @@ mod plan;
 
 pub use arena::{ALIGNMENT, Aligned, Arena};
 pub(crate) use cast::bytes_of_mut;
-pub use plan::{Phase, Plan};
+pub use plan::{MAX_PHASES, Phase, Plan};

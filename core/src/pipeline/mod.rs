@@ -16,7 +16,7 @@ pub use unconditional::Unconditional;
 use core::ops::ControlFlow;
 
 use crate::error::{Error, Result};
-use crate::mem::{Phase, Plan};
+use crate::mem::{MAX_PHASES, Phase, Plan};
 use crate::ops::Context;
 use crate::progress::{Progress, Stage};
 use crate::tensor::Tensor;
@@ -46,6 +46,8 @@ impl<'a, 'w> Story<'a, 'w> {
     ) -> Result<Tensor> {
         cx.reset_tally();
         if cx.is_planning() {
+            // What happened between two stages counts as well.
+            self.plan.arena_bytes = self.plan.arena_bytes.max(cx.arena().peak());
             cx.arena_mut().reset_peak();
         }
         let result = body(self, cx)?;
@@ -59,7 +61,8 @@ impl<'a, 'w> Story<'a, 'w> {
                 multiply_adds: tally.multiply_adds.saturating_mul(evaluations),
             };
             self.plan.arena_bytes = self.plan.arena_bytes.max(peak);
-            let full = Error::Capacity { what: "phases", needed: 5, limit: 4 };
+            let (needed, limit) = (MAX_PHASES + 1, MAX_PHASES);
+            let full = Error::Capacity { what: "phases", needed, limit };
             self.plan.phases.push(phase).map_err(|_| full)?;
         }
         Ok(result)
@@ -103,12 +106,24 @@ impl ImageSink for NoSink {
     }
 }
 
+/// # Errors
+/// [`Error::Config`] where a side of the picture, in pixels, is no multiple of `of`.
+fn check_size(size: [usize; 2], of: usize) -> Result<()> {
+    if size.iter().all(|&size| size > 0 && size.is_multiple_of(of)) {
+        return Ok(());
+    }
+    let what = "must be a multiple of the pixels that one latent stands for (8 for Stable \
+                Diffusion)";
+    Err(Error::Config { key: "the picture's width and height", what })
+}
+
 /// Plans a pipeline's walk.
 fn plan(
     cx: &mut Context<'_>,
     walk: impl FnOnce(&mut Context<'_>, &mut Story<'_, '_>, &mut dyn ImageSink) -> Result<()>,
 ) -> Result<Plan> {
     assert!(cx.is_planning(), "a plan is made in an arena that only counts");
+    cx.arena_mut().reset_peak();
     let watch: &mut Watch<'_> = &mut |_| ControlFlow::Continue(());
     let mut story = Story::new(watch);
     walk(cx, &mut story, &mut NoSink)?;

@@ -24,16 +24,46 @@ pub struct Sampling<'a> {
     pub seed: u64,
 }
 
+/// The tensors that are kept between evaluations.
+type History = heapless::Vec<Tensor, HISTORY>;
+
 /// The tensors that a table's updates speak of.
-struct Slots {
+struct Slots<'a> {
     x: Tensor,
     output: Tensor,
     denoised: Tensor,
     noise: Option<Tensor>,
-    history: [Option<Tensor>; HISTORY],
+    history: &'a History,
 }
 
 impl Sampling<'_> {
+    /// Refuses settings that no picture can be sampled by, and a table that speaks of what is not
+    /// there.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub(super) fn validate(&self) -> Result<()> {
+        self.clipping.check()?;
+        let refuse = |what| Err(Error::Config { key: "sampler", what });
+        if self.rows.is_empty() {
+            return refuse("has no rows");
+        }
+        let kept = history_count(self.rows);
+        if kept > HISTORY {
+            return refuse("writes a slot that there is not");
+        }
+        for row in self.rows {
+            let reads = |update: &Update| update.history[kept..].iter().any(|&c| c != 0.0);
+            if row.updates().iter().any(reads) {
+                return refuse("reads a slot that it never writes");
+            }
+            if !row.draws_noise && row.updates().iter().any(|update| update.noise != 0.0) {
+                return refuse("adds noise that it does not draw");
+            }
+        }
+        Ok(())
+    }
+
     /// The generator at the beginning of its stream.
     pub(super) fn generator(&self) -> Noise {
         Noise::new(self.noise, self.seed)
@@ -61,22 +91,19 @@ impl Sampling<'_> {
         x: Tensor,
         mut predict: impl FnMut(&mut Context<'_>, Tensor, f32) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let mut history = [None; HISTORY];
-        let kept = history_count(self.rows).min(HISTORY);
-        for slot in &mut history[..kept] {
-            *slot = Some(cx.tensor(x.shape())?);
+        let mut history = History::new();
+        for _ in 0..history_count(self.rows) {
+            history.extend([cx.tensor(x.shape())?]);
         }
-        // All rows need the same memory but for noise: one row, if possible one that draws some,
-        // tells the plan everything.
-        let needy = self.rows.iter().rposition(|row| row.draws_noise).unwrap_or(0);
+        if cx.is_planning() {
+            // All rows need the same memory but for noise: one that wants most of it tells all.
+            let wants = |row: &&Row| (row.draws_noise, row.learned_log_variance.is_some());
+            let row = self.rows.iter().max_by_key(wants).unwrap_or(&Row::EMPTY);
+            cx.scratch(|cx| self.carry_out(cx, row, noise, x, &history, &mut predict))?;
+            return Ok(x);
+        }
         for (index, row) in self.rows.iter().enumerate() {
-            if cx.is_planning() && index != needy {
-                continue;
-            }
-            cx.scratch(|cx| self.carry_out(cx, row, noise, x, history, &mut predict))?;
-            if cx.is_planning() {
-                continue;
-            }
+            cx.scratch(|cx| self.carry_out(cx, row, noise, x, &history, &mut predict))?;
             if !cx.arena().read(x).iter().all(|x| x.is_finite()) {
                 return Err(Error::NotFinite { what: "the sample" });
             }
@@ -93,7 +120,7 @@ impl Sampling<'_> {
         row: &Row,
         noise: &mut Noise,
         x: Tensor,
-        history: [Option<Tensor>; HISTORY],
+        history: &History,
         predict: &mut impl FnMut(&mut Context<'_>, Tensor, f32) -> Result<Tensor>,
     ) -> Result<()> {
         let raw = cx.scope(|cx| {
@@ -157,36 +184,24 @@ fn spread(cx: &mut Context<'_>, noise: Tensor, variance: Tensor, [min, max]: [f3
     }
 }
 
-impl Slots {
+impl Slots<'_> {
     /// Carries out one update: what it writes is scaled first, and the others are added.
     fn update(&self, cx: &mut Context<'_>, update: &Update) -> Result<()> {
-        let mut terms = heapless::Vec::<(Tensor, f32), { HISTORY + 4 }>::new();
-        let mut own = 0.0;
         let into = match update.into {
-            Slot::X => Some(self.x),
-            Slot::History(k) => self.history.get(usize::from(k)).copied().flatten(),
+            Slot::X => self.x,
+            Slot::History(slot) => self.history[usize::from(slot)],
         };
-        let into =
-            into.ok_or(Error::Config { key: "sampler", what: "writes a slot it has not" })?;
-        let sources = [
-            (Some(self.x), update.x),
-            (Some(self.output), update.output),
-            (Some(self.denoised), update.denoised),
-            (self.noise, update.noise),
-        ];
-        for (tensor, factor) in
-            sources.into_iter().chain(self.history.into_iter().zip(update.history))
-        {
-            match tensor {
-                _ if factor == 0.0 => {}
-                Some(tensor) if tensor == into => own = factor,
-                Some(tensor) => {
-                    let full = Error::Capacity { what: "terms", needed: 9, limit: 8 };
-                    terms.push((tensor, factor)).map_err(|_| full)?;
-                }
-                None => {
-                    return Err(Error::Config { key: "sampler", what: "reads a slot it has not" });
-                }
+        let (x, output) = ((self.x, update.x), (self.output, update.output));
+        let denoised = (self.denoised, update.denoised);
+        let noise = self.noise.map(|noise| (noise, update.noise));
+        let history = self.history.iter().copied().zip(update.history);
+        let mut own = 0.0;
+        let mut terms = heapless::Vec::<(Tensor, f32), { HISTORY + 4 }>::new();
+        for (tensor, factor) in [x, output, denoised].into_iter().chain(noise).chain(history) {
+            if tensor == into {
+                own = factor;
+            } else if factor != 0.0 {
+                terms.extend([(tensor, factor)]);
             }
         }
         ops::scale_add_in_place(cx, into, own, &terms)

@@ -164,13 +164,8 @@ impl TextToImage<'_> {
                         pipeline does not take";
             return Err(Error::Config { key: "in_channels", what });
         }
-        let scale = self.vae.scale();
-        if self.size.iter().any(|&size| size == 0 || !size.is_multiple_of(scale)) {
-            let what = "must be a multiple of the pixels that one latent stands for (8 for Stable \
-                        Diffusion)";
-            return Err(Error::Config { key: "the picture's width and height", what });
-        }
-        Ok(())
+        self.sampling.validate()?;
+        super::check_size(self.size, self.vae.scale())
     }
 
     fn walk(
@@ -213,18 +208,17 @@ impl TextToImage<'_> {
         let count = prompts.len();
         story.stage(cx, Stage::TextEncoder, count as u64, |story, cx| {
             let all = cx.tensor(Shape::new(shape))?;
-            for (number, ids) in prompts.iter().enumerate() {
-                // The plan counts each weight once, and every evaluation needs the same memory.
-                if cx.is_planning() && number > 0 {
-                    break;
-                }
+            // The negative prompt comes last: it takes every layer, so that the tally of the last
+            // evaluation counts each weight once.
+            for (number, ids) in prompts.iter().enumerate().rev() {
+                cx.reset_tally();
                 let is_prompt = number + 1 == count;
                 let skip = if is_prompt { self.clip_skip } else { 0 };
                 cx.scratch(|cx| {
                     let states = self.text_encoder.forward(cx, &path, ids, skip)?;
                     ops::copy_into(cx, states, all.sample(number)?)
                 })?;
-                story.report(cx, all, Stage::TextEncoder, 0, [number + 1, count])?;
+                story.report(cx, all, Stage::TextEncoder, 0, [count - number, count])?;
             }
             Ok(all)
         })

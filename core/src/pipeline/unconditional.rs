@@ -59,6 +59,8 @@ impl Unconditional<'_> {
         sink: &mut dyn ImageSink,
     ) -> Result<()> {
         self.unet.validate()?;
+        self.sampling.validate()?;
+        super::check_size(self.size, 1)?;
         let evaluations = self.sampling.rows.len() as u64;
         cx.scratch(|cx| {
             let image =
