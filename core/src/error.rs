@@ -93,3 +93,41 @@ impl fmt::Display for Show {
         write!(f, "]")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn every_error_is_a_sentence_with_its_numbers() {
+        let (expected, found) = ([2, 3, 0, 0], [0; 4]);
+        let what = "linear";
+        for (error, sentence) in [
+            (Error::OutOfMemory { needed: 64, limit: 63 }, "needs 64 bytes of memory, 63 given"),
+            (Error::Overflow { what }, "linear is too large to count in bytes"),
+            (Error::Shape { what, expected, found }, "linear: expected shape [2, 3], found []"),
+            (Error::MissingWeight, "weight missing"),
+            (Error::WeightShape { expected, found }, "weight of shape [], expected [2, 3]"),
+            (Error::WeightDtype { found: "I64" }, "weight of unusable type I64"),
+            (Error::WeightRead, "weight could not be read"),
+            (Error::Format { what: "no header", at: 8 }, "no header at byte 8"),
+            (Error::Config { key: "eta", what: "must be 0" }, "eta must be 0"),
+            (
+                Error::Capacity { what: "rows", needed: 3, limit: 2 },
+                "rows: 3 needed, at most 2 possible",
+            ),
+            (
+                Error::Index { what: "token", index: 9, limit: 9 },
+                "token 9 is out of range: there are 9",
+            ),
+            (Error::NotFinite { what: "x" }, "x holds a value that is not a number"),
+            (Error::Sink, "the picture could not be written"),
+            (Error::Cancelled, "cancelled"),
+        ] {
+            assert_eq!(error.to_string(), sentence);
+        }
+        // A zero inside is a dimension, zeros at the end are none.
+        assert_eq!(Show([2, 0, 3, 0]).to_string(), "[2, 0, 3]");
+    }
+}

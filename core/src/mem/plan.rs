@@ -11,7 +11,7 @@ pub struct Phase {
     pub weight_bytes: u64,
     /// How often its network is evaluated.
     pub evaluations: u64,
-    /// Multiply-adds of all its evaluations together.
+    /// Multiply-adds of all its evaluations together, each counted as the longest.
     pub multiply_adds: u64,
 }
 

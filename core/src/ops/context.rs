@@ -3,7 +3,7 @@
 use crate::arch::Isa;
 use crate::error::{Error, Result};
 use crate::exec::Executor;
-use crate::mem::Arena;
+use crate::mem::{Arena, bytes_of_mut};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::weights::{Name, Path, Weight, Weights};
 
@@ -54,11 +54,6 @@ impl<'m> Context<'m> {
     /// The arena, to be told to forget its peak or to give out views.
     pub fn arena_mut(&mut self) -> &mut Arena<'m> {
         &mut self.arena
-    }
-
-    /// The kernels.
-    pub fn isa(&self) -> Isa {
-        self.isa
     }
 
     /// What the walk has cost so far.
@@ -139,23 +134,11 @@ impl<'m> Context<'m> {
     ///
     /// # Errors
     /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightDtype`]; its name is then
-    /// [`Context::weight_name`].
+    /// [`Context::weight_name`]. [`Error::Capacity`] where the path is too long for a name.
     pub fn weight<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Weight> {
-        self.weight_if_present(path, dims)?.ok_or(Error::MissingWeight)
-    }
-
-    /// The weight at `path`, or `None` where the checkpoint has none.
-    ///
-    /// # Errors
-    /// As [`Context::weight`], but for [`Error::MissingWeight`].
-    pub fn weight_if_present<const N: usize>(
-        &mut self,
-        path: &Path<'_>,
-        dims: [usize; N],
-    ) -> Result<Option<Weight>> {
         self.set_name(path)?;
         let shape = Shape::new(dims);
-        let Some(weight) = self.weights.find(&self.name, shape)? else { return Ok(None) };
+        let weight = self.weights.find(&self.name, shape)?.ok_or(Error::MissingWeight)?;
         if weight.shape != shape {
             let (expected, found) = (shape.to_dims(), weight.shape.to_dims());
             return Err(Error::WeightShape { expected, found });
@@ -165,7 +148,7 @@ impl<'m> Context<'m> {
         }
         let bytes = &mut self.tally.weight_bytes;
         *bytes = bytes.saturating_add(weight.bytes as u64);
-        Ok(Some(weight))
+        Ok(weight)
     }
 
     /// Whether the checkpoint has a weight at `path`: asked where it knows an older naming.
@@ -205,7 +188,7 @@ impl<'m> Context<'m> {
                 return Ok(());
             }
             let ([out, staging], []) = cx.arena.split_two([out, staging], []);
-            let bytes = cx.weights.read(&weight, 0, weight.bytes, as_bytes_mut(staging))?;
+            let bytes = cx.weights.read(&weight, 0, weight.bytes, bytes_of_mut(staging))?;
             to_f32(cx.isa, weight.dtype, bytes, out);
             Ok(())
         })?;
@@ -240,21 +223,52 @@ fn expect_elements(weight: Weight, len: usize) -> Result<()> {
     Err(Error::WeightShape { expected: [len, 0, 0, 0], found: weight.shape.to_dims() })
 }
 
-/// Staging memory as bytes.
-pub(super) fn as_bytes_mut(staging: &mut [f32]) -> &mut [u8] {
-    crate::mem::bytes_of_mut(staging)
-}
-
 /// The elements of a weight, from their bytes in the checkpoint.
 pub(super) fn to_f32(isa: Isa, dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F16 => isa.f16_to_f32(bytes, out),
         DType::BF16 => isa.bf16_to_f32(bytes, out),
-        // `Context::weight` lets no other type through.
         _ => {
+            assert!(dtype == DType::F32, "`Context::weight` lets no other type through");
+            assert!(bytes.len() == 4 * out.len(), "four bytes for each element");
             for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
                 *out = f32::from_le_bytes(bytes);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Sequential;
+    use crate::weights::{Assumed, MAX_NAME};
+
+    #[test]
+    fn a_scope_that_fails_gives_back_all_it_took() {
+        let mut weights = Assumed(DType::F32);
+        let mut cx = Context::new(Arena::measuring(), Isa::SCALAR, &Sequential, &mut weights);
+        let x = cx.tensor(Shape::new([3])).unwrap();
+        let fail = |cx: &mut Context<'_>| cx.tensor(Shape::new([5])).and(Err(Error::Cancelled));
+        assert_eq!(cx.scope(fail), Err(Error::Cancelled));
+        assert_eq!(cx.scratch(fail), Err(Error::Cancelled));
+        assert_eq!((cx.arena().top(), cx.arena().peak()), (64, 128));
+        assert_eq!(cx.replace(x, fail), Err(Error::Cancelled));
+        assert_eq!(cx.arena().top(), 0);
+    }
+
+    #[test]
+    fn a_weight_is_refused_by_its_type_or_by_a_name_without_end() {
+        let mut weights = Assumed(DType::I64);
+        let mut cx = Context::new(Arena::measuring(), Isa::SCALAR, &Sequential, &mut weights);
+        let root = Path::root();
+        let error = Error::WeightDtype { found: "I64" };
+        assert_eq!(cx.weight(&root.at("conv.bias"), [3]), Err(error));
+        assert_eq!(cx.weight_name(), "conv.bias");
+        let long = "x".repeat(MAX_NAME + 1);
+        let what = "a weight's name";
+        let error = Error::Capacity { what, needed: MAX_NAME + 1, limit: MAX_NAME };
+        assert_eq!(cx.weight(&root.at(&long), [3]), Err(error));
+        assert_eq!(cx.has(&root.at(&long)), Err(error));
     }
 }

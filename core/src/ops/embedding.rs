@@ -1,7 +1,8 @@
 //! Numbers and tokens as vectors.
 
-use super::context::{Context, as_bytes_mut, to_f32};
+use super::context::{Context, to_f32};
 use crate::error::{Error, Result};
+use crate::mem::bytes_of_mut;
 use crate::tensor::{Shape, Tensor};
 use crate::weights::Weight;
 
@@ -101,7 +102,7 @@ pub fn embedding(cx: &mut Context<'_>, ids: &[u32], table: Weight) -> Result<Ten
         let ([out, staging], []) = cx.arena.split_two([out, staging], []);
         for (out, &id) in out.chunks_exact_mut(c).zip(ids) {
             let start = id as usize * row_bytes;
-            let bytes = cx.weights.read(&table, start, row_bytes, as_bytes_mut(staging))?;
+            let bytes = cx.weights.read(&table, start, row_bytes, bytes_of_mut(staging))?;
             to_f32(cx.isa, table.dtype, bytes, out);
         }
         Ok(())

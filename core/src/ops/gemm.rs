@@ -5,10 +5,11 @@
 //! address per tap. Goto and van de Geijn 2008 tell why the blocks are as they are. Every output
 //! element is one sum in the order of k, cut into the same blocks whatever the number of threads.
 
-use super::context::{Context, as_bytes_mut, to_f32};
+use super::context::{Context, to_f32};
 use crate::arch::{Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
+use crate::mem::bytes_of_mut;
 use crate::tensor::{DType, Shape, Tensor};
 use crate::weights::Weight;
 
@@ -125,7 +126,7 @@ impl Work {
                 &weight,
                 column * row_bytes,
                 columns * row_bytes,
-                as_bytes_mut(staging),
+                bytes_of_mut(staging),
             )?;
             let source = Source { bytes: source, dtype: weight.dtype, taps, channels, columns };
             let [_, nr] = cx.isa.gemm_f32_tile();

@@ -141,6 +141,8 @@ impl Tensor {
         })
     }
 
+    /// Refuses every shape but one.
+    ///
     /// # Errors
     /// [`Error::Shape`] where the shape is not `shape`.
     pub fn expect(&self, what: &'static str, shape: Shape) -> Result<()> {

@@ -54,3 +54,27 @@ impl Weights for Parts<'_, '_> {
         part.weights.read(weight, start, len, staging)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_a_whole_segment() {
+        assert_eq!(without_prefix("unet.conv_in.weight", "unet"), Some("conv_in.weight"));
+        assert_eq!(without_prefix("unet.", "unet"), Some(""));
+        for other in ["unet", "unet2.conv_in.weight", "une.t", "vae.unet.x", ".unet.x", ""] {
+            assert_eq!(without_prefix(other, "unet"), None, "{other}");
+        }
+        for any in ["unet.conv_in.weight", ""] {
+            assert_eq!(without_prefix(any, ""), Some(any));
+        }
+    }
+
+    #[test]
+    fn no_parts_hold_no_weights() {
+        let mut none = Parts(&mut []);
+        assert!(!none.contains("x") && !none.is_staged());
+        assert_eq!(none.find("x", Shape::new([1])), Ok(None));
+    }
+}

@@ -73,3 +73,27 @@ impl fmt::Display for Path<'_> {
         self.write(f).map(|_| ())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_segments_leave_no_dots() {
+        let root = Path::root();
+        assert_eq!(root.name().unwrap(), "");
+        let empty = root.at("");
+        let first = empty.index(0);
+        let nothing = first.at("");
+        assert_eq!(nothing.at("weight").name().unwrap(), "0.weight");
+    }
+
+    #[test]
+    fn a_path_longer_than_the_longest_name_has_none() {
+        let segment = "x".repeat(MAX_NAME - 2);
+        let root = Path::root();
+        let path = root.at(&segment);
+        assert_eq!(path.index(7).name().map(|name| name.len()), Some(MAX_NAME));
+        assert_eq!(path.index(70).name(), None);
+    }
+}
