@@ -58,7 +58,7 @@ fn is_png(path: &Path) -> Result<bool> {
 fn picture(path: &Path) -> Result<Report> {
     let ([width, height], texts) = output::read_texts(path)?;
     let mut text = format!("{}: PNG, {width}x{height}\n", path.display());
-    let mut json = json!({ "file": path, "width": width, "height": height });
+    let mut json = json!({ "file": path.display().to_string(), "width": width, "height": height });
     match texts.iter().find(|(keyword, _)| keyword == KEYWORD) {
         None => text.push_str("It does not say how it was made.\n"),
         Some((_, written)) => {
