@@ -544,7 +544,7 @@ fn a_signal_ends_cleanly_and_leaves_no_file() {
     for signal in ["-INT", "-TERM", "-HUP"] {
         let folder = tempfile::tempdir().unwrap();
         let mut child = command_that_listens()
-            .args(["generate", "-p", "x", "-W", "400", "-H", "400", "--steps", "500", "-m"])
+            .args(["generate", "-p", "x", "-W", "160", "-H", "160", "--steps", "500", "-m"])
             .arg(golden("shared-sd"))
             .arg("-o")
             .arg(folder.path().join("a.png"))
@@ -743,6 +743,9 @@ fn a_checkpoint_that_does_not_fit_its_configuration_is_refused_by_the_plan() {
     set(&config, "use_linear_projection", (!original.contains("projection\": true")).into());
     let error = run();
     assert!(error.contains("unet.") && error.contains("do not belong together"), "{error}");
+    fs::write(&config, &original).unwrap();
+    set(&config, "in_channels", 9.into());
+    assert!(run().contains("inpainting network needs a mask"));
     fs::write(&config, &original).unwrap();
     set(&config, "cross_attention_dim", 64.into());
     assert!(run().contains("cross_attention_dim"));

@@ -34,7 +34,11 @@ const ENVIRONMENT: &str = "Environment:\n  \
     long_version = isa::long_version(),
     about = "Samples diffusion models on the CPU, in memory known before it starts.",
     long_about = "Samples diffusion models on the CPU, in memory known before it starts.\n\n\
-        A model is a folder as diffusers' `save_pretrained` writes it, its weights in safetensors.",
+        A model is a folder as diffusers' `save_pretrained` writes it, its weights in \
+        safetensors:\n\n  \
+        mote inspect FOLDER                    tells what is in it\n  \
+        mote plan -m FOLDER -p \"a lighthouse\"  tells the memory a picture takes\n  \
+        mote generate -m FOLDER -p \"a lighthouse\" -o lighthouse.png",
     after_help = ENVIRONMENT,
     styles = STYLES,
     arg_required_else_help = true,
@@ -94,7 +98,7 @@ pub struct Generate {
     /// Shows nothing but errors.
     #[arg(long, help_heading = OUTPUT)]
     pub quiet: bool,
-    /// Says more: the plan, and where the time went.
+    /// Says more: the plan, the instruction set, and where the time went.
     #[arg(short, long, help_heading = OUTPUT, conflicts_with = "quiet")]
     pub verbose: bool,
 }
@@ -181,13 +185,15 @@ pub struct Request {
     #[arg(long, value_name = "PART", help_heading = PICTURE, value_parser = part)]
     #[arg(requires = "init_img", allow_negative_numbers = true)]
     pub strength: Option<f32>,
-    /// The width in pixels; by default what the model was trained at.
+    /// The width in pixels; by default that of --init-img, or what the model was trained at.
     #[arg(short = 'W', long, value_name = "PIXELS", help_heading = PICTURE)]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
     pub width: Option<u32>,
-    /// The height in pixels; by default what the model was trained at.
+    /// The height in pixels; by default that of --init-img, or what the model was trained at.
     #[arg(short = 'H', long, value_name = "PIXELS", help_heading = PICTURE)]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
     pub height: Option<u32>,
     /// The class to draw, counted from 0, where the model was trained on classes.
     #[arg(long, value_name = "NUMBER", help_heading = PICTURE, allow_negative_numbers = true)]
@@ -195,7 +201,8 @@ pub struct Request {
     /// How many pictures to make. Picture k (from 0) has the seed plus k.
     #[arg(short, long, visible_alias = "num-images-per-prompt", value_name = "COUNT")]
     #[arg(help_heading = PICTURE, default_value_t = 1)]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub batch_count: u32,
     /// The number that decides the noise; the same seed makes the same picture. A negative one is
     /// replaced by a random one.
@@ -212,7 +219,8 @@ pub struct Request {
     #[arg(long, visible_alias = "guidance-scale", value_name = "SCALE", help_heading = SAMPLING)]
     #[arg(value_parser = scale, allow_negative_numbers = true)]
     pub cfg_scale: Option<f32>,
-    /// The sampler; by default the one the checkpoint names. diffusers' class names do too.
+    /// The sampler; by default the one the checkpoint names. diffusers' class names are understood,
+    /// too.
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
     pub sampling_method: Option<Method>,
     /// How the noise levels are spaced; by default as the checkpoint says.
@@ -227,7 +235,7 @@ pub struct Request {
     #[arg(allow_negative_numbers = true)]
     pub eta: Option<f32>,
     /// Which layer of the text encoder is read, counted from its end: 1 is the last, 2 the one
-    /// before (diffusers counts from 0) [default: 1].
+    /// before (diffusers counts from 0: its 1 is 2 here) [default: 1].
     #[arg(long, value_name = "LAYER", help_heading = SAMPLING)]
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clip_skip: Option<u32>,

@@ -128,23 +128,41 @@ pub struct PngWriter {
 }
 
 /// A buffer that outlives the encoder: what it still holds when the encoder is done must be written
-/// where an error is seen.
+/// where an error is seen. It keeps an error's number: the encoder keeps but the text.
 #[derive(Clone)]
-struct Buffered(Rc<RefCell<BufWriter<Box<dyn Write>>>>);
+struct Buffered(Rc<RefCell<Buffer>>);
+
+struct Buffer {
+    output: BufWriter<Box<dyn Write>>,
+    os_error: Option<i32>,
+}
 
 impl Buffered {
     fn new(output: impl Write + 'static) -> Self {
-        Self(Rc::new(RefCell::new(BufWriter::new(Box::new(output)))))
+        let output = BufWriter::new(Box::new(output) as Box<dyn Write>);
+        Self(Rc::new(RefCell::new(Buffer { output, os_error: None })))
+    }
+
+    fn keep<T>(
+        &self,
+        act: impl FnOnce(&mut BufWriter<Box<dyn Write>>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut buffer = self.0.borrow_mut();
+        let result = act(&mut buffer.output);
+        if let Err(error) = &result {
+            buffer.os_error = error.raw_os_error();
+        }
+        result
     }
 }
 
 impl Write for Buffered {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().write(bytes)
+        self.keep(|output| output.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.borrow_mut().flush()
+        self.keep(|output| output.flush())
     }
 }
 
@@ -214,6 +232,7 @@ impl PngWriter {
     }
 
     fn failure(&self, error: io::Error) -> Failure {
+        let error = self.buffer.0.borrow().os_error.map_or(error, io::Error::from_raw_os_error);
         match &self.place {
             Place::Direct(path) | Place::Beside { target: path, .. } => {
                 Failure::file("write", path, &error)

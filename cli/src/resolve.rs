@@ -277,7 +277,8 @@ fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
     let unet_folder = folder.join("unet");
     let unet = unet_2d_condition::read(&unet_folder.join("config.json"))?;
     let (vae, vae_places) = vae(model, request.init_img.is_some())?;
-    if vae.latent_channels() != unet.in_channels {
+    // Where the UNet takes more than it gives, the core says what that means.
+    if vae.latent_channels() != unet.in_channels && vae.latent_channels() != unet.out_channels {
         let place = vae_places.first().map_or(folder.as_path(), |(_, place)| place);
         return Err(Failure::new(format!(
             "the autoencoder in {} has {} latent channels, and the UNet takes {}",
