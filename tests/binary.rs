@@ -129,6 +129,8 @@ fn bad_arguments_end_with_2_and_say_what_is_possible() {
     assert!(fails(2, &["generate"]).contains("--model"));
     assert!(fails(2, &["paint"]).contains("paint"));
     assert!(fails(2, &["generate", "-m", "x", "--strength", "0.5"]).contains("--init-img"));
+    assert!(fails(2, &["generate", "-m", "x", "--cfg-scale", "-1"]).contains("from 0 to 1000"));
+    assert!(fails(2, &["generate", "-m", "x", "-W", "-8"]).contains("--width"));
 }
 
 #[test]
@@ -520,31 +522,169 @@ fn picture_k_of_a_batch_has_the_seed_plus_k_and_says_so() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
 }
 
+/// A command that is told of a lost terminal even if this test is not (`nohup cargo test`).
+#[cfg(unix)]
+fn command_that_listens() -> Command {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+    if ignored & 1 == 0 {
+        return Command::new(env!("CARGO_BIN_EXE_mote"));
+    }
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_mote")]);
+    command
+}
+
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_cleanly_and_leaves_no_file() {
+fn a_signal_ends_cleanly_and_leaves_no_file() {
     use std::io::Read;
     use std::process::Stdio;
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = command_that_listens()
+            .args(["generate", "-p", "x", "-W", "160", "-H", "160", "--steps", "500", "-m"])
+            .arg(golden("shared-sd"))
+            .arg("-o")
+            .arg(folder.path().join("a.png"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        // The first line says that the first step is done.
+        stderr.read_exact(&mut [0; 1]).unwrap();
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{signal}: {rest}");
+        assert!(rest.contains("error: stopped;"), "{rest}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+/// The arguments of a small picture, to be written at a path.
+#[cfg(unix)]
+fn small_picture(out: &str) -> Vec<String> {
+    let model = golden("shared-sd").display().to_string();
+    let all =
+        ["generate", "-p", "x", "-W", "96", "-H", "64", "--steps", "1", "--quiet", "-m", &model];
+    all.iter().map(|argument| argument.to_string()).chain(["-o".into(), out.into()]).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_and_leaves_what_was_there() {
+    let arguments = small_picture("/dev/full");
+    let error = fails(1, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(error.contains("cannot write /dev/full") && error.contains("Free some"), "{error}");
     let folder = tempfile::tempdir().unwrap();
-    let model = golden("shared-sd");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mote"))
-        .args(["generate", "-p", "x", "-W", "400", "-H", "400", "--steps", "500", "-m"])
-        .arg(model)
-        .arg("-o")
-        .arg(folder.path().join("a.png"))
-        .stderr(Stdio::piped())
-        .spawn()
+    let out = folder.path().join("a.png");
+    fs::write(&out, "the old one").unwrap();
+    // No file may grow beyond one block: as if the disk were full after it.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_mote"))
+        .args(small_picture(out.to_str().unwrap()))
+        .output()
         .unwrap();
-    let mut stderr = child.stderr.take().unwrap();
-    // The first line says that the first step is done.
-    stderr.read_exact(&mut [0; 1]).unwrap();
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let mut rest = String::new();
-    stderr.read_to_string(&mut rest).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
-    assert!(rest.contains("error: stopped by Ctrl-C"), "{rest}");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("cannot write") && error.contains("a.png"), "{error}");
+    assert_eq!(fs::read(&out).unwrap(), b"the old one");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_picture_for_which_nobody_waits_is_an_error() {
+    use std::process::Stdio;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    command.args(small_picture("-")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("cannot write standard output: broken pipe"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_unicode_are_written_and_read_but_not_numbered() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join(OsStr::from_bytes(b"a\xff.png"));
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        let arguments = small_picture("");
+        command.args(&arguments[..arguments.len() - 1]).arg(&out).args(more).output().unwrap()
+    };
+    assert!(run(&[]).status.success() && out.is_file());
+    for more in [&[][..], &["--json"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        let output = command.arg("inspect").arg(&out).args(more).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    let output = run(&["-b", "2"]);
+    let error = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("not UTF-8"), "{error}");
+}
+
+#[test]
+fn damaged_weights_are_refused_in_every_network() {
+    let (_folder, model) = model();
+    let out = model.join("a.png");
+    let (model_text, out_text) = (model.to_str().unwrap(), out.to_str().unwrap());
+    let base = ["-m", model_text, "-p", "x", "-W", "40", "-H", "24", "--steps", "1"];
+    for (network, weights, tensor, what) in [
+        ("unet", "diffusion_pytorch_model", "conv_out.bias", "the sample"),
+        ("vae", "diffusion_pytorch_model", "decoder.conv_out.bias", "the picture"),
+        ("text_encoder", "model", "final_layer_norm.bias", "the text encoder's output"),
+    ] {
+        let path = model.join(network).join(weights).with_extension("safetensors");
+        let whole = fs::read(&path).unwrap();
+        let all = tensors(&whole);
+        let at = all.iter().position(|(name, ..)| name.ends_with(tensor)).unwrap();
+        let write = |change: &dyn Fn(&mut serde_json::Value, &mut Vec<u8>)| {
+            let mut all = all.clone();
+            let (_, tensor, bytes) = &mut all[at];
+            change(tensor, bytes);
+            fs::write(&path, safetensors(&all)).unwrap();
+        };
+        let plan = || fails(1, &[&["plan"], &base[..]].concat());
+        for (dtype, width) in [("I8", 1), ("F64", 8), ("BOOL", 1), ("I64", 8)] {
+            write(&|tensor, bytes| {
+                tensor["dtype"] = dtype.into();
+                *bytes = vec![0; bytes.len() / 4 * width];
+            });
+            let error = plan();
+            assert!(error.contains(tensor) && error.contains("F32, F16 and BF16"), "{error}");
+        }
+        for value in [f32::NAN, f32::INFINITY] {
+            write(&|_, bytes| *bytes = value.to_le_bytes().repeat(bytes.len() / 4));
+            let output = mote(&[&["generate", "-o", out_text], &base[..]].concat());
+            let error = text(&output.stderr);
+            let expected = format!("error: {what} holds a value that is not a number.");
+            assert!(output.status.code() == Some(1) && error.contains(&expected), "{error}");
+            assert!(!out.exists());
+        }
+        write(&|tensor, bytes| (tensor["shape"], *bytes) = (serde_json::json!([0]), Vec::new()));
+        assert!(plan().contains("do not belong together"));
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(plan().contains("is a folder, not a file"));
+        fs::remove_dir(&path).unwrap();
+        #[cfg(unix)]
+        {
+            assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+            assert!(plan().contains("not a plain file"));
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(&path, &whole).unwrap();
+    }
 }
 
 #[test]
@@ -603,6 +743,9 @@ fn a_checkpoint_that_does_not_fit_its_configuration_is_refused_by_the_plan() {
     set(&config, "use_linear_projection", (!original.contains("projection\": true")).into());
     let error = run();
     assert!(error.contains("unet.") && error.contains("do not belong together"), "{error}");
+    fs::write(&config, &original).unwrap();
+    set(&config, "in_channels", 9.into());
+    assert!(run().contains("inpainting network needs a mask"));
     fs::write(&config, &original).unwrap();
     set(&config, "cross_attention_dim", 64.into());
     assert!(run().contains("cross_attention_dim"));

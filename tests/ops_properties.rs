@@ -1,7 +1,7 @@
 //! What holds for every op at every size, zeros and misfits among them.
 //!
-//! A plan says what a run says, planned bytes are peak bytes, one byte less is an error, and neither
-//! what the memory held before nor the number of threads changes a bit.
+//! A plan says what a run says, planned bytes are peak bytes, one byte less is an error, and
+//! neither what the memory held before nor the number of threads changes a bit.
 
 use half::{bf16, f16};
 use mote::arch::Isa;

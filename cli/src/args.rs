@@ -34,7 +34,11 @@ const ENVIRONMENT: &str = "Environment:\n  \
     long_version = isa::long_version(),
     about = "Samples diffusion models on the CPU, in memory known before it starts.",
     long_about = "Samples diffusion models on the CPU, in memory known before it starts.\n\n\
-        A model is a folder as diffusers' `save_pretrained` writes it, its weights in safetensors.",
+        A model is a folder as diffusers' `save_pretrained` writes it, its weights in \
+        safetensors:\n\n  \
+        mote inspect FOLDER                    tells what is in it\n  \
+        mote plan -m FOLDER -p \"a lighthouse\"  tells the memory a picture takes\n  \
+        mote generate -m FOLDER -p \"a lighthouse\" -o lighthouse.png",
     after_help = ENVIRONMENT,
     styles = STYLES,
     arg_required_else_help = true,
@@ -94,7 +98,7 @@ pub struct Generate {
     /// Shows nothing but errors.
     #[arg(long, help_heading = OUTPUT)]
     pub quiet: bool,
-    /// Says more: the plan, and where the time went.
+    /// Says more: the plan, the instruction set, and where the time went.
     #[arg(short, long, help_heading = OUTPUT, conflicts_with = "quiet")]
     pub verbose: bool,
 }
@@ -179,22 +183,25 @@ pub struct Request {
     /// How much of the picture given by --init-img is made anew, from 0 (nothing) to 1 (all)
     /// [default: 0.75].
     #[arg(long, value_name = "PART", help_heading = PICTURE, value_parser = part)]
-    #[arg(requires = "init_img")]
+    #[arg(requires = "init_img", allow_negative_numbers = true)]
     pub strength: Option<f32>,
-    /// The width in pixels; by default what the model was trained at.
+    /// The width in pixels; by default that of --init-img, or what the model was trained at.
     #[arg(short = 'W', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
     pub width: Option<u32>,
-    /// The height in pixels; by default what the model was trained at.
+    /// The height in pixels; by default that of --init-img, or what the model was trained at.
     #[arg(short = 'H', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
     pub height: Option<u32>,
     /// The class to draw, counted from 0, where the model was trained on classes.
-    #[arg(long, value_name = "NUMBER", help_heading = PICTURE)]
+    #[arg(long, value_name = "NUMBER", help_heading = PICTURE, allow_negative_numbers = true)]
     pub class_label: Option<u32>,
     /// How many pictures to make. Picture k (from 0) has the seed plus k.
     #[arg(short, long, visible_alias = "num-images-per-prompt", value_name = "COUNT")]
     #[arg(help_heading = PICTURE, default_value_t = 1)]
+    #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub batch_count: u32,
     /// The number that decides the noise; the same seed makes the same picture. A negative one is
@@ -205,14 +212,15 @@ pub struct Request {
     /// In how many steps noise becomes a picture.
     #[arg(long, visible_alias = "num-inference-steps", value_name = "COUNT")]
     #[arg(help_heading = SAMPLING, default_value_t = 20)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub steps: u32,
     /// How strongly the prompt is followed; 1 follows it without guidance and takes half the time
     /// [default: 7.0].
     #[arg(long, visible_alias = "guidance-scale", value_name = "SCALE", help_heading = SAMPLING)]
-    #[arg(value_parser = scale)]
+    #[arg(value_parser = scale, allow_negative_numbers = true)]
     pub cfg_scale: Option<f32>,
-    /// The sampler; by default the one the checkpoint names. diffusers' class names do too.
+    /// The sampler; by default the one the checkpoint names. diffusers' class names are understood,
+    /// too.
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
     pub sampling_method: Option<Method>,
     /// How the noise levels are spaced; by default as the checkpoint says.
@@ -224,11 +232,12 @@ pub struct Request {
     /// How much fresh noise DDIM adds in each step, from 0 (none) to 1 (as much as DDPM) [default:
     /// 0].
     #[arg(long, value_name = "PART", help_heading = SAMPLING, value_parser = part)]
+    #[arg(allow_negative_numbers = true)]
     pub eta: Option<f32>,
     /// Which layer of the text encoder is read, counted from its end: 1 is the last, 2 the one
-    /// before (diffusers counts from 0) [default: 1].
+    /// before (diffusers counts from 0: its 1 is 2 here) [default: 1].
     #[arg(long, value_name = "LAYER", help_heading = SAMPLING)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clip_skip: Option<u32>,
     /// The generator of the noise: mote's own, PyTorch's on the CPU (as diffusers' examples use
     /// it), or CUDA's (as the web UIs use it).
@@ -243,7 +252,7 @@ pub struct Machine {
     /// The number of threads; by default as many as there are CPUs. It changes no bit of the
     /// picture.
     #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
     /// The most memory to take, such as 300MiB or 1.5GB, not counting the weights, which are mapped
     /// from their files. What would need more is refused before it starts.
@@ -387,13 +396,17 @@ impl From<Prediction> for mote::diffusion::prediction::Prediction {
 }
 
 fn seed(text: &str) -> Result<Seed, String> {
-    match text.parse::<i128>() {
-        Ok(value) if value < 0 => Ok(Seed::Random),
-        Ok(value) => u64::try_from(value)
-            .map(Seed::Given)
-            .map_err(|_| format!("the largest seed is {}", u64::MAX)),
-        Err(_) => Err("a seed is a whole number".into()),
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if text.strip_prefix('-').is_some_and(is_digits) {
+        return Ok(Seed::Random);
     }
+    if is_digits(text) {
+        return text
+            .parse()
+            .map(Seed::Given)
+            .map_err(|_| format!("the largest seed is {}", u64::MAX));
+    }
+    Err("a seed is a whole number".into())
 }
 
 fn part(text: &str) -> Result<f32, String> {
@@ -469,6 +482,8 @@ mod tests {
     #[test]
     fn negative_seeds_are_random_and_prompts_may_begin_with_a_dash() {
         assert_eq!(generate(&["-s", "-1"]).unwrap().request.seed, Seed::Random);
+        let least = format!("-{}", "9".repeat(99));
+        assert_eq!(generate(&["-s", &least]).unwrap().request.seed, Seed::Random);
         let largest = u64::MAX.to_string();
         assert_eq!(generate(&["-s", &largest]).unwrap().request.seed, Seed::Given(u64::MAX));
         assert_eq!(generate(&["-p", "-- a cat"]).unwrap().request.prompt.unwrap(), "-- a cat");

@@ -47,13 +47,20 @@ impl Failure {
 
     /// Something could not be done with the file at `path`: `cannot open model.safetensors: …`.
     pub fn file(action: &str, path: &Path, error: &io::Error) -> Self {
-        Self::new(format!("cannot {action} {}: {}", path.display(), plain(error)))
+        let failure = Self::new(format!("cannot {action} {}: {}", path.display(), plain(error)));
+        match error.kind() {
+            io::ErrorKind::StorageFull => failure.remedy("Free some space, or take another place"),
+            io::ErrorKind::PermissionDenied => {
+                failure.remedy("Ask its owner for the right to, or take another place")
+            }
+            _ => failure,
+        }
     }
 
     /// The host asked to stop.
     pub fn interrupted() -> Self {
         Self {
-            what: "stopped by Ctrl-C; no half-made picture was written".into(),
+            what: "stopped; no half-made picture was written".into(),
             remedy: None,
             code: INTERRUPTED,
         }

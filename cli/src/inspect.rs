@@ -58,7 +58,7 @@ fn is_png(path: &Path) -> Result<bool> {
 fn picture(path: &Path) -> Result<Report> {
     let ([width, height], texts) = output::read_texts(path)?;
     let mut text = format!("{}: PNG, {width}x{height}\n", path.display());
-    let mut json = json!({ "file": path, "width": width, "height": height });
+    let mut json = json!({ "file": path.display().to_string(), "width": width, "height": height });
     match texts.iter().find(|(keyword, _)| keyword == KEYWORD) {
         None => text.push_str("It does not say how it was made.\n"),
         Some((_, written)) => {
@@ -294,7 +294,8 @@ impl Network {
                 size::show(tensor.bytes as u64),
             ]
         };
-        self.tensors.iter().map(row).collect()
+        let header = ["  tensor", "type", "shape", "size"].map(str::to_string).to_vec();
+        std::iter::once(header).chain(self.tensors.iter().map(row)).collect()
     }
 
     /// The tensors summed up by the beginning of their names: `down_blocks.0`, `conv_in`.
@@ -308,7 +309,8 @@ impl Network {
         let row = |(layer, [parameters, bytes]): (String, [u64; 2])| {
             vec![format!("  {layer}"), size::show_count(parameters), size::show(bytes)]
         };
-        layers.into_iter().map(row).collect()
+        let header = ["  layer", "parameters", "size"].map(str::to_string).to_vec();
+        std::iter::once(header).chain(layers.into_iter().map(row)).collect()
     }
 
     fn json(&self) -> Value {

@@ -3,9 +3,11 @@
 //! A picture is written to a file beside its place and moved there when it is whole, so neither an
 //! error nor Ctrl-C nor a full disk leaves half of one, and what was there before stays until then.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use png::{BitDepth, ColorType, StreamWriter};
 
@@ -16,6 +18,9 @@ use crate::progress::Interrupt;
 
 /// The widest index that `%0Nd` may ask for.
 const MAX_DIGITS: usize = 20;
+
+/// How many names for a file beside its place are tried.
+const MAX_PARTS: u32 = 100;
 
 /// Where pictures go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +67,15 @@ impl Destination {
             return Err(Failure::new(format!("{shown} is a folder"))
                 .remedy(format!("Name a file in it: -o {}", output.join("output.png").display())));
         }
-        Ok(Self::Files(output.into()))
+        if count > 1 && output.to_str().is_none() {
+            return Err(Failure::new(format!(
+                "{shown} is not UTF-8, and {count} pictures need names"
+            ))
+            .remedy("Take a plain name: -o picture-%03d.png"));
+        }
+        let destination = Self::Files(output.into());
+        destination.path(0).as_deref().map_or(Ok(()), probe)?;
+        Ok(destination)
     }
 
     /// The file of picture `index`; `None` for standard output.
@@ -110,7 +123,47 @@ fn expand(name: &str, index: u32) -> (String, bool) {
 /// A PNG file that is being written, row by row.
 pub struct PngWriter {
     place: Place,
-    stream: Option<StreamWriter<'static, Box<dyn Write>>>,
+    stream: Option<StreamWriter<'static, Buffered>>,
+    buffer: Buffered,
+}
+
+/// A buffer that outlives the encoder: what it still holds when the encoder is done must be written
+/// where an error is seen. It keeps an error's number: the encoder keeps but the text.
+#[derive(Clone)]
+struct Buffered(Rc<RefCell<Buffer>>);
+
+struct Buffer {
+    output: BufWriter<Box<dyn Write>>,
+    os_error: Option<i32>,
+}
+
+impl Buffered {
+    fn new(output: impl Write + 'static) -> Self {
+        let output = BufWriter::new(Box::new(output) as Box<dyn Write>);
+        Self(Rc::new(RefCell::new(Buffer { output, os_error: None })))
+    }
+
+    fn keep<T>(
+        &self,
+        act: impl FnOnce(&mut BufWriter<Box<dyn Write>>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut buffer = self.0.borrow_mut();
+        let result = act(&mut buffer.output);
+        if let Err(error) = &result {
+            buffer.os_error = error.raw_os_error();
+        }
+        result
+    }
+}
+
+impl Write for Buffered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.keep(|output| output.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.keep(|output| output.flush())
+    }
 }
 
 enum Place {
@@ -132,9 +185,9 @@ impl PngWriter {
         parameters: &str,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let (place, output) = open(path, interrupt)?;
-        let mut writer = Self { place, stream: None };
-        let mut encoder = png::Encoder::new(output, width, height);
+        let (place, buffer) = open(path, interrupt)?;
+        let mut writer = Self { place, stream: None, buffer: buffer.clone() };
+        let mut encoder = png::Encoder::new(buffer, width, height);
         encoder.set_color(ColorType::Rgb);
         encoder.set_depth(BitDepth::Eight);
         let keyword = KEYWORD.to_string();
@@ -168,6 +221,7 @@ impl PngWriter {
         if let Some(stream) = self.stream.take() {
             stream.finish().map_err(|error| self.failure(error.into()))?;
         }
+        self.buffer.flush().map_err(|error| self.failure(error))?;
         if let Place::Beside { target, part, file, .. } = &self.place {
             // A full disk may show only here.
             file.sync_all()
@@ -178,6 +232,7 @@ impl PngWriter {
     }
 
     fn failure(&self, error: io::Error) -> Failure {
+        let error = self.buffer.0.borrow().os_error.map_or(error, io::Error::from_raw_os_error);
         match &self.place {
             Place::Direct(path) | Place::Beside { target: path, .. } => {
                 Failure::file("write", path, &error)
@@ -200,27 +255,53 @@ impl Drop for PngWriter {
 }
 
 /// Where the bytes go, and the way there.
-fn open(path: Option<&Path>, interrupt: &Interrupt) -> Result<(Place, Box<dyn Write>)> {
+fn open(path: Option<&Path>, interrupt: &Interrupt) -> Result<(Place, Buffered)> {
     let Some(path) = path else {
         let place = Place::Direct("standard output".into());
-        return Ok((place, Box::new(BufWriter::new(io::stdout()))));
+        return Ok((place, Buffered::new(io::stdout())));
     };
     let cannot = |error| Failure::file("write", path, &error);
     // A link is followed, so that what it points to is replaced and not the link.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
     if fs::metadata(&target).is_ok_and(|meta| !meta.is_file()) {
         let file = OpenOptions::new().write(true).open(&target).map_err(cannot)?;
-        return Ok((Place::Direct(target), Box::new(BufWriter::new(file))));
+        return Ok((Place::Direct(target), Buffered::new(file)));
     }
-    let mut name = std::ffi::OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(format!(".{}.part", std::process::id()));
-    let part = target.with_file_name(name);
-    let file = OpenOptions::new().write(true).create_new(true).open(&part).map_err(cannot)?;
+    let (part, file) = new_part(&target).map_err(cannot)?;
     interrupt.set_unfinished(Some(&part));
     let output = file.try_clone().map_err(cannot)?;
     let place = Place::Beside { target, part, file, interrupt: interrupt.clone() };
-    Ok((place, Box::new(BufWriter::new(output))))
+    Ok((place, Buffered::new(output)))
+}
+
+/// A new file beside `target`. One of the same name may be left over from a program that was
+/// killed, or belong to another machine's that shares the folder: then another name is taken.
+fn new_part(target: &Path) -> io::Result<(PathBuf, File)> {
+    let mut tried = 0;
+    loop {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(target.file_name().unwrap_or_default());
+        name.push(format!(".{}.{tried}.part", std::process::id()));
+        let part = target.with_file_name(name);
+        match OpenOptions::new().write(true).create_new(true).open(&part) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && tried < MAX_PARTS => {
+                tried += 1;
+            }
+            file => return file.map(|file| (part, file)),
+        }
+    }
+}
+
+/// Whether a picture can be written at `path`, asked before the work and not after it: the part is
+/// made and taken away again.
+fn probe(path: &Path) -> Result<()> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    if fs::metadata(&target).is_ok_and(|meta| !meta.is_file()) {
+        return Ok(());
+    }
+    let cannot = |error| Failure::file("write", path, &error);
+    let (part, _) = new_part(&target).map_err(cannot)?;
+    fs::remove_file(part).map_err(cannot)
 }
 
 /// The size of a PNG file in pixels, and its texts with their keywords.
@@ -305,6 +386,16 @@ mod tests {
         assert_eq!(read_texts(&path).unwrap().1[0].1, "old");
         assert!(write(&path, 2, "too short").is_err());
         assert_eq!(read_texts(&path).unwrap().1[0].1, "old");
+    }
+
+    #[test]
+    fn a_part_left_over_by_a_killed_program_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let left = format!(".a.png.{}.0.part", std::process::id());
+        fs::write(folder.path().join(&left), "half").unwrap();
+        write(&path, 3, "").unwrap();
+        assert_eq!(files(folder.path()), [left, "a.png".into()]);
     }
 
     #[cfg(unix)]

@@ -11,6 +11,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::{Failure, INTERRUPTED, Result};
 
+/// The bit of signal 1, `SIGHUP`.
+const HANGUP: u64 = 1;
+
 /// Shows how far the work is, on standard error.
 pub struct Reporter {
     kind: Kind,
@@ -131,13 +134,19 @@ struct Shared {
 }
 
 impl Interrupt {
-    /// Listens for Ctrl-C from here on. The first ends the work at the next step; a second ends the
-    /// program at once.
+    /// Listens for Ctrl-C, and for the system's wish to end the program, from here on. The first
+    /// ends the work at the next step; a second ends the program at once.
+    ///
+    /// A program that is to outlive its terminal (`nohup`) does not listen: to listen would be to
+    /// hear the terminal go, and nobody is there to press Ctrl-C.
     ///
     /// # Errors
     /// Where the system will not let a program listen.
     pub fn listen() -> Result<Self> {
         let interrupt = Self::default();
+        if outlives_its_terminal() {
+            return Ok(interrupt);
+        }
         let listener = interrupt.clone();
         ctrlc::set_handler(move || listener.press())
             .map_err(|error| Failure::new(format!("cannot listen for Ctrl-C: {error}")))?;
@@ -169,6 +178,15 @@ impl Interrupt {
     fn unfinished(&self) -> MutexGuard<'_, Option<PathBuf>> {
         self.0.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the signal that tells of a lost terminal is ignored, as `nohup` arranges it. Linux alone
+/// tells.
+fn outlives_its_terminal() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & HANGUP != 0)
 }
 
 #[cfg(test)]

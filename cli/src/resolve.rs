@@ -277,7 +277,8 @@ fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
     let unet_folder = folder.join("unet");
     let unet = unet_2d_condition::read(&unet_folder.join("config.json"))?;
     let (vae, vae_places) = vae(model, request.init_img.is_some())?;
-    if vae.latent_channels() != unet.in_channels {
+    // Where the UNet takes more than it gives, the core says what that means.
+    if vae.latent_channels() != unet.in_channels && vae.latent_channels() != unet.out_channels {
         let place = vae_places.first().map_or(folder.as_path(), |(_, place)| place);
         return Err(Failure::new(format!(
             "the autoencoder in {} has {} latent channels, and the UNet takes {}",
@@ -595,9 +596,12 @@ pub fn explain(error: mote::Error, weight: &str) -> Failure {
     match error {
         Error::MissingWeight => Failure::new(format!("the checkpoint has no weight `{weight}`"))
             .remedy("Its config.json and its weights do not belong together"),
-        Error::WeightShape { .. } | Error::WeightDtype { .. } => failure
+        Error::WeightShape { .. } => failure
             .within(format!("`{weight}`"))
             .remedy("Its config.json and its weights do not belong together"),
+        Error::WeightDtype { .. } => failure
+            .within(format!("`{weight}`"))
+            .remedy("mote reads F32, F16 and BF16: convert the file to one of them"),
         Error::WeightRead => failure.within(format!("`{weight}`")),
         Error::Config { key: "num_inference_steps", what } => {
             Failure::new(format!("the number of steps {what}")).remedy("Change --steps")
@@ -607,9 +611,10 @@ pub fn explain(error: mote::Error, weight: &str) -> Failure {
                 .remedy("Take fewer --steps")
         }
         Error::Config { key, what } => Failure::new(format!("`{key}` {what}")),
-        Error::NotFinite { .. } => failure.remedy(
+        Error::NotFinite { what: "the sample" } => failure.remedy(
             "The weights may be damaged, or --prediction is not what the model was trained for",
         ),
+        Error::NotFinite { .. } => failure.remedy("The weights may be damaged: fetch them again"),
         Error::Cancelled => Failure::interrupted(),
         _ => failure,
     }

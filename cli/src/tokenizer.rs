@@ -203,7 +203,9 @@ impl Source {
         match serde_json::from_str(&self.text) {
             Ok(Value::Object(map)) => Ok(map),
             Ok(_) => Err(Failure::new(format!("{shown}: expected a JSON object")).remedy(AGAIN)),
-            Err(error) => Err(Failure::new(format!("{shown} is not JSON: {error}")).remedy(AGAIN)),
+            Err(error) => {
+                Err(Failure::new(format!("{shown}: not valid JSON: {error}")).remedy(AGAIN))
+            }
         }
     }
 }

@@ -20,6 +20,9 @@ const MAX_BYTES: u64 = 16 << 20;
 /// The largest count or width that is believed, far above any published network's.
 const MAX_COUNT: u64 = 1 << 24;
 
+/// What to do about a file that cannot be what it should.
+const AGAIN: &str = "The file is damaged: fetch it again";
+
 /// The longest piece of a value that an error repeats, in characters.
 const MAX_SHOWN: usize = 60;
 
@@ -31,8 +34,11 @@ pub fn read(path: &Path) -> Result<Value> {
     let bytes = files::read(path, MAX_BYTES)?;
     let name = path.display();
     let text = String::from_utf8(bytes)
-        .map_err(|_| Failure::new(format!("{name} is not JSON: it is not UTF-8")))?;
-    parse(&text).map_err(|error| Failure::new(format!("{name} is not JSON: {error}")))
+        .map_err(|_| Failure::new(format!("{name} is not JSON: it is not UTF-8")).remedy(AGAIN))?;
+    parse(&text).map_err(|error| {
+        let why = if text.trim().is_empty() { "it is empty".into() } else { error.to_string() };
+        Failure::new(format!("{name} is not JSON: {why}")).remedy(AGAIN)
+    })
 }
 
 /// The value of a JSON text in which Python's `NaN`, `Infinity` and `-Infinity` may stand.

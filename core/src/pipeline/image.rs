@@ -1,5 +1,6 @@
 //! Between tensors and pictures: rows of RGB bytes out, rows of RGB bytes in.
 
+use super::check_finite;
 use crate::error::{Error, Result};
 use crate::mem::bytes_of_mut;
 use crate::ops::Context;
@@ -31,14 +32,14 @@ pub trait ImageSink {
 /// # Errors
 /// [`Error::NotFinite`] where a value is not a finite number.
 pub(super) fn to_unit_range(cx: &mut Context<'_>, image: Tensor) -> Result<()> {
+    check_finite(cx, image, "the picture")?;
     if cx.is_planning() {
         return Ok(());
     }
-    let values = cx.arena_mut().write(image);
-    if !values.iter().all(|value| value.is_finite()) {
-        return Err(Error::NotFinite { what: "the picture" });
-    }
-    values.iter_mut().for_each(|value| *value = (*value / 2.0 + 0.5).clamp(0.0, 1.0));
+    cx.arena_mut()
+        .write(image)
+        .iter_mut()
+        .for_each(|value| *value = (*value / 2.0 + 0.5).clamp(0.0, 1.0));
     Ok(())
 }
 

@@ -89,6 +89,14 @@ impl<'a, 'w> Story<'a, 'w> {
     }
 }
 
+/// Refuses what is no number, before it spreads.
+fn check_finite(cx: &Context<'_>, x: Tensor, what: &'static str) -> Result<()> {
+    if cx.is_planning() || cx.arena().read(x).iter().all(|x| x.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::NotFinite { what })
+}
+
 /// A sink for plans, which never reach it.
 struct NoSink;
 

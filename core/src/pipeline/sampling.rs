@@ -1,6 +1,6 @@
 //! The loop in the middle: the rows of a sampler's table, carried out on tensors.
 
-use super::Story;
+use super::{Story, check_finite};
 use crate::diffusion::noise::{Noise, NoiseKind};
 use crate::diffusion::prediction::Clipping;
 use crate::diffusion::sampler::{HISTORY, Row, Slot, Update, history_count};
@@ -104,9 +104,7 @@ impl Sampling<'_> {
         }
         for (index, row) in self.rows.iter().enumerate() {
             cx.scratch(|cx| self.carry_out(cx, row, noise, x, &history, &mut predict))?;
-            if !cx.arena().read(x).iter().all(|x| x.is_finite()) {
-                return Err(Error::NotFinite { what: "the sample" });
-            }
+            check_finite(cx, x, "the sample")?;
             let done = [index + 1, self.rows.len()];
             story.report(cx, x, Stage::Unet, usize::from(row.step), done)?;
         }

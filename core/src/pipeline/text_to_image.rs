@@ -2,7 +2,7 @@
 
 use super::image::{ImageSink, deliver, picture, to_unit_range};
 use super::sampling::Sampling;
-use super::{Story, Watch};
+use super::{Story, Watch, check_finite};
 use crate::diffusion::guidance;
 use crate::diffusion::noise::Noise;
 use crate::error::{Error, Result};
@@ -216,7 +216,8 @@ impl TextToImage<'_> {
                 let skip = if is_prompt { self.clip_skip } else { 0 };
                 cx.scratch(|cx| {
                     let states = self.text_encoder.forward(cx, &path, ids, skip)?;
-                    ops::copy_into(cx, states, all.sample(number)?)
+                    ops::copy_into(cx, states, all.sample(number)?)?;
+                    check_finite(cx, states, "the text encoder's output")
                 })?;
                 story.report(cx, all, Stage::TextEncoder, 0, [count - number, count])?;
             }
@@ -286,6 +287,7 @@ impl TextToImage<'_> {
                     let image = picture(cx, init.rgb, self.size)?;
                     self.vae.encode(cx, &root.at("vae"), image, noise)
                 })?;
+                check_finite(cx, latents, "the encoded picture")?;
                 story.report(cx, latents, Stage::Encoder, 0, [1, 1])?;
                 Ok(latents)
             })?;
