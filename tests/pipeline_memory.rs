@@ -357,9 +357,11 @@ impl Weights for Damaged<'_> {
 #[test]
 fn what_is_no_number_is_found_before_it_is_drawn() {
     let resolved = words();
-    for (prefix, what) in
-        [("text_encoder", "the sample"), ("unet", "the sample"), ("vae", "the picture")]
-    {
+    for (prefix, what) in [
+        ("text_encoder", "the text encoder's output"),
+        ("unet", "the sample"),
+        ("vae", "the picture"),
+    ] {
         let mut model = Model::open(&resolved).unwrap();
         let run = |weights: &mut dyn Weights| {
             let mut damaged = Damaged { weights, prefix, found: None };
