@@ -200,6 +200,21 @@ fn inspect_refuses_what_it_cannot_read() {
     let error = fails(1, &["inspect", pickle.to_str().unwrap()]);
     assert!(error.contains("pickle") && error.contains("torch.load"), "{error}");
     assert!(fails(1, &["inspect", "/no/such/thing"]).contains("no such file"));
+    let index = model.join("model_index.json");
+    assert!(fails(1, &["inspect", index.to_str().unwrap()]).contains("nor a PNG picture"));
+}
+
+#[test]
+fn what_a_file_says_gives_a_terminal_no_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.png");
+    let mut encoder = png::Encoder::new(fs::File::create(&path).unwrap(), 1, 1);
+    let evil = "a\u{1b}]0;owned\u{7}\u{9b}31m\nSteps: 1, Seed: \u{1b}[2J";
+    encoder.add_itxt_chunk("parameters".into(), evil.into()).unwrap();
+    encoder.write_header().unwrap().write_image_data(&[0]).unwrap();
+    let report = says(&["inspect", path.to_str().unwrap()]);
+    assert!(!report.contains(|c: char| c.is_control() && c != '\n'), "{report:?}");
+    assert!(report.contains("\\u{1b}]0;owned"), "{report}");
 }
 
 #[cfg(unix)]

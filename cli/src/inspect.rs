@@ -11,7 +11,7 @@ use mote::tensor::DType;
 use serde_json::{Value, json};
 
 use crate::args::Inspect;
-use crate::checkpoint::{Checkpoint, Mapped};
+use crate::checkpoint::{self, Checkpoint, Mapped};
 use crate::config::scheduler::SchedulerConfig;
 use crate::config::taesd::{self, Taesd};
 use crate::config::{self, json as config_json};
@@ -36,11 +36,38 @@ pub fn run(args: &Inspect) -> Result<()> {
     } else if is_png(path)? {
         picture(path)?
     } else {
-        let network = Network::new(path, None, &mut [Mapped::open(path)?])?;
+        let network = Network::new(path, None, &mut [weights(path)?])?;
         Report { text: network.text(true), json: network.json() }
     };
-    let text = if args.json { format!("{:#}\n", report.json) } else { report.text };
+    let text = if args.json { format!("{:#}\n", report.json) } else { harmless(&report.text) };
     print::bytes(text.as_bytes())
+}
+
+/// A file of weights; one that neither is nor claims to be one is told so.
+fn weights(path: &Path) -> Result<Mapped> {
+    checkpoint::refuse_foreign(path)?;
+    let claims = path.extension().is_some_and(|ending| ending == "safetensors");
+    Mapped::open(path).map_err(|failure| match claims {
+        true => failure,
+        false => {
+            let what = "is neither a file of weights in safetensors nor a PNG picture";
+            Failure::new(format!("{} {what}", path.display()))
+                .remedy("Give one of these, or the folder of a model")
+        }
+    })
+}
+
+/// A text without what a terminal might take for a command: files may hold anything.
+fn harmless(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            harmless.extend(c.escape_default());
+        } else {
+            harmless.push(c);
+        }
+    }
+    harmless
 }
 
 /// The same in two forms.

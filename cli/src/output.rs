@@ -19,6 +19,9 @@ use crate::progress::Interrupt;
 /// The widest index that `%0Nd` may ask for.
 const MAX_DIGITS: usize = 20;
 
+/// The longest text that a picture's compressed chunk may hold.
+const MAX_TEXT_BYTES: usize = 16 << 20;
+
 /// How many names for a file beside its place are tried.
 const MAX_PARTS: u32 = 100;
 
@@ -321,10 +324,16 @@ pub fn read_texts(path: &Path) -> Result<Texts> {
     for chunk in &info.uncompressed_latin1_text {
         texts.push((chunk.keyword.clone(), chunk.text.clone()));
     }
-    for chunk in &info.compressed_latin1_text {
+    // Compressed, a thousand bytes can say a million: one text of a size that is believed.
+    let is_ours = |keyword: &str| keyword == KEYWORD;
+    for chunk in info.compressed_latin1_text.iter().filter(|c| is_ours(&c.keyword)).take(1) {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT_BYTES).map_err(damaged)?;
         texts.push((chunk.keyword.clone(), chunk.get_text().map_err(damaged)?));
     }
-    for chunk in &info.utf8_text {
+    for chunk in info.utf8_text.iter().filter(|c| is_ours(&c.keyword)).take(1) {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT_BYTES).map_err(damaged)?;
         texts.push((chunk.keyword.clone(), chunk.get_text().map_err(damaged)?));
     }
     Ok(([info.width, info.height], texts))
@@ -410,6 +419,18 @@ mod tests {
         assert_eq!(picture::read(&real).unwrap().width, 2);
         write(Path::new("/dev/null"), 3, "").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[test]
+    fn a_text_that_would_fill_the_memory_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let text = "a".repeat(MAX_TEXT_BYTES + 1);
+        let mut encoder = png::Encoder::new(File::create(&path).unwrap(), 1, 1);
+        encoder.add_ztxt_chunk(KEYWORD.into(), text).unwrap();
+        encoder.write_header().unwrap().write_image_data(&[0]).unwrap();
+        assert!(fs::metadata(&path).unwrap().len() < 100_000);
+        assert!(read_texts(&path).is_err());
     }
 
     #[test]
