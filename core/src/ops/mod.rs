@@ -15,7 +15,7 @@ mod gemm;
 mod linear;
 mod norm;
 mod resample;
-mod sample;
+mod layout;
 
 pub use crate::arch::Activation;
 pub use activation::{activate_in_place, geglu};
@@ -27,7 +27,7 @@ pub use elementwise::{
     scale_shift_in_place, slice_channels,
 };
 pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoidal_embedding};
+pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};
 pub use resample::{avg_pool_2x2, upsample_nearest};
-pub use sample::{nchw_to_nhwc, nhwc_to_nchw};
