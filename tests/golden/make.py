@@ -1,6 +1,9 @@
 """Makes the golden data beside this file: what PyTorch, diffusers and transformers compute on
-seeded random weights. usage: make.py [ops] [networks] [pipelines]   (all three when none is named)
+seeded random weights. usage: make.py [ops] [networks] [pipelines] [samplers] [noise]   (all five when
+       none is named)
+       make.py tokenizer MERGES.txt.gz [CONFORMANCE]     needs CLIP's merges, which are not ours
        make.py taef2 FOLDER      checks the pooled tiny autoencoder's plan against trained weights
+The last two groups and the tokenizer's have files of their own, samplers.py, noise.py, tokenizer.py.
 Every output is computed three times: as usual, without oneDNN, and in float64. The differences are
 written beside the data, and tolerances follow from them. README.md says what each file holds."""
 import copy
@@ -9,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 
 import torch
@@ -962,9 +966,18 @@ def main(words):
     torch.set_grad_enabled(False)
     if words[:1] == ["taef2"]:
         return check_taef2(words[1])
+    if words[:1] == ["tokenizer"]:
+        return run_file("tokenizer", words[1:])
     groups = {"ops": make_ops, "networks": make_networks, "pipelines": make_pipelines}
+    groups |= {name: functools.partial(run_file, name, []) for name in ("samplers", "noise")}
     for word in words or groups:
         groups[word]()
+
+
+def run_file(name, arguments):
+    """Runs the script of another group in a process of its own: each sets up PyTorch its way."""
+    command = [sys.executable, f"{name}.py", *map(os.path.abspath, arguments)]
+    subprocess.run(command, cwd=HERE, check=True)
 
 
 if __name__ == "__main__":
