@@ -2,10 +2,11 @@
 //! numbers of threads.
 
 use mote::exec::{Executor, Sequential};
-use mote::ops::{self, Conv2d};
+use mote::mem::Arena;
+use mote::ops::{self, Context, Conv2d};
 use mote::tensor::Shape;
-use mote::weights::Path;
-use mote_tests::{TestWeights, Threads, assert_close, isas, numbers, run};
+use mote::weights::{Path, Weight, Weights};
+use mote_tests::{Memory, TestWeights, Threads, assert_close, best_isa, isas, numbers, run};
 
 /// Runs `test` on every instruction set, alone and with threads; all threads must give the same
 /// bits.
@@ -167,4 +168,53 @@ fn attention_is_a_softmax_over_the_keys() {
             found
         });
     }
+}
+
+/// Weights that are streamed, and count the bytes that were asked for.
+struct Counted {
+    weights: TestWeights,
+    bytes: usize,
+}
+
+impl Weights for Counted {
+    fn find(&mut self, name: &str, expected: Shape) -> mote::Result<Option<Weight>> {
+        self.weights.find(name, expected)
+    }
+
+    fn contains(&mut self, name: &str) -> bool {
+        self.weights.contains(name)
+    }
+
+    fn is_staged(&self) -> bool {
+        self.weights.is_staged()
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        weight: &Weight,
+        start: usize,
+        len: usize,
+        staging: &'a mut [u8],
+    ) -> mote::Result<&'a [u8]> {
+        self.bytes += len;
+        self.weights.read(weight, start, len, staging)
+    }
+}
+
+#[test]
+fn streamed_weights_are_read_once() {
+    // Several blocks of k, and of columns.
+    let (k, n) = (2500, 600);
+    let mut weights = TestWeights::default();
+    weights.staged = true;
+    weights.push("weight", &[n, k], &numbers(11, n * k));
+    let x = numbers(12, k);
+    let mut memory = Memory::dirty(16 << 20, 0xFF);
+    let mut counted = Counted { weights, bytes: 0 };
+    let arena = Arena::new(memory.bytes());
+    let mut cx = Context::new(arena, best_isa(), &Sequential, &mut counted);
+    let x = ops::fill(&mut cx, Shape::new([1, k]), &x).unwrap();
+    let weight = cx.weight(&Path::root().at("weight"), [n, k]).unwrap();
+    ops::linear(&mut cx, x, weight, None, None).unwrap();
+    assert_eq!(counted.bytes, 4 * n * k);
 }

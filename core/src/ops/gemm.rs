@@ -9,7 +9,7 @@ use super::context::{Context, to_f32};
 use crate::arch::{Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
-use crate::mem::bytes_of_mut;
+use crate::mem::{bytes_of, bytes_of_mut};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::weights::Weight;
 
@@ -120,15 +120,18 @@ impl Work {
     ) -> Result<()> {
         let Gemm { weight, taps, channels, .. } = self.p;
         let row_bytes = taps * channels * weight.dtype.bytes();
+        let (start, len) = (column * row_bytes, columns * row_bytes);
+        // What was copied serves all blocks of k; what lies in place costs nothing to ask for.
+        let staging = bytes_of_mut(cx.arena.write(self.staging));
+        let begin = staging.as_ptr();
+        let is_copied = cx.weights.read(&weight, start, len, staging)?.as_ptr() == begin;
         for block in k_blocks(taps, channels) {
-            let ([packed, staging], []) = cx.arena.split_two([self.packed, self.staging], []);
-            let source = cx.weights.read(
-                &weight,
-                column * row_bytes,
-                columns * row_bytes,
-                bytes_of_mut(staging),
-            )?;
-            let source = Source { bytes: source, dtype: weight.dtype, taps, channels, columns };
+            let (packed, [staging]) = cx.arena.split(self.packed, [self.staging]);
+            let bytes = match is_copied {
+                true => &bytes_of(staging)[..len],
+                false => cx.weights.read(&weight, start, len, &mut [])?,
+            };
+            let source = Source { bytes, dtype: weight.dtype, taps, channels, columns };
             let [_, nr] = cx.isa.gemm_f32_tile();
             let k = taps * block.channels;
             let panels = &mut packed[..columns.next_multiple_of(nr) * k];
