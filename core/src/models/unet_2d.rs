@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 pub use crate::nn::TimeScaleShift;
 use crate::nn::{
     self, AttentionBlock, Block, Conv, Downsampler, Mixer, Norm, ResnetBlock2d, Skips, Time,
-    Upsampler, conv2d, conv2d_replacing, copy, down_block, group_norm_in_place, mid_block,
+    Upsampler, conv_in, conv2d_replacing, down_block, group_norm_in_place, mid_block,
     timestep_embedding, up_block,
 };
 use crate::ops::{self, Context, SinusoidalEmbedding};
@@ -227,7 +227,8 @@ impl UNet2DConfig {
         check_count("timesteps", timesteps.len(), n)?;
         cx.scope(|cx| {
             let time = self.time(cx, path, timesteps, class_labels)?;
-            let mut skips = Skips::new(self.conv_in(cx, path, x)?);
+            let (width, centred) = (self.block_out_channels[0], self.center_input_sample);
+            let mut skips = Skips::new(conv_in(cx, &path.at("conv_in"), x, width, centred)?);
             self.down(cx, path, &mut skips, time)?;
             let x = self.mid(cx, path, skips.newest()?, time)?;
             let x = self.up(cx, path, x, &mut skips, time)?;
@@ -241,18 +242,6 @@ impl UNet2DConfig {
                 }
             }
             Ok(out)
-        })
-    }
-
-    fn conv_in(&self, cx: &mut Context<'_>, path: &Path<'_>, x: Tensor) -> Result<Tensor> {
-        let conv = Conv::new(self.block_out_channels[0], 3);
-        if !self.center_input_sample {
-            return conv2d(cx, &path.at("conv_in"), x, conv);
-        }
-        cx.scope(|cx| {
-            let x = copy(cx, x)?;
-            ops::scale_shift_in_place(cx, x, 2.0, -1.0)?;
-            conv2d(cx, &path.at("conv_in"), x, conv)
         })
     }
 

@@ -7,7 +7,7 @@ use super::{
 use crate::error::Result;
 use crate::nn::{
     self, Block, Conv, Downsampler, Mixer, Norm, ResnetBlock2d, Skips, Time, TimeScaleShift,
-    Transformer2d, Upsampler, conv2d, conv2d_replacing, copy, down_block, group_norm_in_place,
+    Transformer2d, Upsampler, conv_in, conv2d_replacing, down_block, group_norm_in_place,
     mid_block, timestep_embedding, up_block,
 };
 use crate::ops::{self, Activation, Context, SinusoidalEmbedding};
@@ -212,7 +212,8 @@ impl UNet2DConditionConfig {
         cx.scope(|cx| {
             let time = self.time(cx, path, timesteps)?;
             let told = Told { time, encoder_hidden_states };
-            let mut skips = Skips::new(self.conv_in(cx, path, x)?);
+            let (width, centred) = (self.block_out_channels[0], self.center_input_sample);
+            let mut skips = Skips::new(conv_in(cx, &path.at("conv_in"), x, width, centred)?);
             self.down(cx, path, &mut skips, told)?;
             let x = self.mid(cx, path, skips.newest()?, told)?;
             let x = self.up(cx, path, x, &mut skips, told)?;
@@ -235,18 +236,6 @@ impl UNet2DConditionConfig {
         // Every resnet would begin with this SiLU.
         ops::activate_in_place(cx, embedding, Activation::Silu)?;
         Ok(Time { embedding, scale_shift: self.resnet_time_scale_shift })
-    }
-
-    fn conv_in(&self, cx: &mut Context<'_>, path: &Path<'_>, x: Tensor) -> Result<Tensor> {
-        let conv = Conv::new(self.block_out_channels[0], 3);
-        if !self.center_input_sample {
-            return conv2d(cx, &path.at("conv_in"), x, conv);
-        }
-        cx.scope(|cx| {
-            let x = copy(cx, x)?;
-            ops::scale_shift_in_place(cx, x, 2.0, -1.0)?;
-            conv2d(cx, &path.at("conv_in"), x, conv)
-        })
     }
 
     fn down(

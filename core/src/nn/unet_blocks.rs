@@ -5,6 +5,7 @@
 
 use super::attention::{AttentionBlock, attention_block_replacing};
 use super::conv::{Conv, conv2d, conv2d_replacing};
+use super::copy;
 use super::resnet::{
     ResnetBlock2d, resnet_block_2d, resnet_block_2d_replacing, resnet_downsample_2d,
     resnet_upsample_2d,
@@ -95,6 +96,29 @@ impl Skips {
         self.0.pop();
         newest
     }
+}
+
+/// A UNet's first convolution, `[n, h, w, c]` to `[n, h, w, width]`. `centred`: the input is mapped
+/// from 0..1 to -1..1 first (`center_input_sample`).
+///
+/// # Errors
+/// Those of memory and weights.
+pub fn conv_in(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    width: usize,
+    centred: bool,
+) -> Result<Tensor> {
+    let conv = Conv::new(width, 3);
+    if !centred {
+        return conv2d(cx, p, x, conv);
+    }
+    cx.scope(|cx| {
+        let x = copy(cx, x)?;
+        ops::scale_shift_in_place(cx, x, 2.0, -1.0)?;
+        conv2d(cx, p, x, conv)
+    })
 }
 
 /// A block on the way down: from the newest skip; each resnet leaves a skip, and so does the

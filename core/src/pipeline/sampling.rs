@@ -169,8 +169,8 @@ impl Sampling<'_> {
     }
 }
 
-/// Gives noise its learned standard deviation: `exp((v·max + (1 − v)·min) / 2)` with `v = (u + 1) /
-/// 2` (Nichol and Dhariwal 2021, equation 15).
+/// Gives noise its learned standard deviation (Nichol and Dhariwal 2021, equation 15):
+/// `exp((v·max + (1 − v)·min) / 2)` with `v = (u + 1) / 2`.
 fn spread(cx: &mut Context<'_>, noise: Tensor, variance: Tensor, [min, max]: [f32; 2]) {
     if cx.is_planning() {
         return;
