@@ -1,6 +1,7 @@
 //! Functions of one element.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
@@ -18,10 +19,11 @@ pub fn activate_in_place(cx: &mut Context<'_>, x: Tensor, activation: Activation
         return Ok(());
     }
     let isa = cx.isa;
-    let x = cx.arena.write(x);
-    for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |_, x, _| {
+    let values = cx.arena.write(x);
+    for_each_chunk::<_, f32>(cx.executor, values, CHUNK, &mut [], |_, x, _| {
         isa.activate_f32(activation, x);
     });
+    cx.ended(Op::Activation, x);
     Ok(())
 }
 
@@ -47,5 +49,6 @@ pub fn geglu(cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
         isa.activate_f32(Activation::Gelu, out);
         out.iter_mut().zip(value).for_each(|(out, value)| *out *= value);
     });
+    cx.ended(Op::Geglu, out);
     Ok(out)
 }

@@ -3,6 +3,7 @@
 //! scores.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::arch::{Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_tile};
@@ -59,6 +60,7 @@ pub fn attention(
         }
         Ok(())
     })?;
+    cx.ended(Op::Attention, out);
     Ok(out)
 }
 

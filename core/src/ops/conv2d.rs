@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::gemm::{Gemm, Rows, check_residual, gemm};
+use super::observe::Op;
 use super::resample::nearest_source;
 use crate::arch::{MAX_TAPS, NO_ROW};
 use crate::error::{Error, Result};
@@ -99,5 +100,6 @@ pub fn conv2d(
     let stride = conv.stride;
     let stored = [height, width];
     gemm(cx, product, &Pixels { stored, size, out, kernel_width, stride, top, left, channels })?;
+    cx.ended(Op::Conv2d, result);
     Ok(result)
 }

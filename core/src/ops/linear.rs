@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::gemm::{Gemm, Rows, check_residual, gemm};
+use super::observe::Op;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use crate::weights::Weight;
@@ -56,7 +57,9 @@ pub fn linear_into(
     out.expect("linear", x.shape().with_last(n))?;
     check_residual("linear", residual, out.shape())?;
     let product = Gemm { x, weight, bias, residual, out, taps: 1, channels: k, n };
-    gemm(cx, product, &Contiguous { channels: k })
+    gemm(cx, product, &Contiguous { channels: k })?;
+    cx.ended(Op::Linear, out);
+    Ok(())
 }
 
 /// n and k: what comes out and what goes in.

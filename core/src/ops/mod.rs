@@ -14,6 +14,7 @@ mod embedding;
 mod gemm;
 mod linear;
 mod norm;
+mod observe;
 mod resample;
 mod layout;
 
@@ -30,4 +31,5 @@ pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoida
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};
+pub use observe::{Event, Observer, Op};
 pub use resample::{avg_pool_2x2, upsample_nearest};

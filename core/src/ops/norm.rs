@@ -4,6 +4,7 @@
 //! so that a large mean costs no precision; the blocks are the same whatever the number of threads.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::arch::{Activation, Isa};
 use crate::error::{Error, Result};
 use crate::exec::{Executor, for_each_chunk};
@@ -54,6 +55,7 @@ pub fn group_norm(
         affine_rows(cx.isa, cx.executor, out, affine, channels, norm.activation);
         Ok(())
     })?;
+    cx.ended(Op::GroupNorm, out);
     Ok(out)
 }
 
@@ -77,7 +79,9 @@ pub fn group_norm_in_place(
         let (x, [affine]) = cx.arena.split(x, [affine]);
         affine_rows(cx.isa, cx.executor, x, affine, channels, norm.activation);
         Ok(())
-    })
+    })?;
+    cx.ended(Op::GroupNorm, x);
+    Ok(())
 }
 
 /// Applies `[n, 3, c]` (mean, scale, shift) to the rows of x.
@@ -247,5 +251,6 @@ pub fn layer_norm(
         });
         Ok(())
     })?;
+    cx.ended(Op::LayerNorm, out);
     Ok(out)
 }
