@@ -1,5 +1,7 @@
 //! THE list of kernels: what an instruction set must offer. Tests and benchmarks read it too.
 
+use super::register_loop::RegisterLoop;
+
 /// The most taps of a convolution in one call of a GEMM kernel: 3×3.
 pub const MAX_TAPS: usize = 9;
 
@@ -96,4 +98,5 @@ pub(super) struct Kernels {
     pub normalise_f32: NormaliseF32,
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
     pub bf16_to_f32: unsafe fn(&[u8], &mut [f32]),
+    pub register_loop_f32: RegisterLoop,
 }

@@ -6,6 +6,7 @@
 
 mod kernels;
 mod portable;
+mod register_loop;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
@@ -156,6 +157,16 @@ impl Isa {
         assert!(from.len() == 2 * to.len(), "two bytes for each element");
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.0.bf16_to_f32)(from, to) }
+    }
+
+    /// Does `rounds` rounds of f32 multiply-adds on registers alone. Gives back what they add up
+    /// to, so that none can be left out, and how many multiply-adds they were: over the time it
+    /// took, the most this CPU can do.
+    pub fn register_loop_f32(self, rounds: usize) -> (f32, u64) {
+        let register_loop = &self.0.register_loop_f32;
+        // SAFETY: the token proves the CPU's features.
+        let sum = unsafe { (register_loop.run)(rounds) };
+        (sum, (rounds as u64).saturating_mul(register_loop.multiply_adds as u64))
     }
 }
 

@@ -6,7 +6,7 @@ use core::arch::x86_64::{
 };
 
 use super::kernels::{Activation, Gather, GemmF32, Kernels};
-use super::portable;
+use super::{portable, register_loop};
 
 /// Lanes of a register.
 const LANES: usize = 16;
@@ -23,6 +23,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     normalise_f32,
     f16_to_f32,
     bf16_to_f32,
+    register_loop_f32: register_loop::AVX512_F32,
 };
 
 /// # Safety
