@@ -65,10 +65,19 @@ impl Model {
     /// # Errors
     /// Where some are missing or damaged.
     pub fn open(resolved: &Resolved) -> Result<Self> {
+        Self::at(&resolved.folders)
+    }
+
+    /// Maps the weights of networks: the first segments of their names, and the folder or the file
+    /// that holds what follows them.
+    ///
+    /// # Errors
+    /// Where some are missing or damaged.
+    pub fn at(places: &[(&'static str, std::path::PathBuf)]) -> Result<Self> {
         let open = |(name, folder): &(&'static str, std::path::PathBuf)| {
             Ok((*name, Checkpoint::open(folder)?))
         };
-        Ok(Self { networks: resolved.folders.iter().map(open).collect::<Result<_>>()? })
+        Ok(Self { networks: places.iter().map(open).collect::<Result<_>>()? })
     }
 
     /// Hands all weights to `body` as one.
