@@ -145,7 +145,7 @@ pub struct Bench {
     pub component: Component,
     /// How often each network is evaluated, after a first time that does not count.
     #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 5)]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=9999))]
     pub repeat: u32,
     /// Pictures that one evaluation of the UNet works on.
     #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 1)]

@@ -85,6 +85,10 @@ impl Subjects {
         let vae = has_vae.then(|| resolve::vae(&args.model, false)).transpose()?;
         let scale = vae.as_ref().map_or(PIXELS_PER_LATENT, |(vae, _)| vae.pixels_per_latent());
         let unet = has("unet").then(|| Unet::read(folder)).transpose()?;
+        if matches!(unet, Some(Unet::Pixels(_))) && has_vae {
+            let what = "this model makes pictures without an autoencoder";
+            return Err(Failure::new(what).remedy("Leave out --vae, --taesd and the folder vae"));
+        }
         let given = [args.height, args.width];
         let size = match &unet {
             Some(Unet::Pixels(config)) => resolve::size(given, config.sample_size, 1, "unet")?,
