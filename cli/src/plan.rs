@@ -65,7 +65,7 @@ impl Model {
     /// # Errors
     /// Where some are missing or damaged.
     pub fn open(resolved: &Resolved) -> Result<Self> {
-        Self::at(&resolved.folders)
+        Self::of(&resolved.folders)
     }
 
     /// Maps the weights of networks: the first segments of their names, and the folder or the file
@@ -73,7 +73,7 @@ impl Model {
     ///
     /// # Errors
     /// Where some are missing or damaged.
-    pub fn at(places: &[(&'static str, std::path::PathBuf)]) -> Result<Self> {
+    pub fn of(places: &[(&'static str, std::path::PathBuf)]) -> Result<Self> {
         let open = |(name, folder): &(&'static str, std::path::PathBuf)| {
             Ok((*name, Checkpoint::open(folder)?))
         };

@@ -60,7 +60,7 @@ pub fn run(args: &args::Bench) -> Result<()> {
 /// happens here, and is not timed.
 fn open(subject: &Subject, dtype: args::Type) -> Result<Model> {
     match dtype {
-        args::Type::F32 => Model::at(&subject.places),
+        args::Type::F32 => Model::of(&subject.places),
     }
 }
 
