@@ -133,22 +133,6 @@ fn a_gemm_tile_is_a_sum_of_products_over_taps_with_padding() {
 }
 
 #[test]
-fn a_register_loop_does_the_rounds_it_counts() {
-    for isa in isas() {
-        let (start, none) = isa.register_loop_f32(0);
-        let (end, many) = isa.register_loop_f32(1000);
-        assert_eq!(none, 0);
-        let lanes = many / 1000;
-        assert!(many % 1000 == 0 && lanes > 0, "{isa:?}: {many}");
-        // Twelve sums begin at 2 to 13, in each lane, and come to rest at 1.
-        assert_eq!(start, lanes as f32 * 7.5, "{isa:?}");
-        assert_eq!(end, lanes as f32, "{isa:?}");
-        let (once, _) = isa.register_loop_f32(1);
-        assert_eq!(once, lanes as f32 * (7.5 * 0.5 + 0.5), "{isa:?}");
-    }
-}
-
-#[test]
 #[should_panic(expected = "outside its tensor")]
 fn a_row_outside_its_tensor_is_caught() {
     let offsets = [usize::MAX - 1; 16];

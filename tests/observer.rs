@@ -4,8 +4,11 @@
 use mote::arch::Isa;
 use mote::exec::Sequential;
 use mote::mem::Arena;
-use mote::ops::{self, Activation, Context, Conv2d, Event, GroupNorm, Op, SinusoidalEmbedding};
-use mote::tensor::Shape;
+use mote::ops::{
+    self, Activation, Attention, Context, Conv2d, Epilogue, Event, GroupNorm, Op,
+    SinusoidalEmbedding,
+};
+use mote::tensor::{Form, Shape};
 use mote::weights::Path;
 use mote_tests::{Memory, TestWeights, numbers};
 
@@ -14,17 +17,19 @@ fn walk(cx: &mut Context<'_>) -> mote::Result<()> {
     let (root, shape) = (Path::root(), Shape::new([1, 4, 4, 4]));
     let input = ops::fill(cx, shape, &[0.5; 64])?;
     let scale = cx.weight(&root.at("norm.weight"), [4])?;
-    let norm = GroupNorm { groups: 2, eps: 1e-5, scale_shift: None, activation: None };
+    let norm =
+        GroupNorm { groups: 2, eps: 1e-5, scale_shift: None, activation: None, form: Form::F32 };
     let x = ops::group_norm(cx, input, scale, scale, norm)?;
-    let conv = cx.weight(&root.at("conv.weight"), [4, 4, 3, 3])?;
-    let x = ops::conv2d(cx, x, conv, None, Conv2d::padded(1), None)?;
+    let conv = cx.matrix(&root.at("conv.weight"), [4, 4, 3, 3])?;
+    let x = ops::conv2d(cx, x, conv, None, Conv2d::padded(3, 1), Epilogue::NONE)?;
     ops::activate_in_place(cx, x, Activation::Silu)?;
     ops::add_in_place(cx, x, input)?;
     let tokens = ops::avg_pool_2x2(cx, x)?.reshape([1, 4, 4])?;
-    let tokens = ops::layer_norm(cx, tokens, scale, scale, 1e-5)?;
-    let projection = cx.weight(&root.at("to_q.weight"), [4, 4])?;
-    let q = ops::linear(cx, tokens, projection, None, None)?;
-    let y = ops::attention(cx, q, q, q, 2, false)?;
+    let tokens = ops::layer_norm(cx, tokens, scale, scale, 1e-5, Form::F32)?;
+    let projection = cx.matrix(&root.at("to_q.weight"), [4, 4])?;
+    let q = ops::linear(cx, tokens, projection, None, Epilogue::NONE)?;
+    let attention = Attention { heads: 2, causal: false, form: Form::F32 };
+    let y = ops::attention(cx, q, q, q, attention)?;
     ops::geglu(cx, y)?;
     let how = SinusoidalEmbedding { flip_sin_to_cos: true, freq_shift: 0.0 };
     ops::sinusoidal_embedding(cx, &[1.0], 8, how)?;

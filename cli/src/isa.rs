@@ -19,6 +19,8 @@ fn features() -> Vec<(&'static str, bool)> {
         ("f16c", is_x86_feature_detected!("f16c")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512bw", is_x86_feature_detected!("avx512bw")),
+        ("avx512dq", is_x86_feature_detected!("avx512dq")),
+        ("avx512vl", is_x86_feature_detected!("avx512vl")),
         ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
         ("avxvnni", is_x86_feature_detected!("avxvnni")),
@@ -42,14 +44,38 @@ fn features() -> Vec<(&'static str, bool)> {
     Vec::new()
 }
 
+/// What all levels of AVX-512 need.
+#[cfg(target_arch = "x86_64")]
+const AVX512: [&str; 6] = ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"];
+
+/// What a level needs beside that.
+#[cfg(target_arch = "x86_64")]
+const fn with_avx512<const N: usize, const ALL: usize>(
+    more: [&'static str; N],
+) -> [&'static str; ALL] {
+    let mut all = [""; ALL];
+    let mut i = 0;
+    while i < ALL {
+        all[i] = if i < N { more[i] } else { AVX512[i - N] };
+        i += 1;
+    }
+    all
+}
+
 /// The features that a level needs.
 fn needs(level: Level) -> &'static [&'static str] {
     match level {
         Level::Scalar => &[],
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => &["avx2", "fma", "f16c"],
+        Level::Avx2 => &["avx2", "fma"],
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => &["avx2", "fma", "f16c", "avx512f"],
+        Level::AvxVnni => &["avx2", "fma", "avxvnni"],
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => &AVX512,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => const { &with_avx512::<1, 7>(["avx512vnni"]) },
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => const { &with_avx512::<2, 8>(["avx512vnni", "avx512bf16"]) },
         // A level this file does not know yet is not taken.
         _ => &["a feature without a name"],
     }

@@ -92,6 +92,24 @@ impl TileMut<'_> {
         self.place
     }
 
+    /// Some `columns` of up to `N` rows from `first` on; rows that the tile does not have are empty.
+    ///
+    /// # Panics
+    /// Where the tile does not have such columns.
+    pub fn rows<const N: usize>(&mut self, first: usize, columns: Range<usize>) -> [&mut [f32]; N] {
+        let TilePlace { rows, columns: width, .. } = self.place;
+        assert!(columns.start <= columns.end && columns.end <= width, "a tile has these columns");
+        core::array::from_fn(|i| match first + i < rows {
+            false => &mut [][..],
+            // SAFETY: as in `row`; different rows are disjoint, as a row is no longer than the
+            // stride, and all are borrowed from the tile.
+            true => unsafe {
+                let begin = self.first.add((first + i) * self.stride + columns.start);
+                core::slice::from_raw_parts_mut(begin, columns.len())
+            },
+        })
+    }
+
     /// Row `index` of the tile, counted from the tile's first.
     ///
     /// # Panics

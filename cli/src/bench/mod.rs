@@ -28,7 +28,6 @@ use crate::progress::Reporter;
 use crate::resolve::explain;
 use crate::{args, isa, print, size};
 use layers::Layers;
-use peak::Arithmetic;
 use subject::{Subject, Subjects};
 
 /// Times the networks that the arguments ask for.
@@ -43,7 +42,7 @@ pub fn run(args: &args::Bench) -> Result<()> {
     for subject in &subjects.networks {
         models.push(open(subject, args.model.dtype)?);
     }
-    let peak_gops = peak::gops(isa, Arithmetic::from(args.model.dtype), pool.workers());
+    let peak_gops = peak::gops(isa, peak::arithmetic(args.model.dtype), pool.workers());
     let bench = Bench { args, isa, pool: &pool, peak_gops };
     let mut results = Vec::new();
     for (subject, model) in subjects.networks.iter().zip(&mut models) {

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mote::arch::Isa;
+use mote::arch::{Arithmetic, Isa};
 
 use crate::args::Type;
 
@@ -17,30 +17,18 @@ const DURATION: Duration = Duration::from_millis(400);
 /// a busy machine, too, some trials run undisturbed.
 const TRIAL: Duration = Duration::from_millis(2);
 
-/// What the multiply-adds are done in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arithmetic {
-    /// f32.
-    F32,
-}
-
-impl From<Type> for Arithmetic {
-    fn from(dtype: Type) -> Self {
-        match dtype {
-            Type::F32 => Self::F32,
-        }
+/// What the products of a network are computed in, for a type of weights.
+pub fn arithmetic(dtype: Type) -> Arithmetic {
+    match dtype {
+        Type::F32 => Arithmetic::F32,
     }
 }
 
-impl Arithmetic {
-    /// Does some rounds on registers alone; how many multiply-adds they were.
-    fn register_loop(self, isa: Isa, rounds: usize) -> u64 {
-        let (sum, multiply_adds) = match self {
-            Self::F32 => isa.register_loop_f32(rounds),
-        };
-        black_box(sum);
-        multiply_adds
-    }
+/// Does some rounds on registers alone; how many multiply-adds they were.
+fn register_loop(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> u64 {
+    let (sum, multiply_adds) = isa.register_loop(arithmetic, rounds);
+    black_box(sum);
+    multiply_adds
 }
 
 /// Billions of operations (two for each multiply-add) in a second, by `threads` threads at once:
@@ -50,7 +38,7 @@ pub fn gops(isa: Isa, arithmetic: Arithmetic, threads: usize) -> f64 {
     let mut rounds = 1 << 8;
     loop {
         let begin = Instant::now();
-        arithmetic.register_loop(isa, rounds);
+        register_loop(isa, arithmetic, rounds);
         if begin.elapsed() >= TRIAL {
             break;
         }
@@ -74,7 +62,7 @@ fn best_trial(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> f64 {
     let (start, mut best) = (Instant::now(), 0.0);
     loop {
         let begin = Instant::now();
-        let multiply_adds = arithmetic.register_loop(isa, rounds);
+        let multiply_adds = register_loop(isa, arithmetic, rounds);
         let rate = super::gops(multiply_adds as f64, begin.elapsed().as_secs_f64());
         if best == 0.0 || start.elapsed() < DURATION {
             best = f64::max(best, rate);
@@ -91,8 +79,10 @@ mod tests {
 
     #[test]
     fn a_peak_is_what_a_machine_can_do() {
-        let gops = gops(Isa::SCALAR, Arithmetic::F32, 2);
-        // From the slowest board to far beyond any CPU's plain loop.
-        assert!(gops > 0.01 && gops < 1e6, "{gops}");
+        for arithmetic in [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Q8] {
+            let gops = gops(Isa::SCALAR, arithmetic, 2);
+            // From the slowest board to far beyond any CPU's plain loop.
+            assert!(gops > 0.01 && gops < 1e6, "{arithmetic:?}: {gops}");
+        }
     }
 }

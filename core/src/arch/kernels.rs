@@ -1,58 +1,123 @@
 //! THE list of kernels: what an instruction set must offer. Tests and benchmarks read it too.
 
-use super::register_loop::RegisterLoop;
+use crate::tensor::packed::ROW_TAIL;
+use crate::tensor::{Form, PANEL};
 
-/// The most taps of a convolution in one call of a GEMM kernel: 3×3.
+/// The most taps of a convolution in one tile of a product: 3×3.
 pub const MAX_TAPS: usize = 9;
 
-/// The most rows a GEMM tile has on any instruction set.
+/// The most rows a product's tile has on any instruction set.
 pub const MR_MAX: usize = 16;
 
-/// The most columns a GEMM tile has on any instruction set.
-pub const NR_MAX: usize = 32;
+/// The most columns a product's tile has: two panels.
+pub const NR_MAX: usize = 2 * PANEL;
 
 /// In [`Gather::offsets`]: this row lies in the padding, it is all zeros.
 pub const NO_ROW: usize = usize::MAX;
 
-/// The rows of a GEMM's left side, by address: for a convolution each tap of each output pixel is a
-/// pixel of the input, so there is no im2col buffer.
+/// What the numbers of a product are, and how they are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// f32.
+    F32,
+    /// bf16, summed in f32.
+    Bf16,
+    /// Unsigned times signed 8-bit integers, summed exactly in i32, tap by tap.
+    Q8,
+}
+
+impl From<Form> for Arithmetic {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::F32 => Self::F32,
+            Form::Bf16 => Self::Bf16,
+            Form::Q8 => Self::Q8,
+        }
+    }
+}
+
+/// The rows of a product's left side, by address: for a convolution each tap of each output pixel
+/// is a pixel of the input, so there is no im2col buffer.
 #[derive(Clone, Copy)]
 pub struct Gather<'a> {
     /// Where the rows lie.
-    pub data: &'a [f32],
-    /// At least `channels` zeros: what the padding looks like.
-    pub zeros: &'a [f32],
-    /// `[taps, mr]`: where in `data` each row begins at each tap, or [`NO_ROW`].
-    pub offsets: &'a [usize],
+    pub data: &'a [u8],
+    /// At least `row_bytes` zeros: what the padding looks like.
+    pub zeros: &'a [u8],
+    /// `[taps, MR_MAX]`: at which byte of `data` each row begins at each tap, or [`NO_ROW`].
+    pub offsets: &'a [usize; MAX_TAPS * MR_MAX],
     /// Taps: 1 for a linear layer.
     pub taps: usize,
-    /// Elements of a row at one tap.
-    pub channels: usize,
+    /// Steps of four bytes that a row takes part with.
+    pub steps: usize,
+    /// Bytes of a row, with its scale and zero point where it is quantised.
+    pub row_bytes: usize,
 }
 
 impl Gather<'_> {
-    /// Panics unless every row lies inside `data`.
-    pub(super) fn check(&self, mr: usize) {
-        assert!(self.taps <= MAX_TAPS && self.offsets.len() >= self.taps * mr, "too few offsets");
-        assert!(self.zeros.len() >= self.channels, "too few zeros");
-        let last = self.data.len().checked_sub(self.channels);
-        for &offset in &self.offsets[..self.taps * mr] {
-            assert!(
-                offset == NO_ROW || last.is_some_and(|last| offset <= last),
-                "a row lies outside its tensor"
-            );
+    /// Panics unless the rows are long enough for `arithmetic` and all lie inside `data`.
+    pub(super) fn check(&self, arithmetic: Arithmetic, rows: usize) {
+        let tail = if arithmetic == Arithmetic::Q8 { ROW_TAIL } else { 0 };
+        let needed = self.steps.checked_mul(4).and_then(|bytes| bytes.checked_add(tail));
+        assert!(needed.is_some_and(|needed| needed <= self.row_bytes), "a row is too short");
+        assert!(self.taps <= MAX_TAPS && rows <= MR_MAX, "too many taps or rows");
+        assert!(self.zeros.len() >= self.row_bytes, "too few zeros");
+        let last = self.data.len().checked_sub(self.row_bytes);
+        for offsets in self.offsets.chunks_exact(MR_MAX).take(self.taps) {
+            for &offset in offsets {
+                assert!(
+                    offset == NO_ROW || last.is_some_and(|last| offset <= last),
+                    "a row lies outside its tensor"
+                );
+            }
         }
     }
 
-    /// The row at `offset`, an entry of `offsets`.
+    /// The row at `offset`, an entry of `offsets` that was checked.
     #[inline(always)]
-    pub(super) fn row(&self, offset: usize) -> &[f32] {
+    pub(super) fn row(&self, offset: usize) -> *const u8 {
         if offset == NO_ROW {
-            &self.zeros[..self.channels]
+            self.zeros.as_ptr()
         } else {
-            &self.data[offset..offset + self.channels]
+            // Inside `data`, as `check` has seen.
+            self.data.as_ptr().wrapping_add(offset)
         }
     }
+}
+
+/// Where the gates of GEGLU lie: so many panels after the values.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    /// In [`Panels::data`].
+    pub data: usize,
+    /// In [`Panels::scales`] and [`Finish::bias`].
+    pub columns: usize,
+}
+
+/// Panels of a product's right side (see [`packed`](crate::tensor::packed)), as many as the
+/// output's columns fill.
+#[derive(Clone, Copy)]
+pub struct Panels<'a> {
+    /// `taps·steps` steps for each panel.
+    pub data: &'a [u8],
+    /// `[panels, 1 + taps, 16]`, for 8-bit integers.
+    pub scales: &'a [f32],
+    /// Where the gates are: the output is value · gelu(gate).
+    pub gate: Option<Gate>,
+}
+
+/// What happens to the sums, and where they go.
+pub struct Finish<'a, 'r> {
+    /// As many rows as the tile has, each of as many columns as are wanted.
+    pub out: &'r mut [&'a mut [f32]],
+    /// Added to each row: 16 values for each panel.
+    pub bias: Option<&'a [f32]>,
+    /// Added to the output, row by row.
+    pub residual: Option<&'r [&'a [f32]]>,
+    /// Whether the sums are added to what the output holds.
+    pub accumulate: bool,
+    /// Applied last.
+    pub activation: Option<Activation>,
 }
 
 /// A function of one element, applied after a layer.
@@ -78,25 +143,147 @@ impl Activation {
         [Self::Silu, Self::Gelu, Self::GeluTanh, Self::QuickGelu, Self::Relu, Self::ClampTanh3];
 }
 
-/// A GEMM kernel and the size of its tile.
-pub(super) struct GemmF32 {
-    pub mr: usize,
-    pub nr: usize,
-    pub run: unsafe fn(&Gather<'_>, &[f32], &mut [f32]),
-}
-
-/// `x ← (x − mean) · scale + shift`.
-pub(super) type NormaliseF32 = unsafe fn(&mut [f32], &[f32], &[f32], &[f32]);
+/// A row of tiles of a product.
+pub(super) type Product = unsafe fn(Arithmetic, &Gather<'_>, &Panels<'_>, &mut Finish<'_, '_>);
 
 /// One instruction set's kernels. Calling one requires the CPU's features and the sizes that the
 /// methods of [`Isa`](super::Isa) check.
 pub(super) struct Kernels {
     pub name: &'static str,
-    pub gemm_f32: GemmF32,
+    /// The most rows of a tile with one panel, and with two.
+    pub tile_rows: [usize; 2],
+    /// How many panels a tile has where there are enough.
+    pub tile_panels: usize,
+    pub product: Product,
     pub activate_f32: unsafe fn(Activation, &mut [f32]),
+    pub gelu_times_f32: unsafe fn(&[f32], &mut [f32]),
     pub exp_sub_sum_f32: unsafe fn(&mut [f32], f32) -> f32,
-    pub normalise_f32: NormaliseF32,
+    pub max_f32: unsafe fn(&[f32], f32) -> f32,
+    pub scale_add_f32: unsafe fn(&mut [f32], f32, &[f32], f32),
+    pub moments_f32: unsafe fn(&[f32], &mut [f32]),
+    pub normalise_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub layer_norm_f32: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
+    pub quantise_row: unsafe fn(&[f32], &mut [u8]),
+    pub f32_to_bf16: unsafe fn(&[f32], &mut [u8]),
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
     pub bf16_to_f32: unsafe fn(&[u8], &mut [f32]),
-    pub register_loop_f32: RegisterLoop,
+    pub register_loop: unsafe fn(Arithmetic, usize) -> (f32, u64),
 }
+
+/// Gives an instruction set its kernels: the generic bodies, compiled with its features.
+macro_rules! kernels {
+    (
+        $(#[$feature:meta])*
+        $name:ident = $level:literal, $simd:ty,
+        one panel: $one:literal registers, [$($one_rows:literal),*],
+        two panels: $two:literal registers, [$($two_rows:literal),*],
+        prefers $prefers:literal
+    ) => {
+        pub(super) static $name: $crate::arch::kernels::Kernels = {
+            use $crate::arch::kernels::{Activation, Arithmetic, Finish, Gather, Kernels, Panels};
+            use $crate::arch::{portable, register_loop, tile};
+
+            /// # Safety
+            /// The CPU has the features; `Isa::product` has checked all lengths.
+            $(#[$feature])*
+            unsafe fn product(
+                arithmetic: Arithmetic,
+                a: &Gather<'_>,
+                panels: &Panels<'_>,
+                finish: &mut Finish<'_, '_>,
+            ) {
+                let rows = finish.out.len();
+                let columns = finish.out.first().map_or(0, |row| row.len());
+                let panels_in_all = columns.div_ceil($crate::tensor::PANEL);
+                let paired = panels.gate.is_some() || $prefers == 2;
+                let mut panel = 0;
+                // SAFETY: the caller's.
+                unsafe {
+                    while panel < panels_in_all {
+                        if panels.gate.is_some() || paired && panel + 1 < panels_in_all {
+                            $(if rows <= $two_rows {
+                                tile::product::<$simd, $two_rows, $two>(
+                                    arithmetic, a, panels, panel, finish,
+                                );
+                            } else)* {
+                                unreachable!("more rows than a tile has");
+                            }
+                            panel += if panels.gate.is_some() { 1 } else { 2 };
+                        } else {
+                            $(if rows <= $one_rows {
+                                tile::product::<$simd, $one_rows, $one>(
+                                    arithmetic, a, panels, panel, finish,
+                                );
+                            } else)* {
+                                unreachable!("more rows than a tile has");
+                            }
+                            panel += 1;
+                        }
+                    }
+                }
+            }
+
+            /// # Safety
+            /// The CPU has the features.
+            $(#[$feature])*
+            unsafe fn register_loop(arithmetic: Arithmetic, rounds: usize) -> (f32, u64) {
+                // SAFETY: the caller's.
+                unsafe { register_loop::register_loop::<$simd>(arithmetic, rounds) }
+            }
+
+            kernels!(@each [$(#[$feature])*]
+                activate_f32(activation: Activation, x: &mut [f32]) = activate;
+                gelu_times_f32(gate: &[f32], x: &mut [f32]) = gelu_times;
+                exp_sub_sum_f32(x: &mut [f32], max: f32) -> f32 = exp_sub_sum;
+                max_f32(x: &[f32], max: f32) -> f32 = max;
+                scale_add_f32(x: &mut [f32], own: f32, other: &[f32], factor: f32) = scale_add;
+                moments_f32(x: &[f32], moments: &mut [f32]) = moments;
+                normalise_f32(x: &[f32], affine: &[f32], out: &mut [f32]) = normalise;
+                layer_norm_f32(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32])
+                    = layer_norm;
+                quantise_row(x: &[f32], out: &mut [u8]) = quantise_row;
+                f32_to_bf16(x: &[f32], out: &mut [u8]) = f32_to_bf16;
+                f16_to_f32(from: &[u8], to: &mut [f32]) = f16_to_f32;
+                bf16_to_f32(from: &[u8], to: &mut [f32]) = bf16_to_f32;
+            );
+
+            const fn last(rows: &[usize]) -> usize {
+                rows[rows.len() - 1]
+            }
+
+            Kernels {
+                name: $level,
+                tile_rows: [last(&[$($one_rows),*]), last(&[$($two_rows),*])],
+                tile_panels: $prefers,
+                product,
+                activate_f32,
+                gelu_times_f32,
+                exp_sub_sum_f32,
+                max_f32,
+                scale_add_f32,
+                moments_f32,
+                normalise_f32,
+                layer_norm_f32,
+                quantise_row,
+                f32_to_bf16,
+                f16_to_f32,
+                bf16_to_f32,
+                register_loop,
+            }
+        };
+    };
+    (@each $features:tt $($kernel:ident($($arg:ident: $of:ty),*) $(-> $to:ty)? = $body:ident;)*) => {
+        $(kernels!(@one $features $kernel($($arg: $of),*) $(-> $to)? = $body);)*
+    };
+    (
+        @one [$(#[$feature:meta])*]
+        $kernel:ident($($arg:ident: $of:ty),*) $(-> $to:ty)? = $body:ident
+    ) => {
+        $(#[$feature])*
+        fn $kernel($($arg: $of),*) $(-> $to)? {
+            portable::$body($($arg),*)
+        }
+    };
+}
+
+pub(super) use kernels;

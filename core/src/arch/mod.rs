@@ -8,15 +8,22 @@ mod kernels;
 mod portable;
 mod register_loop;
 mod scalar;
+mod simd;
+mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx512;
 
-pub use kernels::{Activation, Gather, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX};
+pub use kernels::{
+    Activation, Arithmetic, Finish, Gate, Gather, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX, Panels,
+};
 
 use core::fmt;
 use kernels::Kernels;
+
+use crate::tensor::PANEL;
+use crate::tensor::packed::ROW_TAIL;
 
 /// An instruction set that mote has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +34,18 @@ pub enum Level {
     /// x86-64 with AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// x86-64 with AVX-512 F.
+    /// x86-64 with AVX2, FMA and AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same, and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// The same, VNNI and BF16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Level {
@@ -39,7 +55,13 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
+        Self::AvxVnni,
+        #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Vnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bf16,
     ];
 
     /// Its name: `scalar`, `avx2`, `avx512`.
@@ -51,9 +73,15 @@ impl Level {
         match self {
             Self::Scalar => &scalar::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => &x86_avx2::KERNELS,
+            Self::Avx2 => &x86_avx2::AVX2,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => &x86_avx512::KERNELS,
+            Self::AvxVnni => &x86_avx2::AVX_VNNI,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => &x86_avx512::AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => &x86_avx512::AVX512_VNNI,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => &x86_avx512::AVX512_BF16,
         }
     }
 }
@@ -68,15 +96,23 @@ impl Isa {
 
     /// The best level that this program was compiled for, so that no detection is needed.
     pub fn compiled() -> Self {
-        #[cfg(all(target_arch = "x86_64", target_feature = "avx512f"))]
-        return Self(&x86_avx512::KERNELS);
         #[cfg(all(
             target_arch = "x86_64",
-            target_feature = "avx2",
-            target_feature = "fma",
-            not(target_feature = "avx512f")
+            target_feature = "avx512bw",
+            target_feature = "avx512dq",
+            target_feature = "avx512vl",
+            target_feature = "fma"
         ))]
-        return Self(&x86_avx2::KERNELS);
+        {
+            #[cfg(all(target_feature = "avx512vnni", target_feature = "avx512bf16"))]
+            return Self(&x86_avx512::AVX512_BF16);
+            #[cfg(all(target_feature = "avx512vnni", not(target_feature = "avx512bf16")))]
+            return Self(&x86_avx512::AVX512_VNNI);
+            #[cfg(not(target_feature = "avx512vnni"))]
+            return Self(&x86_avx512::AVX512);
+        }
+        #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma"))]
+        return Self(&x86_avx2::AVX2);
         #[allow(unreachable_code, reason = "reached where no level above was compiled for")]
         Self::SCALAR
     }
@@ -94,26 +130,55 @@ impl Isa {
         self.0.name
     }
 
-    /// Rows and columns of the tile that [`Isa::gemm_f32`] computes.
-    pub fn gemm_f32_tile(self) -> [usize; 2] {
-        [self.0.gemm_f32.mr, self.0.gemm_f32.nr]
+    /// The most rows of a tile with one panel, and with two.
+    pub fn tile_rows(self) -> [usize; 2] {
+        self.0.tile_rows
     }
 
-    /// One tile of a matrix product: `tile[r][j] = Σ a[row r][k] · b[k][j]`, in the order of k.
+    /// How many panels a tile should have where there are enough.
+    pub fn tile_panels(self) -> usize {
+        self.0.tile_panels
+    }
+
+    /// Some rows of a matrix product: `out[r][j] = Σ a[row r][k] · b[k][j] + …`, in the order of k.
     ///
-    /// `a` says where the rows lie; `b` is a packed panel `[taps·channels, nr]`; `tile` is `[mr,
-    /// nr]`.
+    /// `a` says where the rows lie, `panels` holds the columns; `finish` says what is added, and
+    /// where it goes. Quantised, row r stands for `scale·(q − zero)`, tap by tap.
     ///
     /// # Panics
-    /// Where a slice is too short for what `a` says, or there are more than [`MAX_TAPS`] taps.
-    pub fn gemm_f32(self, a: &Gather<'_>, b: &[f32], tile: &mut [f32]) {
-        let gemm = &self.0.gemm_f32;
-        a.check(gemm.mr);
-        let panel = (a.taps * gemm.nr).saturating_mul(a.channels);
-        assert!(b.len() >= panel, "a panel is too short");
-        assert!(tile.len() >= gemm.mr * gemm.nr, "a tile is too small");
+    /// Where a slice is too short for what `a` says, there are more rows than a tile has, or more
+    /// than [`MAX_TAPS`] taps.
+    pub fn product(
+        self,
+        arithmetic: Arithmetic,
+        a: &Gather<'_>,
+        panels: &Panels<'_>,
+        finish: &mut Finish<'_, '_>,
+    ) {
+        let rows = finish.out.len();
+        let columns = finish.out.first().map_or(0, |row| row.len());
+        let wide = if panels.gate.is_some() { 2 } else { self.0.tile_panels };
+        assert!(rows <= self.0.tile_rows[wide - 1], "more rows than a tile has");
+        a.check(arithmetic, rows);
+        let count = columns.div_ceil(PANEL);
+        let (in_data, in_columns) = match panels.gate {
+            None => (count, count),
+            Some(gate) => (gate.data.saturating_add(count), gate.columns.saturating_add(count)),
+        };
+        let panel = (a.taps * 4 * PANEL).saturating_mul(a.steps);
+        assert!(panels.data.len() >= panel.saturating_mul(in_data), "a panel is too short");
+        let scales = if arithmetic == Arithmetic::Q8 { (1 + a.taps) * PANEL } else { 0 };
+        assert!(panels.scales.len() >= scales.saturating_mul(in_columns), "too few scales");
+        if let Some(bias) = finish.bias {
+            assert!(bias.len() >= in_columns.saturating_mul(PANEL), "a bias is too short");
+        }
+        assert!(finish.out.iter().all(|row| row.len() == columns), "rows of one length");
+        if let Some(residual) = finish.residual {
+            assert!(residual.len() >= rows, "too few rows of a residual");
+            assert!(residual[..rows].iter().all(|row| row.len() >= columns), "a residual's row");
+        }
         // SAFETY: the token proves the CPU's features; sizes and row addresses were just checked.
-        unsafe { (gemm.run)(a, b, tile) }
+        unsafe { (self.0.product)(arithmetic, a, panels, finish) }
     }
 
     /// Applies an activation to every element. Errors: see each [`Activation`].
@@ -128,15 +193,85 @@ impl Isa {
         unsafe { (self.0.exp_sub_sum_f32)(x, max) }
     }
 
-    /// `x ← activation((x − mean) · scale + shift)` along one row of channels.
+    /// `x ← x · gelu(gate)`, for as many as there are of both.
+    pub fn gelu_times_f32(self, gate: &[f32], x: &mut [f32]) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.gelu_times_f32)(gate, x) }
+    }
+
+    /// The largest of all elements and `max`.
+    pub fn max_f32(self, x: &[f32], max: f32) -> f32 {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.max_f32)(x, max) }
+    }
+
+    /// `x ← own·x + factor·other`, for as many as there are of both.
+    pub fn scale_add_f32(self, x: &mut [f32], own: f32, other: &[f32], factor: f32) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.scale_add_f32)(x, own, other, factor) }
+    }
+
+    /// The mean of each channel over a block of pixels `[pixels, c]`, and the sum of squared
+    /// deviations from it: `[2, c]`.
     ///
     /// # Panics
-    /// Where the slices differ in length.
-    pub fn normalise_f32(self, x: &mut [f32], mean: &[f32], scale: &[f32], shift: &[f32]) {
-        let n = x.len();
-        assert!(mean.len() == n && scale.len() == n && shift.len() == n, "one value per channel");
+    /// Where there is no pixel or no channel, or a row is not whole.
+    pub fn moments_f32(self, x: &[f32], moments: &mut [f32]) {
+        let c = moments.len() / 2;
+        assert!(c > 0 && !x.is_empty() && x.len().is_multiple_of(c), "whole rows of channels");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.normalise_f32)(x, mean, scale, shift) }
+        unsafe { (self.0.moments_f32)(x, moments) }
+    }
+
+    /// `out = (x − mean) · scale + shift` along one row of channels; `affine` is `[3, c]`: mean,
+    /// scale, shift.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub fn normalise_f32(self, x: &[f32], affine: &[f32], out: &mut [f32]) {
+        let n = x.len();
+        assert!(affine.len() == 3 * n && out.len() == n, "three values per channel");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.normalise_f32)(x, affine, out) }
+    }
+
+    /// `out = (x − mean(x)) / √(var(x) + eps) · weight + bias`
+    ///
+    /// # Panics
+    /// Where the lengths differ.
+    pub fn layer_norm_f32(
+        self,
+        x: &[f32],
+        weight: &[f32],
+        bias: &[f32],
+        eps: f32,
+        out: &mut [f32],
+    ) {
+        let n = x.len();
+        assert!(weight.len() == n && bias.len() == n && out.len() == n, "one value per channel");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.layer_norm_f32)(x, weight, bias, eps, out) }
+    }
+
+    /// Quantises a row to [`Form::Q8`](crate::tensor::Form::Q8).
+    ///
+    /// # Panics
+    /// Where `out` is not of [`Form::row_bytes`](crate::tensor::Form::row_bytes).
+    pub fn quantise_row(self, x: &[f32], out: &mut [u8]) {
+        let bytes = x.len().next_multiple_of(4) + ROW_TAIL;
+        assert!(out.len() == bytes, "a row with its scale and zero point");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.quantise_row)(x, out) }
+    }
+
+    /// The nearest bf16, ties to even, little-endian; an odd last channel is followed by a zero.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub fn f32_to_bf16(self, x: &[f32], out: &mut [u8]) {
+        assert!(out.len() == 2 * x.len().next_multiple_of(2), "two bytes for each element");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.f32_to_bf16)(x, out) }
     }
 
     /// Half-precision floats, little-endian, to f32. Exact.
@@ -159,14 +294,12 @@ impl Isa {
         unsafe { (self.0.bf16_to_f32)(from, to) }
     }
 
-    /// Does `rounds` rounds of f32 multiply-adds on registers alone. Gives back what they add up
-    /// to, so that none can be left out, and how many multiply-adds they were: over the time it
-    /// took, the most this CPU can do.
-    pub fn register_loop_f32(self, rounds: usize) -> (f32, u64) {
-        let register_loop = &self.0.register_loop_f32;
+    /// Does `rounds` rounds of multiply-adds on registers alone. Gives back what they add up to, so
+    /// that none can be left out, and how many multiply-adds they were: over the time it took, the
+    /// most this CPU can do.
+    pub fn register_loop(self, arithmetic: Arithmetic, rounds: usize) -> (f32, u64) {
         // SAFETY: the token proves the CPU's features.
-        let sum = unsafe { (register_loop.run)(rounds) };
-        (sum, (rounds as u64).saturating_mul(register_loop.multiply_adds as u64))
+        unsafe { (self.0.register_loop)(arithmetic, rounds) }
     }
 }
 

@@ -2,7 +2,7 @@
 //! the vectors of whatever instruction set its caller is compiled for. All are `inline(always)`: an
 //! instruction set's file gives them a body with its features.
 
-use super::kernels::{Activation, Gather};
+use super::kernels::Activation;
 
 /// Partial sums of a reduction: one AVX-512 register of f32. The same on every instruction set, so
 /// that sums have one order.
@@ -61,6 +61,11 @@ fn erf(x: f32) -> f32 {
 }
 
 #[inline(always)]
+fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * core::f32::consts::FRAC_1_SQRT_2))
+}
+
+#[inline(always)]
 fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
     x.iter_mut().for_each(|x| *x = f(*x));
 }
@@ -69,7 +74,7 @@ fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
 pub fn activate(activation: Activation, x: &mut [f32]) {
     match activation {
         Activation::Silu => map(x, |x| x * sigmoid(x)),
-        Activation::Gelu => map(x, |x| 0.5 * x * (1.0 + erf(x * core::f32::consts::FRAC_1_SQRT_2))),
+        Activation::Gelu => map(x, gelu),
         Activation::GeluTanh => map(x, |x| {
             // sqrt(2/pi)
             0.5 * x * (1.0 + tanh(0.797_884_6 * (x + 0.044_715 * x * x * x)))
@@ -98,9 +103,141 @@ pub fn exp_sub_sum(x: &mut [f32], max: f32) -> f32 {
 }
 
 #[inline(always)]
-pub fn normalise(x: &mut [f32], mean: &[f32], scale: &[f32], shift: &[f32]) {
-    for (((x, mean), scale), shift) in x.iter_mut().zip(mean).zip(scale).zip(shift) {
-        *x = (*x - mean) * scale + shift;
+pub fn max(x: &[f32], max: f32) -> f32 {
+    let mut lanes = [max; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for chunk in whole.iter().map(|chunk| &chunk[..]).chain([rest]) {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    lanes.iter().fold(max, |max, &x| if x > max { x } else { max })
+}
+
+/// `x ← own·x + factor·other`
+#[inline(always)]
+pub fn scale_add(x: &mut [f32], own: f32, other: &[f32], factor: f32) {
+    for (x, other) in x.iter_mut().zip(other) {
+        *x = own * *x + factor * other;
+    }
+}
+
+/// `x ← x · gelu(gate)`
+#[inline(always)]
+pub fn gelu_times(gate: &[f32], x: &mut [f32]) {
+    for (x, &gate) in x.iter_mut().zip(gate) {
+        *x *= gelu(gate);
+    }
+}
+
+/// The mean of each channel over a block of pixels `[pixels, c]`, and the sum of squared deviations
+/// from it: `[2, c]`.
+#[inline(always)]
+pub fn moments(x: &[f32], moments: &mut [f32]) {
+    let c = moments.len() / 2;
+    let (mean, squares) = moments.split_at_mut(c);
+    mean.fill(0.0);
+    squares.fill(0.0);
+    for row in x.chunks_exact(c) {
+        for (mean, x) in mean.iter_mut().zip(row) {
+            *mean += x;
+        }
+    }
+    let share = 1.0 / (x.len() / c) as f32;
+    for mean in mean.iter_mut() {
+        *mean *= share;
+    }
+    for row in x.chunks_exact(c) {
+        for ((square, mean), x) in squares.iter_mut().zip(&*mean).zip(row) {
+            *square += (x - mean) * (x - mean);
+        }
+    }
+}
+
+/// `affine`: `[3, c]`, what to subtract, to multiply with, to add.
+#[inline(always)]
+pub fn normalise(x: &[f32], affine: &[f32], out: &mut [f32]) {
+    let (mean, rest) = affine.split_at(x.len());
+    let (scale, shift) = rest.split_at(x.len());
+    for ((((out, x), mean), scale), shift) in out.iter_mut().zip(x).zip(mean).zip(scale).zip(shift)
+    {
+        *out = (x - mean) * scale + shift;
+    }
+}
+
+/// The sum of `f` of each element, in 16 interleaved partial sums.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for chunk in whole {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += f(x);
+        }
+    }
+    for (sum, &x) in sums.iter_mut().zip(rest) {
+        *sum += f(x);
+    }
+    sums.iter().sum()
+}
+
+#[inline(always)]
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let count = x.len() as f32;
+    let mean = sum(x, |x| x) / count;
+    let squares = sum(x, |x| (x - mean) * (x - mean));
+    let scale = 1.0 / libm::sqrtf(squares / count + eps);
+    for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = (x - mean) * scale * weight + bias;
+    }
+}
+
+/// Adding it puts the nearest whole number, ties to even, into the low bits: for |x| < 2²².
+const ROUND: f32 = 12_582_912.0;
+
+/// Quantises a row to [`Form::Q8`](crate::tensor::Form): the range, which always holds 0, is cut
+/// into 255 steps. A row that holds an infinity gets a scale that is no number.
+#[inline(always)]
+pub fn quantise_row(x: &[f32], out: &mut [u8]) {
+    let largest = max(x, 0.0);
+    let smallest = {
+        let mut lanes = [0.0; LANES];
+        let (whole, rest) = x.as_chunks::<LANES>();
+        for chunk in whole.iter().map(|chunk| &chunk[..]).chain([rest]) {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane = if x < *lane { x } else { *lane };
+            }
+        }
+        lanes.iter().fold(0.0, |min, &x| if x < min { x } else { min })
+    };
+    let scale = (largest - smallest) / 255.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let zero = -smallest * inverse;
+    let zero = (zero + ROUND) - ROUND;
+    let padded = x.len().next_multiple_of(4);
+    let (integers, tail) = out.split_at_mut(padded);
+    for (q, &x) in integers.iter_mut().zip(x) {
+        let y = x * inverse + zero;
+        let y = if y > 0.0 { y } else { 0.0 };
+        let y = if y < 255.0 { y } else { 255.0 };
+        *q = (y + ROUND).to_bits() as u8;
+    }
+    integers[x.len()..].fill(zero as u8);
+    tail[..4].copy_from_slice(&scale.to_le_bytes());
+    tail[4..8].copy_from_slice(&(zero as i32).to_le_bytes());
+}
+
+/// The nearest bf16, ties to even, as little-endian bytes; a last odd channel is followed by 0.
+#[inline(always)]
+pub fn f32_to_bf16(x: &[f32], out: &mut [u8]) {
+    for (out, &x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+        let special = if x == x { rounded } else { bits | 0x40_0000 };
+        *out = ((special >> 16) as u16).to_le_bytes();
+    }
+    if x.len() % 2 == 1 {
+        out[2 * x.len()..].fill(0);
     }
 }
 
@@ -123,23 +260,4 @@ pub fn bf16_to_f32(from: &[u8], to: &mut [f32]) {
     for (&bytes, to) in from.as_chunks::<2>().0.iter().zip(to) {
         *to = f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
     }
-}
-
-/// One GEMM tile: every element of the right panel's row is multiplied with one element of each
-/// left row, and the products stay in registers until k is through.
-#[inline(always)]
-pub fn gemm<const MR: usize, const NR: usize>(a: &Gather<'_>, b: &[f32], tile: &mut [f32]) {
-    let mut sums = [[0.0f32; NR]; MR];
-    for tap in 0..a.taps {
-        let rows: [&[f32]; MR] = core::array::from_fn(|r| a.row(a.offsets[tap * MR + r]));
-        let panel = &b[tap * a.channels * NR..(tap + 1) * a.channels * NR];
-        for (k, b) in panel.as_chunks::<NR>().0.iter().enumerate() {
-            for (row, sums) in rows.iter().zip(&mut sums) {
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum += row[k] * b;
-                }
-            }
-        }
-    }
-    tile[..MR * NR].copy_from_slice(sums.as_flattened());
 }

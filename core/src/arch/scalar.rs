@@ -1,19 +1,143 @@
 //! Plain Rust: what every CPU can run, and what every other kernel is compared with.
 
-use super::kernels::{GemmF32, Kernels};
-use super::{portable, register_loop};
+use super::kernels::kernels;
+use super::simd::Simd;
 
-/// Four rows of eight columns: eight registers of sums on a CPU with sixteen vectors of four.
-const MR: usize = 4;
-const NR: usize = 8;
+/// Four lanes at a time, which most compilers turn into vectors where there are some.
+#[derive(Clone, Copy)]
+pub(super) struct Scalar;
 
-pub(super) static KERNELS: Kernels = Kernels {
-    name: "scalar",
-    gemm_f32: GemmF32 { mr: MR, nr: NR, run: |a, b, tile| portable::gemm::<MR, NR>(a, b, tile) },
-    activate_f32: |activation, x| portable::activate(activation, x),
-    exp_sub_sum_f32: |x, max| portable::exp_sub_sum(x, max),
-    normalise_f32: |x, mean, scale, shift| portable::normalise(x, mean, scale, shift),
-    f16_to_f32: |from, to| portable::f16_to_f32(from, to),
-    bf16_to_f32: |from, to| portable::bf16_to_f32(from, to),
-    register_loop_f32: register_loop::PLAIN_F32,
-};
+const LANES: usize = 4;
+
+#[inline(always)]
+fn each<T: Copy>(mut x: [T; LANES], f: impl Fn(usize, T) -> T) -> [T; LANES] {
+    for (lane, x) in x.iter_mut().enumerate() {
+        *x = f(lane, *x);
+    }
+    x
+}
+
+/// bf16 number `which` of a word.
+#[inline(always)]
+fn bf16(word: u32, which: u32) -> f32 {
+    f32::from_bits(if which == 0 { word << 16 } else { word & 0xFFFF_0000 })
+}
+
+impl Simd for Scalar {
+    const LANES: usize = LANES;
+    const LEFT_BIAS: i32 = 0;
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    type LeftBf16 = u32;
+    type RightBf16 = [u32; LANES];
+    type LeftQ8 = [i32; 4];
+    type RightQ8 = [[i8; 4]; LANES];
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::F {
+        [0.0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<Self::F>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Self::F) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<Self::F>().write_unaligned(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        each(a, |i, a| a + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        each(a, |i, a| a * b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        each(c, |i, c| c + a[i] * b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn zero_i32() -> Self::I {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(x: i32) -> Self::I {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(x: Self::I) -> Self::F {
+        x.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn to_i32(x: Self::F) -> Self::I {
+        x.map(|x| x as i32)
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub_i32(c: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        each(c, |i, c| c.wrapping_sub(a[i].wrapping_mul(b[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn left_bf16(from: *const u8) -> u32 {
+        // SAFETY: the caller's.
+        u32::from_le(unsafe { from.cast::<u32>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn right_bf16(from: *const u8) -> Self::RightBf16 {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<Self::RightBf16>().read_unaligned() }.map(u32::from_le)
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bf16(sums: Self::F, a: u32, b: Self::RightBf16) -> Self::F {
+        each(sums, |i, sum| sum + bf16(a, 0) * bf16(b[i], 0) + bf16(a, 1) * bf16(b[i], 1))
+    }
+
+    #[inline(always)]
+    unsafe fn left_q8(from: *const u8) -> Self::LeftQ8 {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<[u8; 4]>().read() }.map(i32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn right_q8(from: *const u8) -> Self::RightQ8 {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<Self::RightQ8>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_q8(sums: Self::I, a: Self::LeftQ8, b: Self::RightQ8) -> Self::I {
+        each(sums, |i, mut sum| {
+            for (a, b) in a.iter().zip(b[i]) {
+                sum = sum.wrapping_add(a * i32::from(b));
+            }
+            sum
+        })
+    }
+}
+
+kernels! {
+    KERNELS = "scalar", Scalar,
+    one panel: 4 registers, [1, 2],
+    two panels: 8 registers, [1],
+    prefers 1
+}

@@ -1,84 +1,168 @@
-//! x86-64 with AVX2 and FMA. The GEMM tile is written with intrinsics; the rest is the portable
-//! code, compiled with these features.
+//! x86-64 with AVX2 and FMA, and with AVX-VNNI for 8-bit integers.
 
-use core::arch::x86_64::{
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-};
+use core::arch::x86_64::*;
 
-use super::kernels::{Activation, Gather, GemmF32, Kernels};
-use super::{portable, register_loop};
+use super::kernels::kernels;
+use super::simd::Simd;
 
-/// Lanes of a register.
-const LANES: usize = 8;
-/// Twelve registers of sums, two of the right panel, one to broadcast into: fifteen of sixteen.
-const MR: usize = 6;
-const NR: usize = 2 * LANES;
+/// AVX2 and FMA, with AVX-VNNI or without.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2<const VNNI: bool>;
 
-pub(super) static KERNELS: Kernels = Kernels {
-    name: "avx2",
-    gemm_f32: GemmF32 { mr: MR, nr: NR, run: gemm_f32 },
-    activate_f32,
-    exp_sub_sum_f32,
-    normalise_f32,
-    f16_to_f32,
-    bf16_to_f32,
-    register_loop_f32: register_loop::AVX2_F32,
-};
+/// Bytes 0 and 2 of each word, and bytes 1 and 3, as unsigned 16-bit integers.
+#[inline(always)]
+unsafe fn unsigned_halves(x: __m256i) -> [__m256i; 2] {
+    // SAFETY: the caller's.
+    unsafe { [_mm256_and_si256(x, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16::<8>(x)] }
+}
 
-/// # Safety
-/// `a` has passed [`Gather::check`] for `MR`, `b` holds `taps·channels·NR` elements, `tile`
-/// `MR·NR`.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn gemm_f32(a: &Gather<'_>, b: &[f32], tile: &mut [f32]) {
-    let mut sums = [[_mm256_setzero_ps(); 2]; MR];
-    let mut b = b.as_ptr();
-    for tap in 0..a.taps {
-        let rows: [*const f32; MR] =
-            core::array::from_fn(|r| a.row(a.offsets[tap * MR + r]).as_ptr());
-        for k in 0..a.channels {
-            // SAFETY: `b` has `NR` elements left for each of the `taps·channels` rounds.
-            let right = unsafe { [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(LANES))] };
-            // SAFETY: at most one past the panel's end.
-            b = unsafe { b.add(NR) };
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                // SAFETY: each row holds `channels` elements.
-                let left = _mm256_set1_ps(unsafe { *row.add(k) });
-                sums[0] = _mm256_fmadd_ps(left, right[0], sums[0]);
-                sums[1] = _mm256_fmadd_ps(left, right[1], sums[1]);
-            }
-        }
+/// The same, signed.
+#[inline(always)]
+unsafe fn signed_halves(x: __m256i) -> [__m256i; 2] {
+    // SAFETY: the caller's.
+    unsafe { [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x)] }
+}
+
+/// The even and the odd bf16 of each word, as f32.
+#[inline(always)]
+unsafe fn widened(x: __m256i) -> [__m256; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        let high = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
+        let [even, odd] = [_mm256_slli_epi32::<16>(x), _mm256_and_si256(x, high)];
+        [_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd)]
     }
-    for (sums, row) in sums.iter().zip(tile.as_chunks_mut::<NR>().0) {
-        let row = row.as_mut_ptr();
-        // SAFETY: a row of the tile holds `NR` elements.
+}
+
+// SAFETY (of all that follows): the caller's, as `Simd` says.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "each is what the trait asks of its caller")]
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
+    const LANES: usize = 8;
+    const LEFT_BIAS: i32 = 0;
+    type F = __m256;
+    type I = __m256i;
+    type LeftBf16 = [__m256; 2];
+    type RightBf16 = [__m256; 2];
+    /// Whole with AVX-VNNI (twice the same), in halves without.
+    type LeftQ8 = [__m256i; 2];
+    type RightQ8 = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256 {
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: __m256) {
+        unsafe { _mm256_storeu_ps(to, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_i32() -> __m256i {
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(x: i32) -> __m256i {
+        unsafe { _mm256_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(x: __m256i) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_i32(x: __m256) -> __m256i {
+        unsafe { _mm256_cvttps_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub_i32(c: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_sub_epi32(c, _mm256_mullo_epi32(a, b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn left_bf16(from: *const u8) -> [__m256; 2] {
+        unsafe { widened(_mm256_set1_epi32(from.cast::<i32>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn right_bf16(from: *const u8) -> [__m256; 2] {
+        unsafe { widened(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bf16(sums: __m256, a: [__m256; 2], b: [__m256; 2]) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a[1], b[1], _mm256_fmadd_ps(a[0], b[0], sums)) }
+    }
+
+    #[inline(always)]
+    unsafe fn left_q8(from: *const u8) -> [__m256i; 2] {
         unsafe {
-            _mm256_storeu_ps(row, sums[0]);
-            _mm256_storeu_ps(row.add(LANES), sums[1]);
+            let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            if VNNI { [word; 2] } else { unsigned_halves(word) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn right_q8(from: *const u8) -> [__m256i; 2] {
+        unsafe {
+            let words = _mm256_loadu_si256(from.cast());
+            if VNNI { [words; 2] } else { signed_halves(words) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_q8(sums: __m256i, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
+        unsafe {
+            if VNNI {
+                return _mm256_dpbusd_avx_epi32(sums, a[0], b[0]);
+            }
+            let pairs =
+                _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]));
+            _mm256_add_epi32(sums, pairs)
         }
     }
 }
 
-#[target_feature(enable = "avx2,fma")]
-fn activate_f32(activation: Activation, x: &mut [f32]) {
-    portable::activate(activation, x);
+kernels! {
+    #[target_feature(enable = "avx2,fma")]
+    AVX2 = "avx2", Avx2<false>,
+    one panel: 2 registers, [1, 2, 4, 6],
+    two panels: 4 registers, [1, 2, 3],
+    prefers 1
 }
 
-#[target_feature(enable = "avx2,fma")]
-fn exp_sub_sum_f32(x: &mut [f32], max: f32) -> f32 {
-    portable::exp_sub_sum(x, max)
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn normalise_f32(x: &mut [f32], mean: &[f32], scale: &[f32], shift: &[f32]) {
-    portable::normalise(x, mean, scale, shift);
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn f16_to_f32(from: &[u8], to: &mut [f32]) {
-    portable::f16_to_f32(from, to);
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn bf16_to_f32(from: &[u8], to: &mut [f32]) {
-    portable::bf16_to_f32(from, to);
+kernels! {
+    #[target_feature(enable = "avx2,fma,avxvnni")]
+    AVX_VNNI = "avxvnni", Avx2<true>,
+    one panel: 2 registers, [1, 2, 4, 6],
+    two panels: 4 registers, [1, 2, 3],
+    prefers 1
 }

@@ -1,85 +1,164 @@
-//! x86-64 with AVX-512 F. The GEMM tile is written with intrinsics; the rest is the portable code,
-//! compiled with these features.
+//! x86-64 with AVX-512: F, BW, DQ and VL, and more: VNNI for 8-bit integers, BF16.
 
-use core::arch::x86_64::{
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-};
+use core::arch::x86_64::*;
 
-use super::kernels::{Activation, Gather, GemmF32, Kernels};
-use super::{portable, register_loop};
+use super::kernels::kernels;
+use super::simd::Simd;
 
-/// Lanes of a register.
-const LANES: usize = 16;
-/// Twenty-four registers of sums and two of the right panel; the left elements are broadcast from
-/// memory.
-const MR: usize = 12;
-const NR: usize = 2 * LANES;
+/// AVX-512, with VNNI or without, with BF16 or without.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512<const VNNI: bool, const BF16: bool>;
 
-pub(super) static KERNELS: Kernels = Kernels {
-    name: "avx512",
-    gemm_f32: GemmF32 { mr: MR, nr: NR, run: gemm_f32 },
-    activate_f32,
-    exp_sub_sum_f32,
-    normalise_f32,
-    f16_to_f32,
-    bf16_to_f32,
-    register_loop_f32: register_loop::AVX512_F32,
-};
+/// A register of bf16 pairs, seen as the type that its dot product takes.
+#[inline(always)]
+fn as_bf16(x: __m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes, and any bytes are such a register.
+    unsafe { core::mem::transmute(x) }
+}
 
-/// # Safety
-/// `a` has passed [`Gather::check`] for `MR`, `b` holds `taps·channels·NR` elements, `tile`
-/// `MR·NR`.
-#[target_feature(enable = "avx512f")]
-unsafe fn gemm_f32(a: &Gather<'_>, b: &[f32], tile: &mut [f32]) {
-    let mut sums = [[_mm512_setzero_ps(); 2]; MR];
-    let mut b = b.as_ptr();
-    for tap in 0..a.taps {
-        let rows: [*const f32; MR] =
-            core::array::from_fn(|r| a.row(a.offsets[tap * MR + r]).as_ptr());
-        for k in 0..a.channels {
-            // SAFETY: `b` has `NR` elements left for each of the `taps·channels` rounds.
-            let right = unsafe { [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(LANES))] };
-            // SAFETY: at most one past the panel's end.
-            b = unsafe { b.add(NR) };
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                // SAFETY: each row holds `channels` elements.
-                let left = _mm512_set1_ps(unsafe { *row.add(k) });
-                sums[0] = _mm512_fmadd_ps(left, right[0], sums[0]);
-                sums[1] = _mm512_fmadd_ps(left, right[1], sums[1]);
-            }
-        }
+// SAFETY (of all that follows): the caller's, as `Simd` says.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "each is what the trait asks of its caller")]
+impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
+    const LANES: usize = 16;
+    const LEFT_BIAS: i32 = 0;
+    type F = __m512;
+    type I = __m512i;
+    type LeftBf16 = __m512i;
+    type RightBf16 = __m512i;
+    type LeftQ8 = __m512i;
+    type RightQ8 = __m512i;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        unsafe { _mm512_setzero_ps() }
     }
-    for (sums, row) in sums.iter().zip(tile.as_chunks_mut::<NR>().0) {
-        let row = row.as_mut_ptr();
-        // SAFETY: a row of the tile holds `NR` elements.
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: __m512) {
+        unsafe { _mm512_storeu_ps(to, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_i32() -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(x: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(x: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_i32(x: __m512) -> __m512i {
+        unsafe { _mm512_cvttps_epi32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub_i32(c: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi32(c, _mm512_mullo_epi32(a, b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn left_bf16(from: *const u8) -> __m512i {
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn right_bf16(from: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bf16(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
         unsafe {
-            _mm512_storeu_ps(row, sums[0]);
-            _mm512_storeu_ps(row.add(LANES), sums[1]);
+            if BF16 {
+                return _mm512_dpbf16_ps(sums, as_bf16(a), as_bf16(b));
+            }
+            let high = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
+            let odd = |x| _mm512_castsi512_ps(_mm512_and_si512(x, high));
+            let even = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            _mm512_fmadd_ps(odd(a), odd(b), _mm512_fmadd_ps(even(a), even(b), sums))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn left_q8(from: *const u8) -> __m512i {
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn right_q8(from: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_q8(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe {
+            if VNNI {
+                return _mm512_dpbusd_epi32(sums, a, b);
+            }
+            // Bytes 0 and 2, then 1 and 3, as 16-bit integers: no product overflows.
+            let a_even = _mm512_and_si512(a, _mm512_set1_epi16(0xFF));
+            let a_odd = _mm512_srli_epi16::<8>(a);
+            let b_even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b));
+            let b_odd = _mm512_srai_epi16::<8>(b);
+            let even = _mm512_madd_epi16(a_even, b_even);
+            _mm512_add_epi32(sums, _mm512_add_epi32(even, _mm512_madd_epi16(a_odd, b_odd)))
         }
     }
 }
 
-#[target_feature(enable = "avx512f")]
-fn activate_f32(activation: Activation, x: &mut [f32]) {
-    portable::activate(activation, x);
+kernels! {
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+    AVX512 = "avx512", Avx512<false, false>,
+    one panel: 1 registers, [1, 4, 8, 12],
+    two panels: 2 registers, [1, 4, 8, 12],
+    prefers 2
 }
 
-#[target_feature(enable = "avx512f")]
-fn exp_sub_sum_f32(x: &mut [f32], max: f32) -> f32 {
-    portable::exp_sub_sum(x, max)
+kernels! {
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    AVX512_VNNI = "avx512vnni", Avx512<true, false>,
+    one panel: 1 registers, [1, 4, 8, 12],
+    two panels: 2 registers, [1, 4, 8, 12],
+    prefers 2
 }
 
-#[target_feature(enable = "avx512f")]
-fn normalise_f32(x: &mut [f32], mean: &[f32], scale: &[f32], shift: &[f32]) {
-    portable::normalise(x, mean, scale, shift);
-}
-
-#[target_feature(enable = "avx512f")]
-fn f16_to_f32(from: &[u8], to: &mut [f32]) {
-    portable::f16_to_f32(from, to);
-}
-
-#[target_feature(enable = "avx512f")]
-fn bf16_to_f32(from: &[u8], to: &mut [f32]) {
-    portable::bf16_to_f32(from, to);
+kernels! {
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[target_feature(enable = "avx512bf16")]
+    AVX512_BF16 = "avx512bf16", Avx512<true, true>,
+    one panel: 1 registers, [1, 4, 8, 12],
+    two panels: 2 registers, [1, 4, 8, 12],
+    prefers 2
 }

@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::tensor::{DType, Form, Shape, Tensor};
 
 /// Every tensor begins at a multiple of this many bytes, and the block must too: one cache line,
 /// one AVX-512 register.
@@ -87,7 +87,15 @@ impl<'m> Arena<'m> {
     /// [`Error::OutOfMemory`] where the block ends before it, [`Error::Overflow`] where its size
     /// does not fit `usize`.
     pub fn push_f32(&mut self, shape: Shape) -> Result<Tensor> {
-        let tensor = Tensor::new(self.top, shape, DType::F32)?;
+        self.push(shape, Form::F32)
+    }
+
+    /// [`Arena::push_f32`] whose rows are in another form.
+    ///
+    /// # Errors
+    /// As [`Arena::push_f32`].
+    pub fn push(&mut self, shape: Shape, form: Form) -> Result<Tensor> {
+        let tensor = Tensor::new(self.top, shape, form.dtype())?;
         let end = aligned(tensor.offset() + tensor.bytes());
         if end > self.limit {
             return Err(Error::OutOfMemory { needed: end, limit: self.limit });
@@ -176,6 +184,28 @@ impl<'m> Arena<'m> {
         (unsafe { core::slice::from_raw_parts_mut(data, len) }, inputs)
     }
 
+    /// [`Arena::split`] in bytes, for tensors of any type.
+    ///
+    /// # Panics
+    /// As [`Arena::split`].
+    pub fn split_bytes<const N: usize>(
+        &mut self,
+        out: Tensor,
+        inputs: [Tensor; N],
+    ) -> (&mut [u8], [&[u8]; N]) {
+        for input in inputs {
+            assert_disjoint(out, input);
+        }
+        let inputs = inputs.map(|input| {
+            let data = self.locate_bytes(input);
+            // SAFETY: as in `read`; `out` is disjoint from it, and the arena stays borrowed.
+            unsafe { core::slice::from_raw_parts(data.cast_const(), input.bytes()) }
+        });
+        let data = self.locate_bytes(out);
+        // SAFETY: `locate_bytes` has checked the range; no slice handed out above overlaps.
+        (unsafe { core::slice::from_raw_parts_mut(data, out.bytes()) }, inputs)
+    }
+
     /// Two tensors to be written beside others to be read.
     ///
     /// # Panics
@@ -196,6 +226,26 @@ impl<'m> Arena<'m> {
         ([first, second], inputs)
     }
 
+    /// [`Arena::split_two`] in bytes, for tensors of any type.
+    ///
+    /// # Panics
+    /// As [`Arena::split_two`].
+    pub fn split_bytes_two<const N: usize>(
+        &mut self,
+        out: [Tensor; 2],
+        inputs: [Tensor; N],
+    ) -> ([&mut [u8]; 2], [&[u8]; N]) {
+        assert_disjoint(out[0], out[1]);
+        for input in inputs {
+            assert_disjoint(out[1], input);
+        }
+        let data = self.locate_bytes(out[1]);
+        let (first, inputs) = self.split_bytes(out[0], inputs);
+        // SAFETY: as in `split_bytes`; `out[1]` is disjoint from `out[0]` and from every input.
+        let second = unsafe { core::slice::from_raw_parts_mut(data, out[1].bytes()) };
+        ([first, second], inputs)
+    }
+
     fn check_mark(&self, mark: usize) {
         let is_former_top = mark <= self.top && mark.is_multiple_of(ALIGNMENT);
         assert!(is_former_top, "the arena's top can only be lowered to a former top");
@@ -203,13 +253,17 @@ impl<'m> Arena<'m> {
 
     /// Where an f32 tensor lies, checked.
     fn locate(&self, tensor: Tensor) -> (*mut f32, usize) {
-        let base = self.base.expect("a measuring arena holds no data");
         assert!(tensor.dtype() == DType::F32, "this tensor holds no f32");
-        assert!(tensor.offset() + tensor.bytes() <= self.top, "a tensor was used after its scope");
         assert!(tensor.offset().is_multiple_of(4), "a view begins inside an element");
+        (self.locate_bytes(tensor).cast::<f32>(), tensor.len())
+    }
+
+    /// Where a tensor lies, checked.
+    fn locate_bytes(&self, tensor: Tensor) -> *mut u8 {
+        let base = self.base.expect("a measuring arena holds no data");
+        assert!(tensor.offset() + tensor.bytes() <= self.top, "a tensor was used after its scope");
         // SAFETY: the offset lies inside the block.
-        let data = unsafe { base.add(tensor.offset()) };
-        (data.cast::<f32>(), tensor.len())
+        unsafe { base.add(tensor.offset()) }
     }
 }
 

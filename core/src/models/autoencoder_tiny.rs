@@ -6,15 +6,20 @@ use super::{
 use crate::error::Result;
 use crate::nn::{Conv, conv2d, conv2d_replacing, copy, group_norm_in_place};
 use crate::ops::{self, Activation, Context, GroupNorm};
-use crate::tensor::Tensor;
+use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
 
 /// The pooled branch is this much wider than its block.
 const POOL_WIDTH: usize = 4;
 
 /// The normalisation in the pooled branch.
-const POOL_NORM: GroupNorm =
-    GroupNorm { groups: 4, eps: 1e-5, scale_shift: None, activation: Some(Activation::Relu) };
+const POOL_NORM: GroupNorm = GroupNorm {
+    groups: 4,
+    eps: 1e-5,
+    scale_shift: None,
+    activation: Some(Activation::Relu),
+    form: Form::F32,
+};
 
 /// How the checkpoint names its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +159,8 @@ impl AutoencoderTinyConfig {
         cx.scope(|cx| {
             let x = copy(cx, latents)?;
             ops::activate_in_place(cx, x, Activation::ClampTanh3)?;
-            let mut x = conv2d_replacing(cx, &layers.index(at), x, Conv::new(width, 3))?;
-            ops::activate_in_place(cx, x, Activation::Relu)?;
+            let conv = Conv::new(width, 3).then(Activation::Relu);
+            let mut x = conv2d_replacing(cx, &layers.index(at), x, conv)?;
             at += 2;
             for (level, &blocks) in self.num_decoder_blocks.iter().enumerate() {
                 x = blocks_replacing(cx, &layers, at, x, blocks, self.pool && level == 0)?;
@@ -199,14 +204,10 @@ fn blocks_replacing(
 
 /// Three convolutions with ReLU around a shortcut.
 fn block(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<Tensor> {
-    let conv = Conv::new(x.channels(), 3);
+    let conv = Conv::new(x.channels(), 3).then(Activation::Relu);
     let y = conv2d(cx, &p.at("0"), x, conv)?;
-    ops::activate_in_place(cx, y, Activation::Relu)?;
     let y = conv2d_replacing(cx, &p.at("2"), y, conv)?;
-    ops::activate_in_place(cx, y, Activation::Relu)?;
-    let y = conv2d_replacing(cx, &p.at("4"), y, conv.plus(x))?;
-    ops::activate_in_place(cx, y, Activation::Relu)?;
-    Ok(y)
+    conv2d_replacing(cx, &p.at("4"), y, conv.plus(x))
 }
 
 /// `x ← x + pool(x)`: 1x1, group norm, ReLU, 1x1.

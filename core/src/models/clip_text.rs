@@ -4,7 +4,7 @@ use super::{check_eps, check_layers, check_width, refuse};
 use crate::error::{Error, Result};
 use crate::nn::{Attention, AttentionNames, Linear, attention, layer_norm, linear};
 use crate::ops::{self, Context};
-use crate::tensor::Tensor;
+use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
 
 /// How many position numbers are made at once.
@@ -117,7 +117,7 @@ impl ClipTextConfig {
             for layer in 0..count {
                 x = self.encoder_layer_replacing(cx, &layers.index(layer), x)?;
             }
-            layer_norm(cx, &prefix.at("final_layer_norm"), x, self.layer_norm_eps)
+            layer_norm(cx, &prefix.at("final_layer_norm"), x, self.layer_norm_eps, Form::F32)
         })
     }
 
@@ -153,13 +153,16 @@ impl ClipTextConfig {
             Activation::Gelu => ops::Activation::Gelu,
         };
         let x = cx.replace(x, |cx| {
-            let y = layer_norm(cx, &p.at("layer_norm1"), x, self.layer_norm_eps)?;
-            attention(cx, &p.at("self_attn"), y, y, x, layer)
+            let attn = p.at("self_attn");
+            let form = Linear::new(inner).form(cx, &attn.at(names.query()), inner)?;
+            let y = layer_norm(cx, &p.at("layer_norm1"), x, self.layer_norm_eps, form)?;
+            attention(cx, &attn, y, y, x, layer)
         })?;
         cx.replace(x, |cx| {
-            let y = layer_norm(cx, &p.at("layer_norm2"), x, self.layer_norm_eps)?;
-            let y = linear(cx, &p.at("mlp.fc1"), y, Linear::new(self.intermediate_size))?;
-            ops::activate_in_place(cx, y, activation)?;
+            let (fc1, wide) = (p.at("mlp.fc1"), Linear::new(self.intermediate_size));
+            let form = wide.form(cx, &fc1, inner)?;
+            let y = layer_norm(cx, &p.at("layer_norm2"), x, self.layer_norm_eps, form)?;
+            let y = linear(cx, &fc1, y, wide.then(activation))?;
             linear(cx, &p.at("mlp.fc2"), y, Linear::new(self.hidden_size).plus(x))
         })
     }

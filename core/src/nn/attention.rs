@@ -24,6 +24,11 @@ impl AttentionNames {
     pub const DEPRECATED: Self =
         Self { query: "query", key: "key", value: "value", out: "proj_attn" };
 
+    /// The name of the queries' projection.
+    pub const fn query(&self) -> &'static str {
+        self.query
+    }
+
     /// transformers' names in CLIP.
     pub const CLIP: Self =
         Self { query: "q_proj", key: "k_proj", value: "v_proj", out: "out_proj" };
@@ -63,7 +68,8 @@ pub fn attention(
         let q = linear(cx, &p.at(names.query), x, projection)?;
         let k = linear(cx, &p.at(names.key), states, projection)?;
         let v = linear(cx, &p.at(names.value), states, projection)?;
-        let y = ops::attention(cx, q, k, v, heads, causal)?;
+        let form = projection.form(cx, &p.at(names.query), x.channels())?;
+        let y = ops::attention(cx, q, k, v, ops::Attention { heads, causal, form })?;
         linear(cx, &p.at(names.out), y, Linear::new(residual.channels()).plus(residual))
     })
 }
@@ -104,7 +110,10 @@ pub fn attention_block_replacing(
         let tokens = x.reshape([n, h * w, c])?;
         let y = match block.norm {
             None => tokens,
-            Some(norm) => group_norm(cx, &p.at("group_norm"), tokens, norm.alone())?,
+            Some(norm) => {
+                let form = Linear::new(inner).form(cx, &p.at(names.query), c)?;
+                group_norm(cx, &p.at("group_norm"), tokens, norm.alone().in_form(form))?
+            }
         };
         let out = attention(cx, p, y, y, tokens, layer)?;
         if block.output_scale_factor != 1.0 {

@@ -1,31 +1,25 @@
 //! Convolutions: `weight` `[out, in, kernel, kernel]` and `bias` `[out]`.
 
 use crate::error::Result;
-use crate::ops::{self, Context};
-use crate::tensor::Tensor;
+use crate::ops::{self, Activation, Context, Epilogue, Matrix};
+use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
 
 /// What a [`conv2d`] layer yields, and how it slides.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv {
     channels: usize,
-    kernel: usize,
     bias: bool,
     slide: ops::Conv2d,
-    residual: Option<Tensor>,
+    epilogue: Epilogue,
 }
 
 impl Conv {
     /// This many channels by a square kernel of odd size, padded so that the picture keeps its
     /// size, with a bias.
     pub const fn new(channels: usize, kernel: usize) -> Self {
-        Self {
-            channels,
-            kernel,
-            bias: true,
-            slide: ops::Conv2d::padded(kernel / 2),
-            residual: None,
-        }
+        let slide = ops::Conv2d::padded(kernel, kernel / 2);
+        Self { channels, bias: true, slide, epilogue: Epilogue::NONE }
     }
 
     /// Every second pixel, down and across, with this padding: top, bottom, left, right.
@@ -46,23 +40,49 @@ impl Conv {
     }
 
     /// The residual, of the output's shape, is added.
-    pub const fn plus(self, residual: Tensor) -> Self {
-        Self { residual: Some(residual), ..self }
+    pub const fn plus(mut self, residual: Tensor) -> Self {
+        self.epilogue.residual = Some(residual);
+        self
+    }
+
+    /// `[n, channels]`: added to every pixel of a sample.
+    pub const fn plus_per_sample(mut self, shift: Option<Tensor>) -> Self {
+        self.epilogue.per_sample = shift;
+        self
+    }
+
+    /// The activation follows.
+    pub const fn then(mut self, activation: Activation) -> Self {
+        self.epilogue.activation = Some(activation);
+        self
+    }
+
+    /// The layer's weight, under `p`, for an input of `k` channels.
+    fn matrix(self, cx: &mut Context<'_>, p: &Path<'_>, k: usize) -> Result<Matrix> {
+        let [height, width] = self.slide.kernel;
+        cx.matrix(&p.at("weight"), [self.channels, k, height, width])
+    }
+
+    /// The form in which the layer wants its input, of `k` channels.
+    ///
+    /// # Errors
+    /// Those of [`Context::matrix`].
+    pub fn form(self, cx: &mut Context<'_>, p: &Path<'_>, k: usize) -> Result<Form> {
+        cx.uncounted(|cx| Ok(self.matrix(cx, p, k)?.packing.form()))
     }
 }
 
-/// `[n, h, w, in]` to `[n, h', w', channels]`.
+/// `[n, h, w, in]`, in any form, to `[n, h', w', channels]`.
 ///
 /// # Errors
 /// Those of [`ops::conv2d`] and of the weights.
 pub fn conv2d(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, layer: Conv) -> Result<Tensor> {
-    let Conv { channels, kernel, bias, slide, residual } = layer;
-    let weight = cx.weight(&p.at("weight"), [channels, x.channels(), kernel, kernel])?;
-    let bias = match bias {
+    let matrix = layer.matrix(cx, p, x.channels())?;
+    let bias = match layer.bias {
         false => None,
-        true => Some(cx.weight(&p.at("bias"), [channels])?),
+        true => Some(cx.weight(&p.at("bias"), [layer.channels])?),
     };
-    ops::conv2d(cx, x, weight, bias, slide, residual)
+    ops::conv2d(cx, x, matrix, bias, layer.slide, layer.epilogue)
 }
 
 /// [`conv2d`] whose result takes the place of `x`, the newest tensor.

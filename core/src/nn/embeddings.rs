@@ -2,7 +2,7 @@
 
 use super::linear::{Linear, linear};
 use crate::error::Result;
-use crate::ops::{self, Activation, Context};
+use crate::ops::{Activation, Context};
 use crate::tensor::Tensor;
 use crate::weights::Path;
 
@@ -17,8 +17,8 @@ pub fn timestep_embedding(
     features: usize,
 ) -> Result<Tensor> {
     cx.scope(|cx| {
-        let x = linear(cx, &p.at("linear_1"), x, Linear::new(features))?;
-        ops::activate_in_place(cx, x, Activation::Silu)?;
+        let layer = Linear::new(features).then(Activation::Silu);
+        let x = linear(cx, &p.at("linear_1"), x, layer)?;
         linear(cx, &p.at("linear_2"), x, Linear::new(features))
     })
 }

@@ -1,8 +1,8 @@
 //! Linear layers: `weight` `[out, in]` or `[out, in, 1, 1]`, and `bias` `[out]`.
 
 use crate::error::Result;
-use crate::ops::{self, Context};
-use crate::tensor::Tensor;
+use crate::ops::{self, Activation, Context, Epilogue, Matrix};
+use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
 
 /// What a [`linear`] layer yields.
@@ -11,13 +11,13 @@ pub struct Linear {
     features: usize,
     bias: bool,
     pointwise: bool,
-    residual: Option<Tensor>,
+    epilogue: Epilogue,
 }
 
 impl Linear {
     /// This many features, with a bias.
     pub const fn new(features: usize) -> Self {
-        Self { features, bias: true, pointwise: false, residual: None }
+        Self { features, bias: true, pointwise: false, epilogue: Epilogue::NONE }
     }
 
     /// With a bias or without.
@@ -31,24 +31,65 @@ impl Linear {
     }
 
     /// The residual, of the output's shape, is added.
-    pub const fn plus(self, residual: Tensor) -> Self {
-        Self { residual: Some(residual), ..self }
+    pub const fn plus(mut self, residual: Tensor) -> Self {
+        self.epilogue.residual = Some(residual);
+        self
+    }
+
+    /// The activation follows.
+    pub const fn then(mut self, activation: Activation) -> Self {
+        self.epilogue.activation = Some(activation);
+        self
+    }
+
+    /// The layer has twice as many features, and the second half is the gate of the first (GEGLU).
+    pub const fn geglu(mut self) -> Self {
+        self.epilogue.geglu = true;
+        self
+    }
+
+    /// The layer's weight, under `p`, for an input of `k` channels.
+    ///
+    /// # Errors
+    /// Those of [`Context::matrix`].
+    pub fn matrix(self, cx: &mut Context<'_>, p: &Path<'_>, k: usize) -> Result<Matrix> {
+        let n = if self.epilogue.geglu { 2 * self.features } else { self.features };
+        match self.pointwise {
+            false => cx.matrix(&p.at("weight"), [n, k]),
+            true => cx.matrix(&p.at("weight"), [n, k, 1, 1]),
+        }
+    }
+
+    /// The form in which the layer wants its input, of `k` channels.
+    ///
+    /// # Errors
+    /// Those of [`Context::matrix`].
+    pub fn form(self, cx: &mut Context<'_>, p: &Path<'_>, k: usize) -> Result<Form> {
+        cx.uncounted(|cx| Ok(self.matrix(cx, p, k)?.packing.form()))
     }
 }
 
-/// `[.., in]` to `[.., features]`.
+/// `[.., in]`, in any form, to `[.., features]`.
 ///
 /// # Errors
 /// Those of [`ops::linear`] and of the weights.
 pub fn linear(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, layer: Linear) -> Result<Tensor> {
-    let (n, k) = (layer.features, x.channels());
-    let weight = match layer.pointwise {
-        false => cx.weight(&p.at("weight"), [n, k])?,
-        true => cx.weight(&p.at("weight"), [n, k, 1, 1])?,
-    };
+    let matrix = layer.matrix(cx, p, x.channels())?;
     let bias = match layer.bias {
         false => None,
-        true => Some(cx.weight(&p.at("bias"), [n])?),
+        true => Some(cx.weight(&p.at("bias"), [matrix.sizes.n])?),
     };
-    ops::linear(cx, x, weight, bias, layer.residual)
+    ops::linear(cx, x, matrix, bias, layer.epilogue)
+}
+
+/// [`linear`] into a tensor that is there, to which it is added.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_added_to(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, out: Tensor) -> Result<()> {
+    let layer = Linear::new(out.channels());
+    let matrix = layer.matrix(cx, p, x.channels())?;
+    let bias = cx.weight(&p.at("bias"), [out.channels()])?;
+    let epilogue = Epilogue { accumulate: true, ..Epilogue::NONE };
+    ops::linear_into(cx, x, matrix, Some(bias), epilogue, out)
 }

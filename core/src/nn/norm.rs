@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::{self, Activation, Context, GroupNorm};
-use crate::tensor::Tensor;
+use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
 
 /// The two numbers of a group normalisation.
@@ -18,7 +18,7 @@ impl Norm {
     /// Nothing follows.
     pub const fn alone(self) -> GroupNorm {
         let Self { groups, eps } = self;
-        GroupNorm { groups, eps, scale_shift: None, activation: None }
+        GroupNorm { groups, eps, scale_shift: None, activation: None, form: Form::F32 }
     }
 
     /// SiLU follows.
@@ -62,12 +62,18 @@ pub fn group_norm_in_place(
     ops::group_norm_in_place(cx, x, weight, bias, norm)
 }
 
-/// `[.., c]`, each row normalised.
+/// `[.., c]`, each row normalised; its rows in `form`.
 ///
 /// # Errors
 /// Those of [`ops::layer_norm`] and of the weights.
-pub fn layer_norm(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, eps: f32) -> Result<Tensor> {
+pub fn layer_norm(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    eps: f32,
+    form: Form,
+) -> Result<Tensor> {
     let weight = cx.weight(&p.at("weight"), [x.channels()])?;
     let bias = cx.weight(&p.at("bias"), [x.channels()])?;
-    ops::layer_norm(cx, x, weight, bias, eps)
+    ops::layer_norm(cx, x, weight, bias, eps, form)
 }

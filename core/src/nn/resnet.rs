@@ -1,12 +1,12 @@
 //! `ResnetBlock2D`: norm, SiLU, convolution, twice, with the time step entering between, around a
 //! shortcut (He et al. 2016; Ho et al. 2020, appendix B).
 
-use super::conv::{Conv, conv2d, conv2d_replacing};
+use super::conv::{Conv, conv2d};
 use super::linear::{Linear, linear};
 use super::norm::{Norm, group_norm, group_norm_in_place};
 use crate::error::{Error, Result};
-use crate::ops::{self, Context};
-use crate::tensor::Tensor;
+use crate::ops::{self, Context, GroupNorm};
+use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
 
 /// How the time embedding enters a resnet (`resnet_time_scale_shift`).
@@ -52,9 +52,10 @@ pub fn resnet_block_2d(
 ) -> Result<Tensor> {
     let channels = block.channels;
     cx.scope(|cx| {
-        let y = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu())?;
-        let y = conv2d_replacing(cx, &p.at("conv1"), y, Conv::new(channels, 3))?;
-        time_and_norm_in_place(cx, p, y, block)?;
+        let form = Conv::new(channels, 3).form(cx, &p.at("conv1"), x.channels())?;
+        let y = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu().in_form(form))?;
+        let y = cx.replace(y, |cx| first_conv(cx, p, y, block))?;
+        let y = time_and_norm_replacing(cx, p, y, block)?;
         let residual = match x.channels() == channels {
             true => x,
             false => conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?,
@@ -89,11 +90,11 @@ pub fn resnet_block_2d_replacing(
         let front = x.reshape([x.len(), 1])?.rows(0, shortcut.len())?;
         let residual = front.reshape([n, h, w, channels])?;
         let y = cx.replace(shortcut, |cx| {
-            let y = conv2d(cx, &p.at("conv1"), x, Conv::new(channels, 3))?;
+            let y = first_conv(cx, p, x, block)?;
             ops::copy_into(cx, shortcut, residual)?;
             Ok(y)
         })?;
-        time_and_norm_in_place(cx, p, y, block)?;
+        let y = time_and_norm_replacing(cx, p, y, block)?;
         conv_and_residual(cx, p, y, residual, block)
     })
 }
@@ -118,9 +119,9 @@ pub fn resnet_downsample_2d(
         let y = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu())?;
         let y = cx.replace(y, |cx| {
             let y = ops::avg_pool_2x2(cx, y)?;
-            conv2d(cx, &p.at("conv1"), y, Conv::new(c, 3))
+            first_conv(cx, p, y, block)
         })?;
-        time_and_norm_in_place(cx, p, y, block)?;
+        let y = time_and_norm_replacing(cx, p, y, block)?;
         let residual = ops::avg_pool_2x2(cx, x)?;
         conv_and_residual(cx, p, y, residual, block)
     })
@@ -140,35 +141,70 @@ pub fn resnet_upsample_2d(
     let size = [2 * h, 2 * w];
     cx.scope(|cx| {
         let y = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu())?;
-        let y = conv2d_replacing(cx, &p.at("conv1"), y, Conv::new(c, 3).upsample_to(size))?;
-        time_and_norm_in_place(cx, p, y, block)?;
+        let conv = Conv::new(c, 3).upsample_to(size);
+        let y = cx.replace(y, |cx| conv_with_time(cx, p, y, conv, block))?;
+        let y = time_and_norm_replacing(cx, p, y, block)?;
         let residual = ops::upsample_nearest(cx, x, size)?;
         conv_and_residual(cx, p, y, residual, block)
     })
 }
 
-/// The time step, the second norm and SiLU.
-fn time_and_norm_in_place(
+/// The first convolution, with the time step where it is added.
+fn first_conv(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    block: ResnetBlock2d,
+) -> Result<Tensor> {
+    conv_with_time(cx, p, x, Conv::new(block.channels, 3), block)
+}
+
+fn conv_with_time(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    conv: Conv,
+    block: ResnetBlock2d,
+) -> Result<Tensor> {
+    cx.scope(|cx| {
+        let shift = match block.time {
+            Some(Time { embedding, scale_shift: TimeScaleShift::Default }) => {
+                let layer = Linear::new(block.channels);
+                Some(linear(cx, &p.at("time_emb_proj"), embedding, layer)?)
+            }
+            _ => None,
+        };
+        conv2d(cx, &p.at("conv1"), x, conv.plus_per_sample(shift))
+    })
+}
+
+/// The second norm, with the time step where it scales and shifts, and SiLU. The result takes the
+/// place of `y`, the newest tensor.
+fn time_and_norm_replacing(
     cx: &mut Context<'_>,
     p: &Path<'_>,
     y: Tensor,
     block: ResnetBlock2d,
-) -> Result<()> {
-    let (c, time_emb_proj) = (y.channels(), p.at("time_emb_proj"));
-    cx.scratch(|cx| {
-        let norm = match block.time {
-            None => block.norm.then_silu(),
-            Some(Time { embedding, scale_shift: TimeScaleShift::Default }) => {
-                let shift = linear(cx, &time_emb_proj, embedding, Linear::new(c))?;
-                ops::add_per_channel_in_place(cx, y, shift)?;
-                block.norm.then_silu()
-            }
-            Some(Time { embedding, scale_shift: TimeScaleShift::ScaleShift }) => {
-                let scale_shift = linear(cx, &time_emb_proj, embedding, Linear::new(2 * c))?;
-                block.norm.then_scale_shift_silu(scale_shift)
-            }
+) -> Result<Tensor> {
+    let c = y.channels();
+    let form = Conv::new(c, 3).form(cx, &p.at("conv2"), c)?;
+    let norm_of = |cx: &mut Context<'_>| -> Result<GroupNorm> {
+        let Some(Time { embedding, scale_shift: TimeScaleShift::ScaleShift }) = block.time else {
+            return Ok(block.norm.then_silu());
         };
-        group_norm_in_place(cx, &p.at("norm2"), y, norm)
+        let scale_shift = linear(cx, &p.at("time_emb_proj"), embedding, Linear::new(2 * c))?;
+        Ok(block.norm.then_scale_shift_silu(scale_shift))
+    };
+    if form == Form::F32 {
+        cx.scratch(|cx| {
+            let norm = norm_of(cx)?;
+            group_norm_in_place(cx, &p.at("norm2"), y, norm)
+        })?;
+        return Ok(y);
+    }
+    cx.replace(y, |cx| {
+        let norm = norm_of(cx)?;
+        group_norm(cx, &p.at("norm2"), y, norm.in_form(form))
     })
 }
 

@@ -2,10 +2,10 @@
 //! 2022, section 3.3).
 
 use super::attention::{Attention, AttentionNames, attention};
-use super::linear::{Linear, linear};
+use super::linear::{Linear, linear, linear_added_to};
 use super::norm::{Norm, group_norm, layer_norm};
 use crate::error::Result;
-use crate::ops::{self, Context};
+use crate::ops::Context;
 use crate::tensor::Tensor;
 use crate::weights::Path;
 
@@ -60,7 +60,8 @@ pub fn transformer_2d_replacing(
     let blocks = p.at("transformer_blocks");
     cx.replace(x, |cx| {
         let residual = x.reshape([n, h * w, c])?;
-        let y = group_norm(cx, &p.at("norm"), residual, norm.alone())?;
+        let form = projection(inner).form(cx, &p.at("proj_in"), c)?;
+        let y = group_norm(cx, &p.at("norm"), residual, norm.alone().in_form(form))?;
         let mut y = cx.replace(y, |cx| linear(cx, &p.at("proj_in"), y, projection(inner)))?;
         for layer in 0..model.layers {
             y = basic_transformer_block_replacing(cx, &blocks.index(layer), y, model)?;
@@ -80,13 +81,18 @@ fn basic_transformer_block_replacing(
     let (inner, names) = (x.channels(), AttentionNames::DIFFUSERS);
     let layer = Attention { heads: model.heads, inner, bias: false, causal: false, names };
     let states = model.encoder_hidden_states;
+    let query = |p: &Path<'_>, cx: &mut Context<'_>| {
+        Linear::new(inner).form(cx, &p.at(names.query()), inner)
+    };
     let x = cx.replace(x, |cx| {
-        let y = layer_norm(cx, &p.at("norm1"), x, LAYER_NORM_EPS)?;
+        let form = query(&p.at("attn1"), cx)?;
+        let y = layer_norm(cx, &p.at("norm1"), x, LAYER_NORM_EPS, form)?;
         let states = if model.only_cross_attention { states } else { y };
         attention(cx, &p.at("attn1"), y, states, x, layer)
     })?;
     let x = cx.replace(x, |cx| {
-        let y = layer_norm(cx, &p.at("norm2"), x, LAYER_NORM_EPS)?;
+        let form = query(&p.at("attn2"), cx)?;
+        let y = layer_norm(cx, &p.at("norm2"), x, LAYER_NORM_EPS, form)?;
         attention(cx, &p.at("attn2"), y, states, x, layer)
     })?;
     feed_forward_in_place(cx, p, x)?;
@@ -97,20 +103,20 @@ fn basic_transformer_block_replacing(
 fn feed_forward_in_place(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<()> {
     let (rows, c) = (x.row_count(), x.channels());
     let part = rows.div_ceil(FEED_FORWARD_PARTS).max(FEED_FORWARD_ROWS);
-    let (norm, widen, narrow) = (p.at("norm3"), p.at("ff.net.0.proj"), p.at("ff.net.2"));
-    let norm = [cx.weight(&norm.at("weight"), [c])?, cx.weight(&norm.at("bias"), [c])?];
-    let bias = [cx.weight(&widen.at("bias"), [8 * c])?, cx.weight(&narrow.at("bias"), [c])?];
-    let widen = cx.weight(&widen.at("weight"), [8 * c, c])?;
-    let narrow = cx.weight(&narrow.at("weight"), [c, 4 * c])?;
+    let (widen, narrow) = (p.at("ff.net.0.proj"), p.at("ff.net.2"));
+    let wide = Linear::new(4 * c).geglu();
+    let form = wide.form(cx, &widen, c)?;
     for start in (0..rows).step_by(part) {
         let x = x.rows(start, part.min(rows - start))?;
+        let tally = cx.tally();
         cx.scratch(|cx| {
-            let y = ops::layer_norm(cx, x, norm[0], norm[1], LAYER_NORM_EPS)?;
-            let y = ops::linear(cx, y, widen, Some(bias[0]), None)?;
-            let y = ops::geglu(cx, y)?;
-            let y = ops::linear(cx, y, narrow, Some(bias[1]), None)?;
-            ops::add_in_place(cx, x, y)
+            let y = layer_norm(cx, &p.at("norm3"), x, LAYER_NORM_EPS, form)?;
+            let y = linear(cx, &widen, y, wide)?;
+            linear_added_to(cx, &narrow, y, x)
         })?;
+        if start > 0 {
+            cx.count_weights_as(tally);
+        }
     }
     Ok(())
 }

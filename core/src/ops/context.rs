@@ -5,7 +5,8 @@ use crate::arch::Isa;
 use crate::error::{Error, Result};
 use crate::exec::Executor;
 use crate::mem::{Arena, bytes_of_mut};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::tensor::packed::Sizes;
+use crate::tensor::{DType, Form, PANEL, Packing, Shape, Tensor};
 use crate::weights::{Name, Path, Weight, Weights};
 
 /// What a walk has cost so far.
@@ -161,6 +162,73 @@ impl<'m> Context<'m> {
         Ok(weight)
     }
 
+    /// The weight at `path` of a product, plain or packed, of the shape the model says:
+    /// `[n, channels, taps…]`.
+    ///
+    /// # Errors
+    /// As [`Context::weight`]; also where a packed weight lacks a companion.
+    pub fn matrix<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Matrix> {
+        self.set_name(path)?;
+        let shape = Shape::new(dims);
+        let weight = self.weights.find_matrix(&self.name, shape)?.ok_or(Error::MissingWeight)?;
+        let (n, rest) = dims.split_first().map_or((1, &[][..]), |(&n, rest)| (n, rest));
+        let (channels, taps) = rest.split_first().map_or((1, &[][..]), |(&c, taps)| (c, taps));
+        let taps = taps.iter().fold(1usize, |taps, &t| taps.saturating_mul(t));
+        shape.elements()?;
+        let sizes = Sizes { n, channels, taps };
+        let packing = packing_of(weight, shape, sizes)?;
+        let bytes = &mut self.tally.weight_bytes;
+        *bytes = bytes.saturating_add(weight.bytes as u64);
+        let quantised = matches!(packing, Packing::Q8 | Packing::Q4);
+        let mut companion = |name: &str, shape: Shape, dtype: DType, wanted: bool| {
+            if !wanted { Ok(None) } else { self.companion(path, name, shape, dtype).map(Some) }
+        };
+        let scales = companion("scale", sizes.scale_shape(), DType::F32, quantised)?;
+        let is_q4 = packing == Packing::Q4;
+        let groups = companion("groups", sizes.groups_shape(), DType::U8, is_q4)?;
+        Ok(Matrix { weight, packing, sizes, scales, groups })
+    }
+
+    /// What belongs to the packed weight at `path`.
+    fn companion(
+        &mut self,
+        path: &Path<'_>,
+        name: &str,
+        shape: Shape,
+        dtype: DType,
+    ) -> Result<Weight> {
+        self.set_name(&path.at(name))?;
+        let weight = self.weights.find(&self.name, shape)?.ok_or(Error::MissingWeight)?;
+        if weight.shape != shape {
+            let (expected, found) = (shape.to_dims(), weight.shape.to_dims());
+            return Err(Error::WeightShape { expected, found });
+        }
+        if weight.dtype != dtype {
+            return Err(Error::WeightDtype { found: weight.dtype.name() });
+        }
+        let bytes = &mut self.tally.weight_bytes;
+        *bytes = bytes.saturating_add(weight.bytes as u64);
+        self.set_name(path)?;
+        Ok(weight)
+    }
+
+    /// Runs `body`, which only looks at weights, without counting them.
+    ///
+    /// # Errors
+    /// The body's.
+    pub fn uncounted<T>(&mut self, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let tally = self.tally;
+        let result = body(self);
+        self.tally = tally;
+        result
+    }
+
+    /// Counts no more weights than `before`: the same were counted already.
+    pub fn count_weights_as(&mut self, before: Tally) {
+        self.tally.weight_bytes = before.weight_bytes;
+        self.observed.weight_bytes = self.observed.weight_bytes.min(before.weight_bytes);
+    }
+
     /// Whether the checkpoint has a weight at `path`: asked where it knows an older naming.
     ///
     /// # Errors
@@ -187,7 +255,10 @@ impl<'m> Context<'m> {
     pub(super) fn ended(&mut self, op: Op, out: Tensor) {
         let is_planning = self.is_planning();
         let Some(observer) = self.observer.as_mut().filter(|_| !is_planning) else { return };
-        let (now, before) = (self.tally, self.observed);
+        let (now, before) = match op {
+            Op::Convert => (self.observed, self.observed),
+            _ => (self.tally, self.observed),
+        };
         let cost = Tally {
             multiply_adds: now.multiply_adds - before.multiply_adds,
             weight_bytes: now.weight_bytes - before.weight_bytes,
@@ -218,6 +289,46 @@ impl<'m> Context<'m> {
         Ok(out)
     }
 
+    /// A weight of `len` elements, with zeros behind them up to whole panels.
+    pub(super) fn load_padded(&mut self, weight: Weight, len: usize) -> Result<Tensor> {
+        expect_elements(weight, len)?;
+        let out = self.tensor(Shape::new([len.next_multiple_of(PANEL)]))?;
+        self.scratch(|cx| {
+            let staging = cx.staging(weight.bytes)?;
+            if cx.is_planning() {
+                return Ok(());
+            }
+            let ([out, staging], []) = cx.arena.split_two([out, staging], []);
+            let bytes = cx.weights.read(&weight, 0, weight.bytes, bytes_of_mut(staging))?;
+            let (values, rest) = out.split_at_mut(len);
+            to_f32(cx.isa, weight.dtype, bytes, values);
+            rest.fill(0.0);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// The bytes of a weight, on top of the stack.
+    pub(super) fn load_bytes(&mut self, weight: Weight) -> Result<Tensor> {
+        let out = self.tensor(Shape::new([weight.bytes.div_ceil(4)]))?;
+        self.scratch(|cx| {
+            let staging = cx.staging(weight.bytes)?;
+            if cx.is_planning() {
+                return Ok(());
+            }
+            let ([out, staging], []) = cx.arena.split_two([out, staging], []);
+            let bytes = cx.weights.read(&weight, 0, weight.bytes, bytes_of_mut(staging))?;
+            bytes_of_mut(out)[..weight.bytes].copy_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// A tensor on top of the stack whose rows are in this form.
+    pub(super) fn tensor_in(&mut self, shape: Shape, form: Form) -> Result<Tensor> {
+        self.arena.push(shape, form)
+    }
+
     /// Like [`Context::load`], for a weight that may be absent: `default` then.
     pub(super) fn load_or(
         &mut self,
@@ -234,6 +345,42 @@ impl<'m> Context<'m> {
         };
         expect_elements(weight, len)?;
         self.load(weight)
+    }
+}
+
+/// The weight of a product, plain or packed, with what belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Where it lies.
+    pub weight: Weight,
+    /// How it is stored.
+    pub packing: Packing,
+    /// Its sizes.
+    pub sizes: Sizes,
+    /// The columns' scales and sums, where it is quantised.
+    pub scales: Option<Weight>,
+    /// The groups' multipliers, in int4.
+    pub groups: Option<Weight>,
+}
+
+/// How a weight that was found is stored, where `shape` was asked for.
+fn packing_of(weight: Weight, shape: Shape, sizes: Sizes) -> Result<Packing> {
+    let is_float = matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);
+    if weight.shape == shape && is_float {
+        return Ok(Packing::Plain);
+    }
+    let of_dtype = Packing::PACKED.into_iter().find(|packing| packing.dtype() == weight.dtype);
+    match of_dtype {
+        Some(packing) if sizes.shape(packing) == Some(weight.shape) => Ok(packing),
+        Some(packing) if !is_float => {
+            let expected = sizes.shape(packing).unwrap_or(shape).to_dims();
+            Err(Error::WeightShape { expected, found: weight.shape.to_dims() })
+        }
+        _ if !is_float => Err(Error::WeightDtype { found: weight.dtype.name() }),
+        _ => {
+            let (expected, found) = (shape.to_dims(), weight.shape.to_dims());
+            Err(Error::WeightShape { expected, found })
+        }
     }
 }
 

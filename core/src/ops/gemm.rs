@@ -1,77 +1,86 @@
 //! The matrix product behind linear layers and convolutions: implicit, blocked, with its end fused.
 //!
-//! The right side is packed, a block of k by a block of columns at a time, from the checkpoint's
-//! bytes into panels that the kernel reads in order. The left side is never copied: a row is an
-//! address per tap. Goto and van de Geijn 2008 tell why the blocks are as they are. Every output
-//! element is one sum in the order of k, cut into the same blocks whatever the number of threads.
+//! The right side is read where it lies, where it lies in panels; a plain weight is packed and an
+//! int4 weight expanded, a block of columns at a time. The left side is never copied: a row is an
+//! address per tap. A task goes through its rows tile by tile with all its columns, which are few
+//! enough to stay in a core's cache (Goto and van de Geijn 2008). Every output element is one sum in
+//! the order of k, whatever the number of threads.
 
-use super::context::{Context, to_f32};
-use crate::arch::{Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX};
+use core::ops::Range;
+
+use super::context::{Context, Matrix, to_f32};
+use super::convert::to_form;
+use crate::arch::{Activation, Finish, Gate, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Panels};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
-use crate::mem::{bytes_of, bytes_of_mut};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
+use crate::tensor::packed::{Sizes, expand_q4};
+use crate::tensor::{Form, PANEL, Packing, Shape, Tensor};
 use crate::weights::Weight;
 
-/// Elements of k in one block: a panel of 32 columns then takes 128 KiB, half of a small L2 cache.
-const K_BLOCK: usize = 1024;
+/// Bytes of panels that a task goes through again for each tile of rows: half of a small L2 cache.
+const COLUMN_BYTES: usize = 512 << 10;
 
-/// Channels of a block of k are a multiple of this: one register of f32.
-const K_STEP: usize = 16;
+/// Bytes of the left side's rows that belong to one task.
+const ROW_BYTES: usize = 512 << 10;
 
-/// Columns in one block: the packed block takes at most 2 MiB.
-const N_BLOCK: usize = 512;
+/// Bytes of panels that are packed or expanded at a time.
+const PACKED_BYTES: usize = 2 << 20;
 
-/// Rows of the output in one task: a few tiles, so that a panel fetched is used again.
-const M_BLOCK: usize = 48;
-
-/// Elements of a weight converted at a time.
+/// Elements of a plain weight converted at a time.
 const RUN: usize = 28 * MAX_TAPS;
 
 /// Tasks that each worker should find, so that all end at about the same time.
-const TASKS_PER_WORKER: usize = 4;
+const TASKS_PER_WORKER: usize = 8;
 
-/// Where the rows of the left side lie, and the sizes of the product.
+/// Where the rows of the left side lie.
 pub(super) trait Rows: Sync {
-    /// Where in the input row `row` begins at `tap`, or [`NO_ROW`] where it lies in the padding.
-    fn offset(&self, row: usize, tap: usize) -> usize;
+    /// For rows `first..first + rows` of the output, which row of the input lies under each tap:
+    /// `[taps, MR_MAX]`, [`NO_ROW`] where it lies in the padding.
+    fn gather(&self, first: usize, rows: usize, out: &mut [usize; MAX_TAPS * MR_MAX]);
 }
 
-/// One product `out[m, n] = rows[m, taps·channels] · weightᵀ + bias + residual`.
+/// What happens at the end of a product.
+#[derive(Clone, Copy, Debug)]
+pub struct Epilogue {
+    /// Of the output's shape; added.
+    pub residual: Option<Tensor>,
+    /// `[samples, n]`: added to every row of a sample.
+    pub per_sample: Option<Tensor>,
+    /// Applied last.
+    pub activation: Option<Activation>,
+    /// Whether the product is added to what the output holds.
+    pub accumulate: bool,
+    /// The output's second half, after GELU, is the gate of the first (GEGLU, Shazeer 2020).
+    pub geglu: bool,
+}
+
+impl Epilogue {
+    /// Nothing but the bias.
+    pub const NONE: Self = Self {
+        residual: None,
+        per_sample: None,
+        activation: None,
+        accumulate: false,
+        geglu: false,
+    };
+}
+
+/// One product `out[m, n] = rows[m, taps·channels] · weightᵀ + bias + …`.
 #[derive(Clone, Copy)]
 pub(super) struct Gemm {
-    /// The input that the rows are taken from.
+    /// The input that the rows are taken from, in any form.
     pub x: Tensor,
-    /// `[n, channels, taps…]`, as checkpoints have it.
-    pub weight: Weight,
+    /// The right side.
+    pub matrix: Matrix,
     /// `[n]`.
     pub bias: Option<Weight>,
-    /// Of the output's size.
-    pub residual: Option<Tensor>,
+    /// What happens at the end.
+    pub epilogue: Epilogue,
     /// Of `m·n` elements.
     pub out: Tensor,
-    /// Taps of the kernel; 1 for a linear layer.
-    pub taps: usize,
-    /// Input channels.
-    pub channels: usize,
-    /// Output channels.
-    pub n: usize,
-}
-
-/// A block of k: all taps of some channels.
-#[derive(Clone, Copy)]
-struct KBlock {
-    channel: usize,
-    channels: usize,
-}
-
-/// The blocks of k, in order; no channels make one block of none, which ends with the bias all the
-/// same.
-fn k_blocks(taps: usize, channels: usize) -> impl Iterator<Item = KBlock> {
-    let step = (K_BLOCK / taps).next_multiple_of(K_STEP);
-    (0..channels.max(1))
-        .step_by(step)
-        .map(move |channel| KBlock { channel, channels: step.min(channels - channel) })
+    /// Samples, that each have their share of `epilogue.per_sample`; else 1.
+    pub samples: usize,
 }
 
 /// Carries out a product.
@@ -79,230 +88,393 @@ fn k_blocks(taps: usize, channels: usize) -> impl Iterator<Item = KBlock> {
 /// # Errors
 /// [`Error::OutOfMemory`] for its working memory, [`Error::WeightRead`].
 pub(super) fn gemm(cx: &mut Context<'_>, p: Gemm, rows: &impl Rows) -> Result<()> {
-    let [_, nr] = cx.isa.gemm_f32_tile();
-    cx.count([p.out.len(), p.taps, p.channels, 1]);
+    let Sizes { n, channels, taps } = p.matrix.sizes;
+    cx.count([p.out.row_count(), n, taps, channels]);
+    let form = p.matrix.packing.form();
     cx.scratch(|cx| {
-        let bias = cx.load_or(p.bias, p.n, 0.0)?;
-        let columns = p.n.next_multiple_of(nr).min(N_BLOCK);
-        let depth = k_blocks(p.taps, p.channels).next().map_or(0, |block| block.channels);
-        let packed = cx.tensor(Shape::new([columns, p.taps * depth]))?;
-        let zeros = cx.tensor(Shape::new([depth]))?;
-        let k = p.taps * p.channels;
-        let staging = cx.staging(columns.min(p.n) * k * p.weight.dtype.bytes())?;
-        if cx.is_planning() {
+        let x = match p.x.form() == form {
+            true => p.x,
+            false => to_form(cx, p.x, form)?,
+        };
+        let zeros = cx.tensor(Shape::new([form.row_bytes(channels).div_ceil(4)]))?;
+        let bias = match p.bias {
+            None => None,
+            Some(bias) => Some(cx.load_padded(bias, n)?),
+        };
+        let scales = p.matrix.scales.map(|scales| cx.load(scales)).transpose()?;
+        let packer = Packer::new(cx, p.matrix, p.epilogue.geglu)?;
+        let biases = match (p.epilogue.per_sample, bias) {
+            (Some(_), _) => Some(cx.tensor(Shape::new([n.next_multiple_of(PANEL)]))?),
+            (None, bias) => bias,
+        };
+        if cx.is_planning() || p.out.is_empty() {
             return Ok(());
         }
         cx.arena.write(zeros).fill(0.0);
-        let work = Work { p, bias, packed, zeros, staging };
-        for column in (0..p.n).step_by(columns.max(1)) {
-            work.column_block(cx, rows, column, columns.min(p.n - column))?;
+        let work = Work { p: Gemm { x, ..p }, form, zeros, bias, biases, scales };
+        for block in packer.blocks() {
+            let panels = packer.fill(cx, block.clone())?;
+            for sample in 0..p.samples {
+                work.add_bias_of(cx, sample);
+                work.multiply(cx, rows, block.clone(), panels, sample)?;
+            }
         }
         Ok(())
     })
 }
 
+/// Where the panels of a block lie.
+#[derive(Clone, Copy)]
+enum Source {
+    /// In the checkpoint, all of them.
+    InPlace,
+    /// In the arena: the block's panels, then their gates.
+    Packed(Tensor),
+}
+
+/// Brings panels to where a kernel can read them.
+struct Packer {
+    matrix: Matrix,
+    /// Panels of the output: half of the weight's with GEGLU.
+    panels: usize,
+    /// Panels at a time, and where to; `None` where they are read in place.
+    packed: Option<(usize, Tensor)>,
+    staging: Tensor,
+    groups: Option<Tensor>,
+    /// Panels between a value's and its gate's.
+    gate: Option<usize>,
+}
+
+impl Packer {
+    fn new(cx: &mut Context<'_>, matrix: Matrix, geglu: bool) -> Result<Self> {
+        let Matrix { packing, sizes, .. } = matrix;
+        let halves = if geglu { 2 } else { 1 };
+        let panels = sizes.panels() / halves;
+        let panel = sizes.panel_bytes(packing.form());
+        let is_direct = matches!(packing, Packing::F32 | Packing::Bf16 | Packing::Q8);
+        let copies = !is_direct || cx.weights.is_staged();
+        let count = (PACKED_BYTES / halves / panel.max(1)).max(2).min(panels);
+        let mut packed = None;
+        if copies {
+            let bytes = panel.checked_mul(halves * count).ok_or(OVERFLOW)?;
+            packed = Some((count, cx.tensor(Shape::new([bytes.div_ceil(4)]))?));
+        }
+        let staged = match packing {
+            Packing::Plain => count * PANEL * source_row(matrix),
+            Packing::Q4 => count * panel / 2,
+            _ => 0,
+        };
+        let staging = cx.staging(staged)?;
+        let groups = matrix.groups.map(|groups| cx.load_bytes(groups)).transpose()?;
+        let gate = geglu.then_some(panels);
+        Ok(Self { matrix, panels, packed, staging, groups, gate })
+    }
+
+    /// The blocks of the output's panels, in order.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (panels, step) = (self.panels, self.packed.map_or(self.panels, |(count, _)| count));
+        (0..panels).step_by(step.max(1)).map(move |first| first..panels.min(first + step))
+    }
+
+    /// Makes a block's panels readable.
+    fn fill(&self, cx: &mut Context<'_>, block: Range<usize>) -> Result<Source> {
+        let Some((_, packed)) = self.packed else { return Ok(Source::InPlace) };
+        self.fill_part(cx, block.clone(), packed, 0)?;
+        if let Some(gate) = self.gate {
+            let gates = block.start + gate..block.end + gate;
+            self.fill_part(cx, gates, packed, block.len())?;
+        }
+        Ok(Source::Packed(packed))
+    }
+
+    /// Fills the packed panels from number `at` on.
+    fn fill_part(
+        &self,
+        cx: &mut Context<'_>,
+        block: Range<usize>,
+        packed: Tensor,
+        at: usize,
+    ) -> Result<()> {
+        let Matrix { weight, packing, sizes, .. } = self.matrix;
+        let panel = sizes.panel_bytes(packing.form());
+        let groups = self.groups.unwrap_or(self.staging);
+        let ([packed, staging], [groups]) = cx.arena.split_two([packed, self.staging], [groups]);
+        let packed = &mut bytes_of_mut(packed)[at * panel..][..block.len() * panel];
+        let staging = bytes_of_mut(staging);
+        match packing {
+            Packing::F32 | Packing::Bf16 | Packing::Q8 => {
+                let (start, len) = (block.start * panel, block.len() * panel);
+                let begin = packed.as_ptr();
+                // One of several sources may have its bytes in place after all.
+                if cx.weights.read(&weight, start, len, packed)?.as_ptr() != begin {
+                    packed.copy_from_slice(cx.weights.read(&weight, start, len, &mut [])?);
+                }
+            }
+            Packing::Q4 => {
+                let (half, count) = (panel / 2, sizes.groups() * PANEL);
+                let (start, len) = (block.start * half, block.len() * half);
+                let bytes = cx.weights.read(&weight, start, len, staging)?;
+                let groups = bytes_of(groups);
+                for_each_chunk::<_, u8>(cx.executor, packed, panel, &mut [], |i, panel, _| {
+                    let groups = &groups[(block.start + i) * count..][..count];
+                    expand_q4(sizes, &bytes[i * half..][..half], groups, panel);
+                });
+            }
+            Packing::Plain => {
+                let row = source_row(self.matrix);
+                let columns = block.start * PANEL..sizes.n.min(block.end * PANEL);
+                let (start, len) = (columns.start * row, columns.len() * row);
+                let bytes = cx.weights.read(&weight, start, len, staging)?;
+                let source = Plain { bytes, weight, sizes, columns: columns.len() };
+                let (isa, packed) = (cx.isa, floats_of_mut(packed));
+                for_each_chunk::<_, f32>(cx.executor, packed, panel / 4, &mut [], |i, panel, _| {
+                    source.pack(isa, i * PANEL, panel);
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of one output channel of a plain weight.
+fn source_row(matrix: Matrix) -> usize {
+    matrix.sizes.channels * matrix.sizes.taps * matrix.weight.dtype.bytes()
+}
+
+const OVERFLOW: Error = Error::Overflow { what: "a packed weight" };
+
 /// A product with its working memory.
 struct Work {
     p: Gemm,
-    bias: Tensor,
-    packed: Tensor,
+    form: Form,
     zeros: Tensor,
-    staging: Tensor,
+    bias: Option<Tensor>,
+    /// The bias, with what belongs to one sample.
+    biases: Option<Tensor>,
+    scales: Option<Tensor>,
 }
 
 impl Work {
-    fn column_block(
-        &self,
-        cx: &mut Context<'_>,
-        rows: &impl Rows,
-        column: usize,
-        columns: usize,
-    ) -> Result<()> {
-        let Gemm { weight, taps, channels, .. } = self.p;
-        let row_bytes = taps * channels * weight.dtype.bytes();
-        let (start, len) = (column * row_bytes, columns * row_bytes);
-        // What was copied serves all blocks of k; what lies in place costs nothing to ask for.
-        let staging = bytes_of_mut(cx.arena.write(self.staging));
-        let begin = staging.as_ptr();
-        let is_copied = cx.weights.read(&weight, start, len, staging)?.as_ptr() == begin;
-        for block in k_blocks(taps, channels) {
-            let (packed, [staging]) = cx.arena.split(self.packed, [self.staging]);
-            let bytes = match is_copied {
-                true => &bytes_of(staging)[..len],
-                false => cx.weights.read(&weight, start, len, &mut [])?,
-            };
-            let source = Source { bytes, dtype: weight.dtype, taps, channels, columns };
-            let [_, nr] = cx.isa.gemm_f32_tile();
-            let k = taps * block.channels;
-            let panels = &mut packed[..columns.next_multiple_of(nr) * k];
-            let isa = cx.isa;
-            let panel = (nr * k).max(1);
-            for_each_chunk::<_, f32>(cx.executor, panels, panel, &mut [], |i, panel, _| {
-                source.pack(isa, block, i * nr, nr, panel);
-            });
-            self.multiply(cx, rows, block, column, columns);
+    /// Bias and what is added to every row of a sample, as one.
+    fn add_bias_of(&self, cx: &mut Context<'_>, sample: usize) {
+        let (Some(shift), Some(biases)) = (self.p.epilogue.per_sample, self.biases) else {
+            return;
+        };
+        let n = self.p.matrix.sizes.n;
+        let (out, [shift, bias]) = cx.arena.split(biases, [shift, self.bias.unwrap_or(self.zeros)]);
+        out.fill(0.0);
+        if self.bias.is_some() {
+            out.copy_from_slice(bias);
         }
-        Ok(())
+        let shift = &shift[sample * n..][..n];
+        out.iter_mut().zip(shift).for_each(|(out, shift)| *out += shift);
     }
 
     fn multiply(
         &self,
         cx: &mut Context<'_>,
         rows: &impl Rows,
-        block: KBlock,
-        column: usize,
-        columns: usize,
-    ) {
-        let p = &self.p;
-        let [mr, nr] = cx.isa.gemm_f32_tile();
-        let residual = p.residual.unwrap_or(self.zeros);
-        let (out, [x, packed, bias, zeros, residual]) =
-            cx.arena.split(p.out, [p.x, self.packed, self.bias, self.zeros, residual]);
-        let last = block.channel + block.channels == p.channels;
-        let end = End {
-            first: block.channel == 0,
-            bias: last.then_some(bias),
-            residual: p.residual.filter(|_| last).map(|_| residual),
+        block: Range<usize>,
+        panels: Source,
+        sample: usize,
+    ) -> Result<()> {
+        let Work { p, form, .. } = *self;
+        let Matrix { weight, sizes, .. } = p.matrix;
+        let width = p.out.channels();
+        let none = self.zeros;
+        let (packed, offset) = match panels {
+            Source::InPlace => (none, 0),
+            Source::Packed(packed) => (packed, block.start),
         };
-        let m = out.len() / p.n;
-        let tile_rows = M_BLOCK.next_multiple_of(mr);
-        // Few rows: the columns are cut too, so that every worker finds something to do.
-        let wanted =
-            (cx.executor.workers() * TASKS_PER_WORKER).div_ceil(m.div_ceil(tile_rows).max(1));
-        let tile_columns = columns.div_ceil(wanted).next_multiple_of(nr);
+        let residual = p.epilogue.residual;
+        let (out, [x, packed, bias, scales, zeros, residual_rows]) = cx.arena.split_bytes(
+            p.out,
+            [
+                p.x,
+                packed,
+                self.biases.unwrap_or(none),
+                self.scales.unwrap_or(none),
+                none,
+                residual.unwrap_or(none),
+            ],
+        );
+        let data = match panels {
+            Source::Packed(_) => packed,
+            Source::InPlace => cx.weights.read(&weight, 0, weight.bytes, &mut [])?,
+        };
+        let m = p.out.row_count() / p.samples;
+        let out = &mut floats_of_mut(out)[sample * m * width..][..m * width];
+        let columns = sizes.panels() / 2;
+        let gate = match (p.epilogue.geglu, panels) {
+            (false, _) => None,
+            (true, Source::Packed(_)) => Some(Gate { data: block.len(), columns }),
+            (true, Source::InPlace) => Some(Gate { data: columns, columns }),
+        };
         let tiles = Tiles {
             isa: cx.isa,
             rows,
-            gather: Gather { data: x, zeros, offsets: &[], taps: p.taps, channels: block.channels },
-            first_channel: block.channel,
-            packed,
-            first_column: column,
-            end,
-            n: p.n,
+            form,
+            sizes,
+            first_row: sample * m,
+            x,
+            zeros,
+            data,
+            data_first: offset,
+            gate,
+            accumulate: p.epilogue.accumulate,
+            bias: self.biases.map(|_| floats_of(bias)),
+            scales: self.scales.map(|_| floats_of(scales)),
+            residual: residual.map(|_| floats_of(residual_rows)),
+            activation: p.epilogue.activation,
+            width,
         };
-        let tile = [tile_rows, tile_columns];
-        let columns = column..column + columns;
-        for_each_tile(cx.executor, out, p.n, columns, tile, &mut [], |tile, _| tiles.compute(tile));
+        let columns = block.start * PANEL..width.min(block.end * PANEL);
+        let row_bytes = form.row_bytes(sizes.channels);
+        let panel = sizes.panel_bytes(form) * if gate.is_some() { 2 } else { 1 };
+        let tile = tile_size(cx.isa, cx.executor.workers(), [m, columns.len()], row_bytes, panel);
+        for_each_tile(cx.executor, out, width, columns, tile, &mut [], |tile, _| {
+            tiles.compute(tile);
+        });
+        Ok(())
     }
+}
+
+/// Rows and columns of a task: so many columns that their panels stay in a core's cache, so many
+/// rows that the columns are worth fetching, and so few of both that all workers find something to
+/// do.
+fn tile_size(
+    isa: Isa,
+    workers: usize,
+    [m, n]: [usize; 2],
+    row_bytes: usize,
+    panel: usize,
+) -> [usize; 2] {
+    let step = PANEL * isa.tile_panels();
+    let mr = isa.tile_rows()[isa.tile_panels() - 1];
+    let wanted = workers * TASKS_PER_WORKER;
+    let most_columns = (COLUMN_BYTES / panel.max(1) * PANEL).max(step);
+    let most_rows = (ROW_BYTES / row_bytes.max(1)).max(mr);
+    let row_blocks = m.div_ceil(most_rows);
+    let column_blocks = n.div_ceil(most_columns);
+    // What is missing is cut from the longer side first: rows while a task keeps eight tiles.
+    let missing = wanted.div_ceil(row_blocks * column_blocks);
+    let more_rows = missing.min((m / row_blocks / (8 * mr)).max(1));
+    let missing = missing.div_ceil(more_rows);
+    let rows = m.div_ceil(row_blocks * more_rows).next_multiple_of(mr);
+    let columns = n.div_ceil(column_blocks * missing).next_multiple_of(step);
+    [rows, columns]
 }
 
 /// All that the tiles of one block have in common.
 struct Tiles<'a, R> {
     isa: Isa,
     rows: &'a R,
-    gather: Gather<'a>,
-    first_channel: usize,
-    packed: &'a [f32],
-    first_column: usize,
-    end: End<'a>,
-    n: usize,
+    form: Form,
+    sizes: Sizes,
+    /// The output's first row, as `rows` counts.
+    first_row: usize,
+    x: &'a [u8],
+    zeros: &'a [u8],
+    /// Panels, the first of which is number `data_first`.
+    data: &'a [u8],
+    data_first: usize,
+    gate: Option<Gate>,
+    bias: Option<&'a [f32]>,
+    scales: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+    accumulate: bool,
+    activation: Option<Activation>,
+    /// Columns of the output.
+    width: usize,
 }
 
 impl<R: Rows> Tiles<'_, R> {
-    /// One worker's tile: panel by panel, so that a panel is in the cache for all rows.
+    /// One worker's tile: tile of rows by tile of rows, each with all columns.
     fn compute(&self, mut tile: TileMut<'_>) {
-        let [mr, nr] = self.isa.gemm_f32_tile();
         let place = tile.place();
-        let k = self.gather.taps * self.gather.channels;
-        for column in (0..place.columns).step_by(nr) {
-            let panel = (place.column - self.first_column + column) / nr;
-            let panel = &self.packed[panel * nr * k..][..nr * k];
-            for row in (0..place.rows).step_by(mr) {
-                let rows = mr.min(place.rows - row);
-                let offsets = self.offsets(place.row + row, rows, mr);
-                let gather = Gather { offsets: &offsets, ..self.gather };
-                let mut sums = [0.0; MR_MAX * NR_MAX];
-                self.isa.gemm_f32(&gather, panel, &mut sums);
-                let sums = Sums { sums: &sums, nr, row, column };
-                self.end.store(&mut tile, self.n, sums, rows);
-            }
-        }
-    }
-
-    /// Where `rows` rows from `first` on lie, tap by tap.
-    fn offsets(&self, first: usize, rows: usize, mr: usize) -> [usize; MAX_TAPS * MR_MAX] {
+        let wide = if self.gate.is_some() { 2 } else { self.isa.tile_panels() };
+        let mr = self.isa.tile_rows()[wide - 1];
+        let row_bytes = self.form.row_bytes(self.sizes.channels);
         let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
-        for (tap, offsets) in offsets.chunks_exact_mut(mr).take(self.gather.taps).enumerate() {
-            for (r, offset) in offsets.iter_mut().enumerate().take(rows) {
-                let begin = self.rows.offset(first + r, tap);
-                *offset = if begin == NO_ROW { begin } else { begin + self.first_channel };
+        for row in (0..place.rows).step_by(mr) {
+            let rows = mr.min(place.rows - row);
+            self.rows.gather(self.first_row + place.row + row, rows, &mut offsets);
+            for offset in &mut offsets[..self.sizes.taps * MR_MAX] {
+                *offset = if *offset == NO_ROW { NO_ROW } else { *offset * row_bytes };
             }
+            let gather = Gather {
+                data: self.x,
+                zeros: self.zeros,
+                offsets: &offsets,
+                taps: self.sizes.taps,
+                steps: self.form.steps(self.sizes.channels),
+                row_bytes,
+            };
+            self.one(&mut tile, [row, rows], &gather);
         }
-        offsets
     }
-}
 
-/// What the kernel computed, and where it belongs in the worker's tile.
-struct Sums<'a> {
-    sums: &'a [f32],
-    nr: usize,
-    row: usize,
-    column: usize,
-}
-
-/// What happens at the end of a block of k: the first stores, the others add, the last adds bias
-/// and residual.
-struct End<'a> {
-    first: bool,
-    bias: Option<&'a [f32]>,
-    residual: Option<&'a [f32]>,
-}
-
-impl End<'_> {
-    fn store(&self, tile: &mut TileMut<'_>, n: usize, sums: Sums<'_>, rows: usize) {
+    /// Some rows of the tile, with all its columns.
+    fn one(&self, tile: &mut TileMut<'_>, [row, rows]: [usize; 2], gather: &Gather<'_>) {
         let place = tile.place();
-        let columns = sums.nr.min(place.columns - sums.column);
-        let column = place.column + sums.column;
-        for r in 0..rows {
-            let row = place.row + sums.row + r;
-            let out = &mut tile.row(sums.row + r)[sums.column..][..columns];
-            let sums = &sums.sums[r * sums.nr..][..columns];
-            if self.first {
-                out.copy_from_slice(sums);
-            } else {
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-            }
-            if let Some(bias) = self.bias {
-                out.iter_mut().zip(&bias[column..]).for_each(|(out, bias)| *out += bias);
-            }
-            if let Some(residual) = self.residual {
-                let residual = &residual[row * n + column..];
-                out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
-            }
-        }
+        let first = place.column / PANEL;
+        let panel = self.sizes.panel_bytes(self.form);
+        let scales = self.scales.map_or(&[][..], |all| &all[first * self.sizes.scales()..]);
+        let panels = Panels {
+            data: &self.data[(first - self.data_first) * panel..],
+            scales,
+            gate: self.gate,
+        };
+        let residual: Option<[&[f32]; MR_MAX]> = self.residual.map(|residual| {
+            core::array::from_fn(|r| match r < rows {
+                false => &[][..],
+                true => {
+                    let row = self.first_row + place.row + row + r;
+                    &residual[row * self.width + place.column..][..place.columns]
+                }
+            })
+        });
+        let mut out: [&mut [f32]; MR_MAX] = tile.rows(row, 0..place.columns);
+        let mut finish = Finish {
+            out: &mut out[..rows],
+            bias: self.bias.map(|bias| &bias[place.column..]),
+            residual: residual.as_ref().map(|rows| &rows[..]),
+            accumulate: self.accumulate,
+            activation: self.activation,
+        };
+        self.isa.product(self.form.into(), gather, &panels, &mut finish);
     }
 }
 
 /// The checkpoint's bytes of some output channels: `[columns, channels, taps]`.
-struct Source<'a> {
+struct Plain<'a> {
     bytes: &'a [u8],
-    dtype: DType,
-    taps: usize,
-    channels: usize,
+    weight: Weight,
+    sizes: Sizes,
     columns: usize,
 }
 
-impl Source<'_> {
-    /// Packs `nr` columns from `column` on into a panel `[taps, channels, nr]`; columns that are
-    /// not there are 0.
-    fn pack(&self, isa: Isa, block: KBlock, column: usize, nr: usize, panel: &mut [f32]) {
-        if column + nr > self.columns {
+impl Plain<'_> {
+    /// Packs the columns from `column` on into a panel; columns that are not there are 0.
+    fn pack(&self, isa: Isa, column: usize, panel: &mut [f32]) {
+        let Sizes { channels, taps, .. } = self.sizes;
+        if column + PANEL > self.columns {
             panel.fill(0.0);
         }
-        let size = self.dtype.bytes();
+        let size = self.weight.dtype.bytes();
         let mut run = [0.0; RUN];
-        for j in 0..nr.min(self.columns.saturating_sub(column)) {
-            let row = ((column + j) * self.channels + block.channel) * self.taps;
-            for channel in (0..block.channels).step_by(RUN / MAX_TAPS) {
-                let count = (RUN / MAX_TAPS).min(block.channels - channel);
-                let run = &mut run[..count * self.taps];
-                let first = row + channel * self.taps;
+        for j in 0..PANEL.min(self.columns.saturating_sub(column)) {
+            let row = (column + j) * channels * taps;
+            for channel in (0..channels).step_by(RUN / MAX_TAPS) {
+                let count = (RUN / MAX_TAPS).min(channels - channel);
+                let run = &mut run[..count * taps];
+                let first = row + channel * taps;
                 let bytes = &self.bytes[first * size..(first + run.len()) * size];
-                to_f32(isa, self.dtype, bytes, run);
-                for tap in 0..self.taps {
-                    let column = &mut panel[(tap * block.channels + channel) * nr + j..];
-                    let values = run[tap..].iter().step_by(self.taps);
-                    column.iter_mut().step_by(nr).zip(values).for_each(|(to, from)| *to = *from);
+                to_f32(isa, self.weight.dtype, bytes, run);
+                for tap in 0..taps {
+                    let column = &mut panel[(tap * channels + channel) * PANEL + j..];
+                    let values = run[tap..].iter().step_by(taps);
+                    column.iter_mut().step_by(PANEL).zip(values).for_each(|(to, from)| *to = *from);
                 }
             }
         }
@@ -310,16 +482,19 @@ impl Source<'_> {
 }
 
 /// # Errors
-/// [`Error::Shape`] where the residual is not of the output's shape.
-pub(super) fn check_residual(
+/// [`Error::Shape`] where what is added does not fit the output of so many samples.
+pub(super) fn check_epilogue(
     what: &'static str,
-    residual: Option<Tensor>,
+    epilogue: &Epilogue,
     out: Shape,
+    samples: usize,
 ) -> Result<()> {
-    match residual {
-        Some(residual) if residual.shape() != out => {
-            Err(Error::Shape { what, expected: out.to_dims(), found: residual.shape().to_dims() })
-        }
-        _ => Ok(()),
+    if let Some(residual) = epilogue.residual {
+        residual.expect(what, out)?;
     }
+    if let Some(shift) = epilogue.per_sample {
+        let n = out.as_slice().last().copied().unwrap_or(1);
+        shift.expect(what, Shape::new([samples, n]))?;
+    }
+    Ok(())
 }

@@ -1,39 +1,41 @@
 //! Linear layers: one product with the rows of the input.
 
-use super::context::Context;
-use super::gemm::{Gemm, Rows, check_residual, gemm};
+use super::context::{Context, Matrix};
+use super::gemm::{Epilogue, Gemm, Rows, check_epilogue, gemm};
 use super::observe::Op;
+use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::packed::Sizes;
+use crate::tensor::{PANEL, Tensor};
 use crate::weights::Weight;
 
 /// Rows that lie one after the other.
-struct Contiguous {
-    channels: usize,
-}
+struct Contiguous;
 
 impl Rows for Contiguous {
-    fn offset(&self, row: usize, _tap: usize) -> usize {
-        row * self.channels
+    fn gather(&self, first: usize, rows: usize, out: &mut [usize; MAX_TAPS * MR_MAX]) {
+        for (r, row) in out.iter_mut().enumerate().take(MR_MAX) {
+            *row = if r < rows { first + r } else { NO_ROW };
+        }
     }
 }
 
-/// `x · weightᵀ + bias + residual`: `[.., k]` to `[.., n]`, for a weight `[n, k]` or `[n, k, 1,
-/// 1]`.
+/// `x · weightᵀ + bias + …`: `[.., k]` to `[.., n]`, for a weight `[n, k]` or `[n, k, 1, 1]`. x is
+/// in any form; that of the weight costs nothing.
 ///
 /// # Errors
-/// [`Error::Shape`] where x has not k channels or the residual is not of the output's shape, and
+/// [`Error::Shape`] where x has not k channels or what is added is not of the output's shape, and
 /// those of memory and weights.
 pub fn linear(
     cx: &mut Context<'_>,
     x: Tensor,
-    weight: Weight,
+    matrix: Matrix,
     bias: Option<Weight>,
-    residual: Option<Tensor>,
+    epilogue: Epilogue,
 ) -> Result<Tensor> {
-    let [n, _] = features(weight);
-    let out = cx.tensor(x.shape().with_last(n))?;
-    linear_into(cx, x, weight, bias, residual, out)?;
+    let halves = if epilogue.geglu { 2 } else { 1 };
+    let out = cx.tensor(x.shape().with_last(matrix.sizes.n / halves))?;
+    linear_into(cx, x, matrix, bias, epilogue, out)?;
     Ok(out)
 }
 
@@ -44,25 +46,29 @@ pub fn linear(
 pub fn linear_into(
     cx: &mut Context<'_>,
     x: Tensor,
-    weight: Weight,
+    matrix: Matrix,
     bias: Option<Weight>,
-    residual: Option<Tensor>,
+    epilogue: Epilogue,
     out: Tensor,
 ) -> Result<()> {
-    let [n, k] = features(weight);
-    if x.channels() != k {
-        let expected = x.shape().with_last(k).to_dims();
+    let Sizes { n, channels, taps } = matrix.sizes;
+    if x.channels() != channels || taps != 1 {
+        let expected = x.shape().with_last(channels).to_dims();
         return Err(Error::Shape { what: "linear", expected, found: x.shape().to_dims() });
     }
-    out.expect("linear", x.shape().with_last(n))?;
-    check_residual("linear", residual, out.shape())?;
-    let product = Gemm { x, weight, bias, residual, out, taps: 1, channels: k, n };
-    gemm(cx, product, &Contiguous { channels: k })?;
+    let halves = if epilogue.geglu { 2 } else { 1 };
+    if !n.is_multiple_of(halves * if epilogue.geglu { PANEL } else { 1 }) {
+        let expected = x.shape().with_last(n.next_multiple_of(halves * PANEL)).to_dims();
+        let found = x.shape().with_last(n).to_dims();
+        return Err(Error::Shape { what: "linear's gate", expected, found });
+    }
+    out.expect("linear", x.shape().with_last(n / halves))?;
+    let samples = match epilogue.per_sample {
+        None => 1,
+        Some(_) => x.samples("linear")?[0],
+    };
+    check_epilogue("linear", &epilogue, out.shape(), samples)?;
+    gemm(cx, Gemm { x, matrix, bias, epilogue, out, samples }, &Contiguous)?;
     cx.ended(Op::Linear, out);
     Ok(())
-}
-
-/// n and k: what comes out and what goes in.
-fn features(weight: Weight) -> [usize; 2] {
-    weight.shape.as_slice().split_first().map_or([1, 1], |(&n, rest)| [n, rest.iter().product()])
 }

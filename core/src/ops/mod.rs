@@ -9,6 +9,7 @@ mod activation;
 mod attention;
 mod context;
 mod conv2d;
+mod convert;
 mod elementwise;
 mod embedding;
 mod gemm;
@@ -20,14 +21,15 @@ mod layout;
 
 pub use crate::arch::Activation;
 pub use activation::{activate_in_place, geglu};
-pub use attention::attention;
-pub use context::{Context, Tally};
+pub use attention::{Attention, attention};
+pub use context::{Context, Matrix, Tally};
 pub use conv2d::{Conv2d, conv2d};
 pub use elementwise::{
     add_in_place, add_per_channel_in_place, concat, copy_into, fill, scale_add_in_place,
     scale_shift_in_place, slice_channels,
 };
 pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoidal_embedding};
+pub use gemm::Epilogue;
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};

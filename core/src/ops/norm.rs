@@ -4,15 +4,20 @@
 //! so that a large mean costs no precision; the blocks are the same whatever the number of threads.
 
 use super::context::Context;
+use super::convert::write_row;
 use super::observe::Op;
-use crate::arch::{Activation, Isa};
+use crate::arch::Activation;
 use crate::error::{Error, Result};
-use crate::exec::{Executor, for_each_chunk};
-use crate::tensor::{Shape, Tensor};
+use crate::exec::for_each_chunk;
+use crate::mem::{floats_of, floats_of_mut};
+use crate::tensor::{Form, Shape, Tensor};
 use crate::weights::Weight;
 
 /// The most blocks of pixels whose statistics are taken apart, and merged afterwards.
 const MAX_BLOCKS: usize = 64;
+
+/// Elements in one task, about.
+const TASK: usize = 16 * 1024;
 
 /// The fewest pixels in a block.
 const MIN_BLOCK: usize = 16;
@@ -28,10 +33,19 @@ pub struct GroupNorm {
     pub scale_shift: Option<Tensor>,
     /// Applied last.
     pub activation: Option<Activation>,
+    /// How the result's rows are stored.
+    pub form: Form,
+}
+
+impl GroupNorm {
+    /// The result's rows are stored in this form.
+    pub const fn in_form(self, form: Form) -> Self {
+        Self { form, ..self }
+    }
 }
 
 /// `[n, .., c]` normalised over each sample's groups of channels (Wu and He 2018), then scaled and
-/// shifted by `weight` and `bias` `[c]`.
+/// shifted by `weight` and `bias` `[c]`; its rows in [`GroupNorm::form`].
 ///
 /// # Errors
 /// [`Error::Shape`] where x has fewer than two dimensions, the groups do not divide the channels or
@@ -43,23 +57,48 @@ pub fn group_norm(
     bias: Weight,
     norm: GroupNorm,
 ) -> Result<Tensor> {
-    let out = cx.tensor(x.shape())?;
-    let channels = x.channels();
+    let out = cx.tensor_in(x.shape(), norm.form)?;
+    let c = x.channels();
     cx.scratch(|cx| {
         let affine = statistics(cx, x, weight, bias, norm)?;
+        let row = if norm.form == Form::F32 { 0 } else { c };
+        let scratch = cx.tensor(Shape::new([cx.executor.workers(), row]))?;
         if cx.is_planning() || x.is_empty() {
             return Ok(());
         }
-        let (out, [x, affine]) = cx.arena.split(out, [x, affine]);
-        out.copy_from_slice(x);
-        affine_rows(cx.isa, cx.executor, out, affine, channels, norm.activation);
+        let (isa, bytes) = (cx.isa, out.row_bytes());
+        let ([out, scratch], [x, affine]) = cx.arena.split_bytes_two([out, scratch], [x, affine]);
+        let (x, affine, scratch) = (floats_of(x), floats_of(affine), floats_of_mut(scratch));
+        let (samples, rows) = (affine.len() / (3 * c), (TASK / c).max(1));
+        let pixels = x.len() / c / samples;
+        for sample in 0..samples {
+            let affine = &affine[sample * 3 * c..][..3 * c];
+            let x = &x[sample * pixels * c..][..pixels * c];
+            let out = &mut out[sample * pixels * bytes..][..pixels * bytes];
+            for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, row| {
+                let x = x[index * rows * c..].chunks_exact(c);
+                for (x, out) in x.zip(out.chunks_exact_mut(bytes)) {
+                    let to = match norm.form {
+                        Form::F32 => floats_of_mut(out),
+                        _ => &mut *row,
+                    };
+                    isa.normalise_f32(x, affine, to);
+                    if let Some(activation) = norm.activation {
+                        isa.activate_f32(activation, to);
+                    }
+                    if norm.form != Form::F32 {
+                        write_row(isa, norm.form, row, out);
+                    }
+                }
+            });
+        }
         Ok(())
     })?;
     cx.ended(Op::GroupNorm, out);
     Ok(out)
 }
 
-/// [`group_norm`], x itself.
+/// [`group_norm`], x itself, which stays f32.
 ///
 /// # Errors
 /// As [`group_norm`].
@@ -70,45 +109,32 @@ pub fn group_norm_in_place(
     bias: Weight,
     norm: GroupNorm,
 ) -> Result<()> {
-    let channels = x.channels();
+    let c = x.channels();
     cx.scratch(|cx| {
         let affine = statistics(cx, x, weight, bias, norm)?;
+        let scratch = cx.tensor(Shape::new([cx.executor.workers(), c]))?;
         if cx.is_planning() || x.is_empty() {
             return Ok(());
         }
-        let (x, [affine]) = cx.arena.split(x, [affine]);
-        affine_rows(cx.isa, cx.executor, x, affine, channels, norm.activation);
+        let isa = cx.isa;
+        let ([x, scratch], [affine]) = cx.arena.split_two([x, scratch], [affine]);
+        let sample = x.len() / (affine.len() / (3 * c));
+        let rows = (TASK / c).max(1);
+        for (x, affine) in x.chunks_exact_mut(sample).zip(affine.chunks_exact(3 * c)) {
+            for_each_chunk(cx.executor, x, rows * c, scratch, |_, rows, scratch| {
+                for row in rows.chunks_exact_mut(c) {
+                    scratch.copy_from_slice(row);
+                    isa.normalise_f32(scratch, affine, row);
+                    if let Some(activation) = norm.activation {
+                        isa.activate_f32(activation, row);
+                    }
+                }
+            });
+        }
         Ok(())
     })?;
     cx.ended(Op::GroupNorm, x);
     Ok(())
-}
-
-/// Applies `[n, 3, c]` (mean, scale, shift) to the rows of x.
-fn affine_rows(
-    isa: Isa,
-    executor: &dyn Executor,
-    x: &mut [f32],
-    affine: &[f32],
-    c: usize,
-    activation: Option<Activation>,
-) {
-    /// Elements in one task, about.
-    const TASK: usize = 16 * 1024;
-    let sample = x.len() / (affine.len() / (3 * c));
-    let rows = (TASK / c).max(1);
-    for (x, affine) in x.chunks_exact_mut(sample).zip(affine.chunks_exact(3 * c)) {
-        let (mean, rest) = affine.split_at(c);
-        let (scale, shift) = rest.split_at(c);
-        for_each_chunk::<_, f32>(executor, x, rows * c, &mut [], |_, rows, _| {
-            for row in rows.chunks_exact_mut(c) {
-                isa.normalise_f32(row, mean, scale, shift);
-            }
-            if let Some(activation) = activation {
-                isa.activate_f32(activation, rows);
-            }
-        });
-    }
 }
 
 /// `[n, 3, c]`: what to subtract from each channel, then multiply it with, then add to it.
@@ -137,12 +163,13 @@ fn statistics(
         if cx.is_planning() || x.is_empty() {
             return Ok(());
         }
+        let isa = cx.isa;
         let (out, [pixels_of_x]) = cx.arena.split(moments, [x]);
         for_each_chunk::<_, f32>(cx.executor, out, 2 * c, &mut [], |index, moments, _| {
             let (sample, number) = (index / blocks, index % blocks);
             let first = sample * pixels + number * block;
             let count = block.min(pixels - number * block);
-            block_moments(&pixels_of_x[first * c..(first + count) * c], moments);
+            isa.moments_f32(&pixels_of_x[first * c..(first + count) * c], moments);
         });
         let extra = norm.scale_shift.unwrap_or(weight);
         let (affine, [moments, weight, bias, extra]) =
@@ -163,25 +190,6 @@ fn statistics(
         Ok(())
     })?;
     Ok(affine)
-}
-
-/// The mean of each channel over a block of pixels `[pixels, c]`, and the sum of squared deviations
-/// from it: `[2, c]`.
-fn block_moments(x: &[f32], moments: &mut [f32]) {
-    let c = moments.len() / 2;
-    let (mean, squares) = moments.split_at_mut(c);
-    mean.fill(0.0);
-    squares.fill(0.0);
-    for row in x.chunks_exact(c) {
-        mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x);
-    }
-    let count = (x.len() / c) as f32;
-    mean.iter_mut().for_each(|mean| *mean /= count);
-    for row in x.chunks_exact(c) {
-        for ((square, mean), x) in squares.iter_mut().zip(&*mean).zip(row) {
-            *square += (x - mean) * (x - mean);
-        }
-    }
 }
 
 /// How one sample's channels and pixels are grouped.
@@ -220,7 +228,7 @@ impl Groups {
 }
 
 /// `[.., c]`, each row normalised over its channels (Ba, Kiros and Hinton 2016), then scaled and
-/// shifted by `weight` and `bias` `[c]`.
+/// shifted by `weight` and `bias` `[c]`; its rows in `form`.
 ///
 /// # Errors
 /// [`Error::WeightShape`] where the weights are not of c elements, and those of memory and weights.
@@ -230,23 +238,32 @@ pub fn layer_norm(
     weight: Weight,
     bias: Weight,
     eps: f32,
+    form: Form,
 ) -> Result<Tensor> {
     let c = x.channels();
-    let out = cx.tensor(x.shape())?;
+    let out = cx.tensor_in(x.shape(), form)?;
     cx.scratch(|cx| {
         let weight = cx.load_or(Some(weight), c, 1.0)?;
         let bias = cx.load_or(Some(bias), c, 0.0)?;
+        let row = if form == Form::F32 { 0 } else { c };
+        let scratch = cx.tensor(Shape::new([cx.executor.workers(), row]))?;
         if cx.is_planning() || x.is_empty() {
             return Ok(());
         }
-        let (rows, [x, weight, bias]) = cx.arena.split(out, [x, weight, bias]);
-        for_each_chunk::<_, f32>(cx.executor, rows, c, &mut [], |row, out, _| {
-            let x = &x[row * c..][..c];
-            let mean = x.iter().sum::<f32>() / c as f32;
-            let squares = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>();
-            let scale = 1.0 / libm::sqrtf(squares / c as f32 + eps);
-            for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
-                *out = (x - mean) * scale * weight + bias;
+        let (isa, bytes, rows) = (cx.isa, out.row_bytes(), (TASK / c).max(1));
+        let ([out, scratch], [x, weight, bias]) =
+            cx.arena.split_bytes_two([out, scratch], [x, weight, bias]);
+        let [x, weight, bias] = [x, weight, bias].map(floats_of);
+        let scratch = floats_of_mut(scratch);
+        for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, row| {
+            let x = x[index * rows * c..].chunks_exact(c);
+            for (x, out) in x.zip(out.chunks_exact_mut(bytes)) {
+                if form == Form::F32 {
+                    isa.layer_norm_f32(x, weight, bias, eps, floats_of_mut(out));
+                } else {
+                    isa.layer_norm_f32(x, weight, bias, eps, row);
+                    write_row(isa, form, row, out);
+                }
             }
         });
         Ok(())

@@ -10,9 +10,12 @@ use crate::tensor::Shape;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Op {
+    /// A product's input brought to the form that the product is computed in. It costs nothing of
+    /// its own: what the product costs is told at the product's end.
+    Convert,
     /// A convolution, with its bias and residual.
     Conv2d,
-    /// A linear layer, with its bias and residual.
+    /// A linear layer, with its bias, residual, activation or gate.
     Linear,
     /// Scaled dot-product attention, without its projections.
     Attention,
@@ -22,7 +25,7 @@ pub enum Op {
     LayerNorm,
     /// A function of one element.
     Activation,
-    /// The gated activation of a feed-forward layer.
+    /// The gated activation of a feed-forward layer, where it stands alone.
     Geglu,
     /// Sums and products, element by element.
     Elementwise,
@@ -38,6 +41,7 @@ impl Op {
     /// Its name: `conv2d`, `group_norm`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Convert => "convert",
             Self::Conv2d => "conv2d",
             Self::Linear => "linear",
             Self::Attention => "attention",
@@ -63,7 +67,7 @@ pub struct Event<'a> {
     /// The shape of what it wrote.
     pub shape: Shape,
     /// What was counted since the end of the op before: over a walk, the costs add up to its
-    /// [`Tally`].
+    /// [`Tally`]; only a weight that is read again and again counts each time here, and once there.
     pub cost: Tally,
 }
 

@@ -25,10 +25,12 @@ pub enum DType {
     U8,
     /// A byte that is 0 or 1.
     Bool,
+    /// Rows of activations in [`Form::Q8`](super::Form::Q8): in the arena only, no file has it.
+    Q8,
 }
 
 impl DType {
-    /// All types, with their safetensors names.
+    /// All types that files have, with their safetensors names.
     pub const ALL: [(Self, &'static str); 10] = [
         (Self::F64, "F64"),
         (Self::F32, "F32"),
@@ -48,7 +50,7 @@ impl DType {
             Self::F64 | Self::I64 => 8,
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 | Self::I16 => 2,
-            Self::I8 | Self::U8 | Self::Bool => 1,
+            Self::I8 | Self::U8 | Self::Bool | Self::Q8 => 1,
         }
     }
 

@@ -28,13 +28,15 @@ impl Tensor {
     /// # Errors
     /// [`Error::Overflow`] where its size does not fit `usize`.
     pub(crate) fn new(offset: usize, shape: Shape, dtype: DType) -> Result<Self> {
-        shape
-            .elements()?
-            .checked_mul(dtype.bytes())
+        let elements = shape.elements()?;
+        let tensor = Self { offset, shape, dtype };
+        // A row is at most as long as 16 times its elements, or it has none.
+        elements
+            .checked_mul(if dtype == DType::Q8 { 16 } else { 2 * dtype.bytes() })
             .and_then(|bytes| bytes.checked_add(offset))
             .filter(|&end| end <= isize::MAX as usize)
             .ok_or(Error::Overflow { what: "a tensor" })?;
-        Ok(Self { offset, shape, dtype })
+        Ok(tensor)
     }
 
     /// Bytes from the arena's beginning.
@@ -73,7 +75,22 @@ impl Tensor {
 
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
-        self.len() * self.dtype.bytes()
+        self.row_count() * self.row_bytes()
+    }
+
+    /// Size of a row of channels in bytes.
+    pub fn row_bytes(&self) -> usize {
+        let channels = self.channels();
+        match self.dtype {
+            DType::BF16 => Form::Bf16.row_bytes(channels),
+            DType::Q8 => Form::Q8.row_bytes(channels),
+            dtype => channels * dtype.bytes(),
+        }
+    }
+
+    /// How the rows are stored.
+    pub fn form(&self) -> Form {
+        Form::of(self.dtype)
     }
 
     /// The last dimension: channels.
@@ -118,7 +135,7 @@ impl Tensor {
         let limit = self.row_count();
         match start.checked_add(count) {
             Some(end) if end <= limit => Ok(Self {
-                offset: self.offset + start * self.channels() * self.dtype.bytes(),
+                offset: self.offset + start * self.row_bytes(),
                 shape: Shape::new([count, self.channels()]),
                 dtype: self.dtype,
             }),

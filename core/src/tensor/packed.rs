@@ -110,13 +110,17 @@ impl Form {
         match self {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
-            Self::Q8 => DType::U8,
+            Self::Q8 => DType::Q8,
         }
     }
 
-    /// The last dimension of a tensor of such rows.
-    pub const fn row_elements(self, channels: usize) -> usize {
-        self.row_bytes(channels) / self.dtype().bytes()
+    /// The form of rows of this type.
+    pub const fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::BF16 => Self::Bf16,
+            DType::Q8 => Self::Q8,
+            _ => Self::F32,
+        }
     }
 }
 
@@ -211,7 +215,7 @@ pub fn pack_panel(
     panel.data.fill(0);
     for j in 0..PANEL.min(n - first) {
         let row = &weight[(first + j) * channels * taps..][..channels * taps];
-        let mut column = Column::new(packing, sizes, row, j, panel);
+        let column = Column::new(packing, sizes, row, j, panel);
         for tap in 0..taps {
             for channel in 0..channels {
                 let at = ((tap * steps + channel / step) * PANEL + j) * step + channel % step;

@@ -45,6 +45,15 @@ pub trait Weights {
     /// Where the source itself fails; a weight that is not there is `Ok(None)`.
     fn find(&mut self, name: &str, expected: Shape) -> Result<Option<Weight>>;
 
+    /// [`Weights::find`] for the weight of a product, which may be packed (see
+    /// [`packed`](crate::tensor::packed)).
+    ///
+    /// # Errors
+    /// As [`Weights::find`].
+    fn find_matrix(&mut self, name: &str, expected: Shape) -> Result<Option<Weight>> {
+        self.find(name, expected)
+    }
+
     /// Whether there is a weight called `name`: asked where checkpoints know two namings.
     fn contains(&mut self, name: &str) -> bool;
 

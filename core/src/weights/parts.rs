@@ -21,16 +21,31 @@ fn without_prefix<'n>(name: &'n str, prefix: &str) -> Option<&'n str> {
     if prefix.is_empty() { Some(name) } else { name.strip_prefix(prefix)?.strip_prefix('.') }
 }
 
-impl Weights for Parts<'_, '_> {
-    fn find(&mut self, name: &str, expected: Shape) -> Result<Option<Weight>> {
+impl Parts<'_, '_> {
+    /// What the first part that answers to `name` finds.
+    fn each(
+        &mut self,
+        name: &str,
+        mut find: impl FnMut(&mut dyn Weights, &str) -> Result<Option<Weight>>,
+    ) -> Result<Option<Weight>> {
         for (part, number) in self.0.iter_mut().zip(0..) {
             if let Some(name) = without_prefix(name, part.prefix)
-                && let Some(weight) = part.weights.find(name, expected)?
+                && let Some(weight) = find(part.weights, name)?
             {
                 return Ok(Some(Weight { part: number, ..weight }));
             }
         }
         Ok(None)
+    }
+}
+
+impl Weights for Parts<'_, '_> {
+    fn find(&mut self, name: &str, expected: Shape) -> Result<Option<Weight>> {
+        self.each(name, |weights, name| weights.find(name, expected))
+    }
+
+    fn find_matrix(&mut self, name: &str, expected: Shape) -> Result<Option<Weight>> {
+        self.each(name, |weights, name| weights.find_matrix(name, expected))
     }
 
     fn contains(&mut self, name: &str) -> bool {

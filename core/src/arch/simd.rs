@@ -1,0 +1,56 @@
+//! The vector primitives that an instruction set lends to the product tiles of `tile.rs`.
+
+/// A vector register's worth of lanes and what products do with them.
+///
+/// Every step of a product reads four bytes of each row of the left side (one f32, two bf16 or
+/// four 8-bit integers) and, for each column of the right side, the four bytes that go with them.
+///
+/// # Safety
+/// All functions need the CPU's features; those that take a pointer read or write as many bytes as
+/// the register holds (`left…`: four bytes), at any alignment.
+pub(super) trait Simd: Copy {
+    /// f32 lanes of a register.
+    const LANES: usize;
+    /// What [`Simd::left_q8`] takes off the unsigned integers of the left side.
+    const LEFT_BIAS: i32;
+    /// A register of f32.
+    type F: Copy;
+    /// A register of i32.
+    type I: Copy;
+    /// Two bf16 of a row, in every lane, as [`Simd::dot_bf16`] wants them.
+    type LeftBf16: Copy;
+    /// Two bf16 of each column.
+    type RightBf16: Copy;
+    /// Four unsigned integers of a row, in every lane, as [`Simd::dot_q8`] wants them.
+    type LeftQ8: Copy;
+    /// Four signed integers of each column.
+    type RightQ8: Copy;
+
+    unsafe fn zero() -> Self::F;
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(from: *const f32) -> Self::F;
+    unsafe fn store(to: *mut f32, x: Self::F);
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`, rounded once where the CPU can.
+    unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    unsafe fn zero_i32() -> Self::I;
+    unsafe fn splat_i32(x: i32) -> Self::I;
+    /// Whole numbers as f32.
+    unsafe fn to_f32(x: Self::I) -> Self::F;
+    /// f32 that are whole numbers, as integers.
+    unsafe fn to_i32(x: Self::F) -> Self::I;
+    /// `c − a · b`
+    unsafe fn mul_sub_i32(c: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    unsafe fn left_bf16(from: *const u8) -> Self::LeftBf16;
+    unsafe fn right_bf16(from: *const u8) -> Self::RightBf16;
+    /// `sums + a₀·b₀ + a₁·b₁` in each lane.
+    unsafe fn dot_bf16(sums: Self::F, a: Self::LeftBf16, b: Self::RightBf16) -> Self::F;
+
+    unsafe fn left_q8(from: *const u8) -> Self::LeftQ8;
+    unsafe fn right_q8(from: *const u8) -> Self::RightQ8;
+    /// `sums + Σ (aᵢ − LEFT_BIAS)·bᵢ` in each lane, exactly.
+    unsafe fn dot_q8(sums: Self::I, a: Self::LeftQ8, b: Self::RightQ8) -> Self::I;
+}

@@ -1,0 +1,323 @@
+//! Product tiles, written once over the primitives of an instruction set.
+//!
+//! A tile keeps `MR × REGS` registers of sums while it goes through all taps and channels: the left
+//! side's rows are addresses, the right side comes in panels of 16 columns, in the order in which
+//! it is read.
+
+use super::kernels::{Arithmetic, Finish, Gather, MR_MAX, NR_MAX, Panels};
+use super::portable;
+use super::simd::Simd;
+use crate::tensor::PANEL;
+
+/// Bytes of a panel that one step reads: four for each column.
+const STEP: usize = 4 * PANEL;
+
+/// How numbers of one type are multiplied and summed.
+trait Sums<S: Simd> {
+    type Left: Copy;
+    type Right: Copy;
+    type Sum: Copy;
+    unsafe fn zero() -> Self::Sum;
+    unsafe fn left(from: *const u8) -> Self::Left;
+    unsafe fn right(from: *const u8) -> Self::Right;
+    unsafe fn step(sum: Self::Sum, a: Self::Left, b: Self::Right) -> Self::Sum;
+}
+
+struct F32;
+struct Bf16;
+struct Q8;
+
+impl<S: Simd> Sums<S> for F32 {
+    type Left = S::F;
+    type Right = S::F;
+    type Sum = S::F;
+
+    #[inline(always)]
+    unsafe fn zero() -> S::F {
+        unsafe { S::zero() }
+    }
+
+    #[inline(always)]
+    unsafe fn left(from: *const u8) -> S::F {
+        unsafe { S::splat(from.cast::<f32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn right(from: *const u8) -> S::F {
+        unsafe { S::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(sum: S::F, a: S::F, b: S::F) -> S::F {
+        unsafe { S::mul_add(a, b, sum) }
+    }
+}
+
+impl<S: Simd> Sums<S> for Bf16 {
+    type Left = S::LeftBf16;
+    type Right = S::RightBf16;
+    type Sum = S::F;
+
+    #[inline(always)]
+    unsafe fn zero() -> S::F {
+        unsafe { S::zero() }
+    }
+
+    #[inline(always)]
+    unsafe fn left(from: *const u8) -> Self::Left {
+        unsafe { S::left_bf16(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn right(from: *const u8) -> Self::Right {
+        unsafe { S::right_bf16(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(sum: S::F, a: Self::Left, b: Self::Right) -> S::F {
+        unsafe { S::dot_bf16(sum, a, b) }
+    }
+}
+
+impl<S: Simd> Sums<S> for Q8 {
+    type Left = S::LeftQ8;
+    type Right = S::RightQ8;
+    type Sum = S::I;
+
+    #[inline(always)]
+    unsafe fn zero() -> S::I {
+        unsafe { S::zero_i32() }
+    }
+
+    #[inline(always)]
+    unsafe fn left(from: *const u8) -> Self::Left {
+        unsafe { S::left_q8(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn right(from: *const u8) -> Self::Right {
+        unsafe { S::right_q8(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(sum: S::I, a: Self::Left, b: Self::Right) -> S::I {
+        unsafe { S::dot_q8(sum, a, b) }
+    }
+}
+
+/// Goes through the channels of one tap. `right`: the panels' bytes at this tap.
+#[inline(always)]
+unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
+    sums: &mut [[A::Sum; REGS]; MR],
+    rows: &[*const u8; MR],
+    right: &[*const u8; REGS],
+    steps: usize,
+) {
+    for step in 0..steps {
+        // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
+        unsafe {
+            let mut b = [A::right(right[0].add(step * STEP)); REGS];
+            for j in 1..REGS {
+                b[j] = A::right(right[j].add(step * STEP));
+            }
+            for r in 0..MR {
+                let a = A::left(rows[r].add(4 * step));
+                for j in 0..REGS {
+                    sums[r][j] = A::step(sums[r][j], a, b[j]);
+                }
+            }
+        }
+    }
+}
+
+/// The panel of register `j` of a tile that begins at panel `first`, counted with `gate` panels
+/// between a value and its gate, and the register's first column in it.
+#[inline(always)]
+fn place<S: Simd>(first: usize, gate: Option<usize>, j: usize) -> [usize; 2] {
+    let (second, column) = (j * S::LANES / PANEL, j * S::LANES % PANEL);
+    [first + second * gate.unwrap_or(1), column]
+}
+
+/// Where the registers of the right side begin at a tap.
+#[inline(always)]
+unsafe fn registers<S: Simd, const REGS: usize>(
+    a: &Gather<'_>,
+    panels: &Panels<'_>,
+    first: usize,
+    tap: usize,
+) -> [*const u8; REGS] {
+    let mut right = [panels.data.as_ptr(); REGS];
+    for (j, right) in right.iter_mut().enumerate() {
+        let [panel, column] = place::<S>(first, panels.gate.map(|gate| gate.data), j);
+        let offset = (panel * a.taps + tap) * a.steps * STEP + 4 * column;
+        // SAFETY: `Isa::product` has checked the panels' lengths.
+        *right = unsafe { right.add(offset) };
+    }
+    right
+}
+
+#[inline(always)]
+unsafe fn rows_at<const MR: usize>(a: &Gather<'_>, tap: usize) -> [*const u8; MR] {
+    let mut rows = [a.zeros.as_ptr(); MR];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = a.row(a.offsets[tap * MR_MAX + r]);
+    }
+    rows
+}
+
+/// One tile of a product in f32 or bf16: all taps add to the same sums.
+#[inline(always)]
+unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: usize>(
+    a: &Gather<'_>,
+    panels: &Panels<'_>,
+    first: usize,
+    finish: &mut Finish<'_, '_>,
+) {
+    let steps = a.steps;
+    // SAFETY: `Isa::product` has checked all lengths.
+    unsafe {
+        let mut sums = [[A::zero(); REGS]; MR];
+        for tap in 0..a.taps {
+            let rows = rows_at::<MR>(a, tap);
+            let right = registers::<S, REGS>(a, panels, first, tap);
+            one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, steps);
+        }
+        end::<S, MR, REGS>(&sums, panels, first, finish);
+    }
+}
+
+/// One tile of a product in 8-bit integers. The sums of a tap are exact; each row then gets its
+/// zero point taken off and its scale, tap by tap: `Σ_tap scale·(Σ q·w − zero·Σ w)`, times the
+/// column's scale.
+#[inline(always)]
+unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
+    a: &Gather<'_>,
+    panels: &Panels<'_>,
+    first: usize,
+    finish: &mut Finish<'_, '_>,
+) {
+    let steps = a.steps;
+    let gate = panels.gate.map(|gate| gate.columns);
+    let scales = |j: usize, row: usize| {
+        let [panel, column] = place::<S>(first, gate, j);
+        // Inside the scales, as `Isa::product` has checked.
+        panels.scales.as_ptr().wrapping_add((panel * (1 + a.taps) + row) * PANEL + column)
+    };
+    // SAFETY: `Isa::product` has checked all lengths.
+    unsafe {
+        let mut total = [[S::zero(); REGS]; MR];
+        for tap in 0..a.taps {
+            let rows = rows_at::<MR>(a, tap);
+            let right = registers::<S, REGS>(a, panels, first, tap);
+            let mut sums = [[S::zero_i32(); REGS]; MR];
+            one_tap::<S, Q8, MR, REGS>(&mut sums, &rows, &right, steps);
+            let mut columns = [S::zero_i32(); REGS];
+            for (j, column) in columns.iter_mut().enumerate() {
+                *column = S::to_i32(S::load(scales(j, 1 + tap)));
+            }
+            for r in 0..MR {
+                let tail = rows[r].add(4 * steps);
+                let scale = S::splat(tail.cast::<f32>().read_unaligned());
+                let zero = tail.add(4).cast::<i32>().read_unaligned();
+                let zero = S::splat_i32(zero - S::LEFT_BIAS);
+                for j in 0..REGS {
+                    let exact = S::mul_sub_i32(sums[r][j], zero, columns[j]);
+                    total[r][j] = S::mul_add(S::to_f32(exact), scale, total[r][j]);
+                }
+            }
+        }
+        for j in 0..REGS {
+            let scale = S::load(scales(j, 0));
+            for row in total.iter_mut() {
+                row[j] = S::mul(row[j], scale);
+            }
+        }
+        end::<S, MR, REGS>(&total, panels, first, finish);
+    }
+}
+
+/// Adds bias and residual, applies the activation, and stores.
+#[inline(always)]
+unsafe fn end<S: Simd, const MR: usize, const REGS: usize>(
+    sums: &[[S::F; REGS]; MR],
+    panels: &Panels<'_>,
+    first: usize,
+    finish: &mut Finish<'_, '_>,
+) {
+    let whole = REGS * S::LANES;
+    let column = first * PANEL;
+    let gate = panels.gate.map(|gate| gate.columns);
+    // SAFETY: the bias holds whole panels, as `Isa::product` has checked; rows are as long as said.
+    unsafe {
+        let mut bias = [S::zero(); REGS];
+        if let Some(values) = finish.bias {
+            for (j, bias) in bias.iter_mut().enumerate() {
+                let [panel, column] = place::<S>(first, gate, j);
+                *bias = S::load(values.as_ptr().add(panel * PANEL + column));
+            }
+        }
+        for (r, out) in finish.out.iter_mut().enumerate().take(MR) {
+            let out = &mut out[column..];
+            if out.len() >= whole && gate.is_none() {
+                let to = out.as_mut_ptr();
+                for j in 0..REGS {
+                    let mut x = S::add(sums[r][j], bias[j]);
+                    if let Some(residual) = finish.residual {
+                        let from = residual[r].as_ptr().add(column + j * S::LANES);
+                        x = S::add(x, S::load(from));
+                    }
+                    if finish.accumulate {
+                        x = S::add(x, S::load(to.add(j * S::LANES)));
+                    }
+                    S::store(to.add(j * S::LANES), x);
+                }
+                if let Some(activation) = finish.activation {
+                    portable::activate(activation, &mut out[..whole]);
+                }
+                continue;
+            }
+            let mut row = [0.0; NR_MAX];
+            for j in 0..REGS {
+                S::store(row.as_mut_ptr().add(j * S::LANES), S::add(sums[r][j], bias[j]));
+            }
+            let columns = out.len().min(if gate.is_some() { PANEL } else { whole });
+            if gate.is_some() {
+                let (values, gates) = row.split_at_mut(PANEL);
+                portable::gelu_times(gates, values);
+            }
+            let (out, row) = (&mut out[..columns], &mut row[..columns]);
+            if let Some(residual) = finish.residual {
+                portable::scale_add(row, 1.0, &residual[r][column..], 1.0);
+            }
+            if finish.accumulate {
+                portable::scale_add(row, 1.0, out, 1.0);
+            }
+            if let Some(activation) = finish.activation {
+                portable::activate(activation, row);
+            }
+            out.copy_from_slice(row);
+        }
+    }
+}
+
+/// One tile of a product, from panel `first` of the right side on: `REGS` registers wide.
+///
+/// # Safety
+/// The CPU has the features of `S`; `Isa::product` has checked all lengths.
+#[inline(always)]
+pub(super) unsafe fn product<S: Simd, const MR: usize, const REGS: usize>(
+    arithmetic: Arithmetic,
+    a: &Gather<'_>,
+    panels: &Panels<'_>,
+    first: usize,
+    finish: &mut Finish<'_, '_>,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match arithmetic {
+            Arithmetic::F32 => float::<S, F32, MR, REGS>(a, panels, first, finish),
+            Arithmetic::Bf16 => float::<S, Bf16, MR, REGS>(a, panels, first, finish),
+            Arithmetic::Q8 => integer::<S, MR, REGS>(a, panels, first, finish),
+        }
+    }
+}
