@@ -26,9 +26,13 @@ pub mod memory;
 #[forbid(unsafe_code)]
 pub mod output;
 #[forbid(unsafe_code)]
+pub mod packed;
+#[forbid(unsafe_code)]
 pub mod parameters;
 #[forbid(unsafe_code)]
 pub mod picture;
+#[forbid(unsafe_code)]
+pub mod place;
 #[forbid(unsafe_code)]
 pub mod plan;
 #[forbid(unsafe_code)]

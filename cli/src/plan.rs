@@ -1,12 +1,14 @@
 //! `mote plan`: what `generate` would need, known before it starts; and the limit on it.
 
+use std::sync::Arc;
+
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{Arena, Plan};
 use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
 use mote::ops::Context;
 use mote::tensor::DType;
-use mote::weights::{Assumed, InPlace, Part, Parts, Weights};
+use mote::weights::{Assumed, InPlace, Part, Parts, Slot, Weights};
 use serde_json::{Value, json};
 
 use crate::args;
@@ -14,6 +16,8 @@ use crate::checkpoint::Checkpoint;
 use crate::config::autoencoder::Autoencoder;
 use crate::error::{Failure, Result};
 use crate::executor::Pool;
+use crate::packed::{Packed, Within};
+use crate::place::Place;
 use crate::resolve::{self, Networks, Resolved, explain};
 use crate::{isa, print, size};
 
@@ -56,7 +60,12 @@ pub fn pool(threads: Option<u32>) -> Result<Pool> {
 /// The weights of all networks, mapped.
 #[derive(Debug)]
 pub struct Model {
+    /// Those with files of their own.
     networks: Vec<(&'static str, Checkpoint)>,
+    /// Those in a packed file.
+    packed_networks: Vec<&'static str>,
+    /// That file, and room for its index.
+    packed: Option<(Arc<Packed>, Vec<Slot>)>,
 }
 
 impl Model {
@@ -65,10 +74,25 @@ impl Model {
     /// # Errors
     /// Where some are missing or damaged.
     pub fn open(resolved: &Resolved) -> Result<Self> {
-        let open = |(name, folder): &(&'static str, std::path::PathBuf)| {
-            Ok((*name, Checkpoint::open(folder)?))
-        };
-        Ok(Self { networks: resolved.folders.iter().map(open).collect::<Result<_>>()? })
+        Self::of(&resolved.places)
+    }
+
+    /// Maps the weights at these places.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn of(places: &[(&'static str, Place)]) -> Result<Self> {
+        let mut model = Self { networks: Vec::new(), packed_networks: Vec::new(), packed: None };
+        for (network, place) in places {
+            match place.packed() {
+                Some(packed) => {
+                    model.packed_networks.push(network);
+                    model.packed = Some((packed.clone(), Vec::new()));
+                }
+                None => model.networks.push((network, Checkpoint::open(place.path())?)),
+            }
+        }
+        Ok(model)
     }
 
     /// Hands all weights to `body` as one.
@@ -77,14 +101,20 @@ impl Model {
     /// Where a file was altered since it was opened.
     pub fn with_weights<T>(&mut self, body: impl FnOnce(&mut dyn Weights) -> T) -> Result<T> {
         let mut files: Vec<(&str, InPlace<'_>)> = Vec::new();
-        for (name, checkpoint) in &mut self.networks {
+        for (network, checkpoint) in &mut self.networks {
             for file in &mut checkpoint.files {
-                files.push((name, file.weights()?));
+                files.push((network, file.weights()?));
             }
         }
-        let part = |(prefix, weights)| Part { prefix, weights };
+        let mut packed: Vec<Within<'_>> = Vec::new();
+        if let Some((file, slots)) = &mut self.packed {
+            let weights = file.weights(slots)?;
+            packed.extend(self.packed_networks.iter().map(|network| Within { network, weights }));
+        }
         let each = files.iter_mut().map(|(name, weights)| (*name, weights as &mut dyn Weights));
-        let mut parts: Vec<Part<'_>> = each.map(part).collect();
+        let packed = packed.iter_mut().map(|part| (part.network, part as &mut dyn Weights));
+        let part = |(prefix, weights)| Part { prefix, weights };
+        let mut parts: Vec<Part<'_>> = each.chain(packed).map(part).collect();
         Ok(body(&mut Parts(&mut parts)))
     }
 }

@@ -463,7 +463,8 @@ mod tests {
 
     impl Parts {
         fn pack(packing: Packing, sizes: Sizes, weight: &[f32], first: usize) -> Self {
-            let bytes = sizes.panel_bytes(packing.form()) / if packing == Packing::Q4 { 2 } else { 1 };
+            let bytes =
+                sizes.panel_bytes(packing.form()) / if packing == Packing::Q4 { 2 } else { 1 };
             let (quantised, q4) =
                 (matches!(packing, Packing::Q8 | Packing::Q4), packing == Packing::Q4);
             let mut parts = Self {
