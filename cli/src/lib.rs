@@ -12,6 +12,8 @@ pub mod completions;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod convert;
+#[forbid(unsafe_code)]
 pub mod error;
 pub mod executor;
 #[forbid(unsafe_code)]
@@ -56,6 +58,7 @@ use error::Result;
 pub fn run(arguments: args::Cli) -> Result<()> {
     match arguments.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mote::tensor::Shape;
-use mote::weights::{InPlace, MAX_NAME, Name, Slot, Weight, Weights};
+use mote::weights::{InPlace, Name, Slot, Weight, Weights};
 use serde_json::{Map, Value};
 
+use crate::args::Type;
 use crate::checkpoint::{self, Mapped};
 use crate::error::{Failure, Result};
 use crate::{files, size};
@@ -45,7 +46,7 @@ const MAX_NETWORKS: usize = 16;
 #[derive(Debug)]
 pub struct Packed {
     mapped: Mapped,
-    dtype: String,
+    dtype: Type,
     files: BTreeMap<String, Weight>,
     folders: BTreeSet<String>,
     networks: BTreeSet<String>,
@@ -81,7 +82,11 @@ impl Packed {
             ))
             .remedy("Convert the model again with this mote"));
         }
-        let dtype = text("type").to_string();
+        let dtype = Type::from_name(text("type")).ok_or_else(|| {
+            let why =
+                format!("its metadata name the type {:?}, which mote does not know", text("type"));
+            checkpoint::damaged(&path, why)
+        })?;
         let (mut files, mut folders) = (BTreeMap::new(), BTreeSet::from([String::new()]));
         let mut networks = BTreeSet::new();
         for (name, tensor) in mapped.weights()?.index().iter() {
@@ -104,9 +109,9 @@ impl Packed {
         self.mapped.path()
     }
 
-    /// The type that the weights of products have, as `--type` spells it.
-    pub fn dtype(&self) -> &str {
-        &self.dtype
+    /// The type that it was converted to.
+    pub fn dtype(&self) -> Type {
+        self.dtype
     }
 
     /// The networks it has weights of, in the order of their names.
@@ -183,7 +188,7 @@ fn claims_to_be_ours(path: &Path) -> bool {
 /// The weights of one network of a packed file, by their names without the network's.
 #[derive(Clone, Copy, Debug)]
 pub struct Within<'a> {
-    /// What the names in the file begin with, without the dot.
+    /// What the names in the file begin with, without the dot; empty: nothing.
     pub network: &'a str,
     /// All weights of the file.
     pub weights: InPlace<'a>,
@@ -193,12 +198,8 @@ impl Within<'_> {
     /// The name in the file. A name too long for one cannot be in it.
     fn full(&self, name: &str) -> Option<Name> {
         let mut full = Name::new();
-        if self.network.len() + 1 + name.len() > MAX_NAME {
-            return None;
-        }
-        for part in [self.network, ".", name] {
-            full.push_str(part).ok()?;
-        }
+        let dot = if self.network.is_empty() { "" } else { "." };
+        [self.network, dot, name].iter().try_for_each(|part| full.push_str(part)).ok()?;
         Some(full)
     }
 }

@@ -1,5 +1,6 @@
 //! `mote plan`: what `generate` would need, known before it starts; and the limit on it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use mote::arch::Isa;
@@ -12,8 +13,9 @@ use mote::weights::{Assumed, InPlace, Part, Parts, Slot, Weights};
 use serde_json::{Value, json};
 
 use crate::args;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Mapped};
 use crate::config::autoencoder::Autoencoder;
+use crate::convert::Converted;
 use crate::error::{Failure, Result};
 use crate::executor::Pool;
 use crate::packed::{Packed, Within};
@@ -95,6 +97,18 @@ impl Model {
         Ok(model)
     }
 
+    /// All weights in one packed file, under their whole names.
+    pub fn packed(file: Arc<Packed>) -> Self {
+        Self { networks: Vec::new(), packed_networks: vec![""], packed: Some((file, Vec::new())) }
+    }
+
+    /// The files on the disk that weights are read from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = self.networks.iter().flat_map(|(_, checkpoint)| &checkpoint.files);
+        let packed = self.packed.iter().map(|(file, _)| file.path());
+        files.map(Mapped::path).chain(packed)
+    }
+
     /// Hands all weights to `body` as one.
     ///
     /// # Errors
@@ -129,6 +143,22 @@ pub fn plan(
     executor: &dyn Executor,
     weights: &mut dyn Weights,
 ) -> Result<Plan> {
+    match resolved.dtype.filter(|_| resolved.converts) {
+        Some(to) => plan_as_it_is(resolved, isa, executor, &mut Converted::new(weights, to)),
+        None => plan_as_it_is(resolved, isa, executor, weights),
+    }
+}
+
+/// Plans one picture with weights that are converted already, or need not be.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_as_it_is(
+    resolved: &Resolved,
+    isa: Isa,
+    executor: &dyn Executor,
+    weights: &mut dyn Weights,
+) -> Result<Plan> {
     let mut cx = Context::new(Arena::measuring(), isa, executor, weights);
     let planned = resolved.work(0).plan(&mut cx);
     planned.map_err(|error| explain(error, cx.weight_name()))
@@ -152,7 +182,11 @@ pub fn check_limit(
     let failure =
         Failure::new(format!("this needs {needed} of memory, and the limit is {allowed}"));
     let fits = |other: &Resolved| {
-        let plan = self::plan(other, isa, executor, &mut Assumed(DType::F32));
+        let mut plain = Assumed(DType::F32);
+        let plan = match other.dtype {
+            Some(to) => plan_as_it_is(other, isa, executor, &mut Converted::new(&mut plain, to)),
+            None => plan_as_it_is(other, isa, executor, &mut plain),
+        };
         plan.is_ok_and(|plan| plan.arena_bytes as u64 <= limit)
     };
     let mut advice = Vec::new();

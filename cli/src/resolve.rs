@@ -18,13 +18,14 @@ use mote::models::unet_2d_condition::UNet2DConditionConfig;
 use mote::ops::Context;
 use mote::pipeline::{self, ImageSink, InitImage, Sampling, TextToImage, Unconditional, Watch};
 
-use crate::args::{self, Method, Request, Rng, Seed};
+use crate::args::{self, Method, Request, Rng, Seed, Type};
 use crate::config::autoencoder::Autoencoder;
 use crate::config::model_index::Pipeline;
 use crate::config::scheduler::SchedulerConfig;
 use crate::config::{
     autoencoder, clip_text, model_index, scheduler, taesd, unet_2d, unet_2d_condition,
 };
+use crate::convert::{GROUPS, SCALE};
 use crate::error::{Failure, Result};
 use crate::parameters::Parameters;
 use crate::picture::{self, Picture};
@@ -33,6 +34,9 @@ use crate::tokenizer::{self, Tokenizer};
 
 /// How much of a picture is made anew, where nothing is said.
 const STRENGTH: f32 = 0.75;
+
+/// What to do about a packed file that is not as it should be.
+const AGAIN: &str = "The packed file is damaged: convert the model again";
 
 /// How strongly the prompt is followed, where nothing is said.
 const CFG_SCALE: f32 = 7.0;
@@ -90,6 +94,10 @@ pub struct Resolved {
     /// Where each network's weights lie: the first segments of their names, and the folder or the
     /// file.
     pub places: Places,
+    /// The type of the weights of products, where they are packed or are to be.
+    pub dtype: Option<Type>,
+    /// Whether the weights at their places have yet to be converted to it.
+    pub converts: bool,
     /// The networks.
     pub networks: Networks,
     /// The sampler's table.
@@ -120,6 +128,7 @@ pub fn resolve(model: &args::Model, request: &Request) -> Result<Resolved> {
 /// As [`resolve`].
 pub fn resolve_at(folder: &Place, model: &args::Model, request: &Request) -> Result<Resolved> {
     let index = model_index::read(folder)?;
+    let (dtype, converts) = dtype(folder, model.dtype)?;
     let scheduler = scheduler(folder, request)?;
     let (networks, places, size) = match index.pipeline {
         Pipeline::Unconditional => unconditional(folder, model, request)?,
@@ -144,6 +153,8 @@ pub fn resolve_at(folder: &Place, model: &args::Model, request: &Request) -> Res
     };
     let mut resolved = Resolved {
         places,
+        dtype,
+        converts,
         networks,
         table,
         scheduler,
@@ -154,6 +165,26 @@ pub fn resolve_at(folder: &Place, model: &args::Model, request: &Request) -> Res
     };
     resolved.settings = resolved.settings(&model.model, request, strength);
     Ok(resolved)
+}
+
+/// The type of the weights, and whether they are to be converted to it.
+///
+/// # Errors
+/// Where they are packed in another already.
+pub fn dtype(folder: &Place, wanted: Option<Type>) -> Result<(Option<Type>, bool)> {
+    let Some(packed) = folder.packed() else { return Ok((wanted, wanted.is_some())) };
+    match wanted {
+        Some(wanted) if wanted != packed.dtype() && packed.dtype() == Type::F16 => {
+            Ok((Some(wanted), true))
+        }
+        Some(wanted) if wanted != packed.dtype() => Err(Failure::new(format!(
+            "{} is packed in {}, and nothing else can be made of it",
+            packed.path().display(),
+            packed.dtype().name()
+        ))
+        .remedy("Leave out --type, or give the folder that it was converted from")),
+        _ => Ok((Some(packed.dtype()), false)),
+    }
 }
 
 /// The scheduler's file, and what the arguments change about it.
@@ -603,6 +634,17 @@ pub fn explain(error: mote::Error, weight: &str) -> Failure {
     use mote::Error;
     let failure = Failure::new(error.to_string());
     match error {
+        Error::MissingWeight | Error::WeightShape { .. } | Error::WeightDtype { .. }
+            if weight.ends_with(SCALE) || weight.ends_with(GROUPS) =>
+        {
+            let what =
+                if error == Error::MissingWeight { "is missing".into() } else { error.to_string() };
+            Failure::new(format!("`{weight}`: {what}")).remedy(AGAIN)
+        }
+        Error::WeightDtype { found: "I8" | "U8" } => {
+            Failure::new(format!("`{weight}` is packed, and that cannot be in its place"))
+                .remedy(AGAIN)
+        }
         Error::MissingWeight => Failure::new(format!("the checkpoint has no weight `{weight}`"))
             .remedy("Its config.json and its weights do not belong together"),
         Error::WeightShape { .. } => failure
