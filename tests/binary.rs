@@ -1121,6 +1121,28 @@ fn the_layers_of_a_network_add_up_to_its_plan() {
 }
 
 #[test]
+fn bench_measures_the_peak_of_the_arithmetic_that_a_type_asks_for() {
+    let model = golden("../conformance/ddpm-uncond/model");
+    for dtype in ["f32", "bf16", "int8"] {
+        let report = bench(&model, &["--type", dtype, "-t", "1"]);
+        let unet = &report["components"][0];
+        check_component(unet);
+        assert_eq!((&report["type"], &unet["type"]), (&dtype.into(), &dtype.into()));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let packed = folder.path().join("packed.safetensors");
+    let [from, to] = [&model, &packed].map(|path| path.display().to_string());
+    says(&["convert", "-m", &from, "--type", "int8", "-o", &to]);
+    let [report, folder] =
+        [bench(&packed, &["-t", "1"]), bench(&model, &["-t", "1", "--type", "int8"])];
+    check_component(&report["components"][0]);
+    assert_eq!(report["type"], "int8");
+    for key in ["arena_bytes", "weight_bytes", "multiply_adds"] {
+        assert_eq!(report["components"][0][key], folder["components"][0][key], "{key}");
+    }
+}
+
+#[test]
 fn a_batch_is_one_evaluation_of_several_pictures() {
     let model = golden("../conformance/ddpm-uncond/model");
     let [one, three] = ["1", "3"].map(|batch| bench(&model, &["--batch", batch, "-t", "1"]));

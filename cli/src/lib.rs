@@ -14,6 +14,8 @@ pub mod completions;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod convert;
+#[forbid(unsafe_code)]
 pub mod error;
 pub mod executor;
 #[forbid(unsafe_code)]
@@ -28,9 +30,13 @@ pub mod memory;
 #[forbid(unsafe_code)]
 pub mod output;
 #[forbid(unsafe_code)]
+pub mod packed;
+#[forbid(unsafe_code)]
 pub mod parameters;
 #[forbid(unsafe_code)]
 pub mod picture;
+#[forbid(unsafe_code)]
+pub mod place;
 #[forbid(unsafe_code)]
 pub mod plan;
 #[forbid(unsafe_code)]
@@ -54,6 +60,7 @@ use error::Result;
 pub fn run(arguments: args::Cli) -> Result<()> {
     match arguments.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Plan(args) => plan::run(&args),

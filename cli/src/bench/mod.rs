@@ -12,7 +12,6 @@ mod subject;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::Arena;
@@ -20,13 +19,14 @@ use mote::ops::{Context, Event, Tally};
 use mote::weights::Weights;
 use serde_json::{Value, json};
 
-use crate::error::Result;
+use crate::args::Type;
+use crate::error::{Failure, Result};
 use crate::executor::Pool;
 use crate::memory::Block;
 use crate::plan::{self, Model};
-use crate::progress::Reporter;
+use crate::progress::{Interrupt, Reporter};
 use crate::resolve::explain;
-use crate::{args, isa, print, size};
+use crate::{args, convert, isa, print, size};
 use layers::Layers;
 use subject::{Subject, Subjects};
 
@@ -40,12 +40,17 @@ pub fn run(args: &args::Bench) -> Result<()> {
     let isa = isa::choose()?;
     let mut models = Vec::new();
     for subject in &subjects.networks {
-        models.push(open(subject, args.model.dtype)?);
+        models.push(Model::of(&subject.places)?);
     }
-    let peak_gops = peak::gops(isa, peak::arithmetic(args.model.dtype), pool.workers());
-    let bench = Bench { args, isa, pool: &pool, peak_gops };
+    let peak_gops = peak::gops(isa, peak::arithmetic(subjects.dtype), pool.workers());
+    let interrupt = Interrupt::listen()?;
+    let bench =
+        Bench { args, isa, pool: &pool, peak_gops, interrupt: &interrupt, dtype: subjects.dtype };
     let mut results = Vec::new();
     for (subject, model) in subjects.networks.iter().zip(&mut models) {
+        if let Some(to) = subjects.dtype.filter(|_| subjects.converts) {
+            *model = bench.converted(subject, model, to)?;
+        }
         results.push(model.with_weights(|weights| bench.measure(subject, weights))??);
     }
     let text = match args.json {
@@ -53,14 +58,6 @@ pub fn run(args: &args::Bench) -> Result<()> {
         false => bench.to_table(&subjects, &results),
     };
     print::bytes(text.as_bytes())
-}
-
-/// The weights of a network, for arithmetic in `dtype`. Whatever is to happen to them on the way in
-/// happens here, and is not timed.
-fn open(subject: &Subject, dtype: args::Type) -> Result<Model> {
-    match dtype {
-        args::Type::F32 => Model::of(&subject.places),
-    }
 }
 
 /// Billions of operations a second: a multiply-add is two. 0 where no time has passed.
@@ -128,14 +125,29 @@ struct Bench<'a> {
     isa: Isa,
     pool: &'a Pool,
     peak_gops: f64,
+    interrupt: &'a Interrupt,
+    dtype: Option<Type>,
 }
 
 impl Bench<'_> {
-    fn measure<'s>(&self, subject: &'s Subject, weights: &mut dyn Weights) -> Result<Measured<'s>> {
+    /// The weights of a network in another type. What that takes is not timed.
+    fn converted(&self, subject: &Subject, model: &mut Model, to: Type) -> Result<Model> {
+        let (isa, pool) = (self.isa, self.pool);
+        let plan = |weights: &mut dyn Weights| self.plan(subject, weights).map(drop);
+        let work = convert::OnTheWay { plan: &plan, to, isa, pool };
+        work.convert(model, &mut Reporter::new(self.args.json), self.interrupt)
+    }
+
+    /// The exact bytes of the arena, and what an evaluation costs.
+    fn plan(&self, subject: &Subject, weights: &mut dyn Weights) -> Result<(usize, Tally)> {
         let mut cx = Context::new(Arena::measuring(), self.isa, self.pool, weights);
         let planned = subject.evaluate(&mut cx, &mut || {});
         planned.map_err(|error| explain(error, cx.weight_name()))?;
-        let (arena_bytes, tally) = (cx.arena().peak(), cx.tally());
+        Ok((cx.arena().peak(), cx.tally()))
+    }
+
+    fn measure<'s>(&self, subject: &'s Subject, weights: &mut dyn Weights) -> Result<Measured<'s>> {
+        let (arena_bytes, tally) = self.plan(subject, weights)?;
         let mut block = Block::new(arena_bytes)?;
         let mut layers = Layers::default();
         let mut anonymous = process::anonymous_bytes();
@@ -158,6 +170,9 @@ impl Bench<'_> {
             seconds.push(self.evaluate(subject, block.bytes(), weights, watch)?.as_secs_f64());
             anonymous = anonymous.max(process::anonymous_bytes());
             reporter.step(u64::from(done));
+            if self.interrupt.pressed() {
+                return Err(Failure::interrupted());
+            }
         }
         let peak_anonymous_bytes = anonymous;
         Ok(Measured { subject, arena_bytes, tally, seconds, peak_anonymous_bytes, layers })
@@ -201,9 +216,9 @@ impl Bench<'_> {
         (subjects.is_whole && seconds > 0.0).then_some(60.0 / seconds)
     }
 
-    fn type_name(&self) -> String {
-        let value = self.args.model.dtype.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().into())
+    /// The type of the weights; what is not converted is computed in f32.
+    fn type_name(&self) -> &'static str {
+        self.dtype.unwrap_or(Type::F32).name()
     }
 
     fn to_json(&self, subjects: &Subjects, results: &[Measured<'_>]) -> Value {

@@ -17,10 +17,13 @@ const DURATION: Duration = Duration::from_millis(400);
 /// a busy machine, too, some trials run undisturbed.
 const TRIAL: Duration = Duration::from_millis(2);
 
-/// What the products of a network are computed in, for a type of weights.
-pub fn arithmetic(dtype: Type) -> Arithmetic {
+/// What the products of a network are computed in, for a type of weights; without one they are as
+/// the checkpoint has them.
+pub fn arithmetic(dtype: Option<Type>) -> Arithmetic {
     match dtype {
-        Type::F32 => Arithmetic::F32,
+        None | Some(Type::F16 | Type::F32) => Arithmetic::F32,
+        Some(Type::Bf16) => Arithmetic::Bf16,
+        Some(Type::Int8 | Type::Int4) => Arithmetic::Q8,
     }
 }
 

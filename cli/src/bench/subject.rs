@@ -3,8 +3,6 @@
 //! A tokenizer, a scheduler and a `model_index.json` are not needed: a folder with a network's
 //! subfolder is enough.
 
-use std::path::{Path, PathBuf};
-
 use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::models::clip_text::ClipTextConfig;
 use mote::models::unet_2d::{ClassEmbedding, UNet2DConfig};
@@ -13,11 +11,12 @@ use mote::ops::Context;
 use mote::tensor::{Shape, Tensor};
 use mote::weights::Path as Names;
 
-use crate::args::{self, Component};
+use crate::args::{self, Component, Type};
 use crate::config::autoencoder::Autoencoder;
 use crate::config::{clip_text, json, model_index, unet_2d, unet_2d_condition};
 use crate::error::{Failure, Result};
-use crate::resolve;
+use crate::place::Place;
+use crate::resolve::{self, Places};
 
 /// Tokens of a prompt with its begin, end and padding, as CLIP was trained.
 const TOKENS: usize = 77;
@@ -47,7 +46,7 @@ pub struct Subject {
     /// Its name on the command line: `text`, `unet`, `vae`.
     pub component: &'static str,
     /// Where its weights lie: the first segments of their names, and the folder or the file.
-    pub places: Vec<(&'static str, PathBuf)>,
+    pub places: Places,
     /// Pictures that one evaluation serves.
     pub batch: u64,
     /// Evaluations that a picture (or a batch of them) takes.
@@ -64,6 +63,10 @@ pub struct Subjects {
     pub size: [usize; 2],
     /// Whether these are all the networks that a picture takes.
     pub is_whole: bool,
+    /// The type of the weights; without one they are as the checkpoint has them.
+    pub dtype: Option<Type>,
+    /// Whether they are to be converted to it first.
+    pub converts: bool,
 }
 
 impl Subjects {
@@ -72,7 +75,8 @@ impl Subjects {
     /// # Errors
     /// Where it is not there, or mote cannot run it.
     pub fn find(args: &args::Bench) -> Result<Self> {
-        let folder = args.model.model.as_path();
+        let folder = &Place::model(&args.model.model)?;
+        let (dtype, converts) = resolve::dtype(folder, args.model.dtype)?;
         let has = |name: &str| folder.join(name).join("config.json").is_file();
         let has_vae = has("vae") || args.model.vae.is_some() || args.model.taesd.is_some();
         let present = [
@@ -82,7 +86,7 @@ impl Subjects {
         ];
         let present: Vec<_> = present.iter().filter(|(_, has)| *has).map(|(c, _)| *c).collect();
         check_present(folder, args.component, &present)?;
-        let vae = has_vae.then(|| resolve::vae(&args.model, false)).transpose()?;
+        let vae = has_vae.then(|| resolve::vae(folder, &args.model, false)).transpose()?;
         let scale = vae.as_ref().map_or(PIXELS_PER_LATENT, |(vae, _)| vae.pixels_per_latent());
         let unet = has("unet").then(|| Unet::read(folder)).transpose()?;
         if matches!(unet, Some(Unet::Pixels(_))) && has_vae {
@@ -108,23 +112,24 @@ impl Subjects {
             });
         }
         let is_whole = networks.len() == present.len();
-        Ok(Self { networks, size, is_whole })
+        Ok(Self { networks, size, is_whole, dtype, converts })
     }
 }
 
 /// Refuses a component that is not there, and a folder without any.
-fn check_present(folder: &Path, asked: Component, present: &[Component]) -> Result<()> {
+fn check_present(folder: &Place, asked: Component, present: &[Component]) -> Result<()> {
     if present.is_empty() {
         // Its sentences tell a wrong path from a folder of something else.
         model_index::read(folder)?;
-        let what = format!("{} holds no network's folder with a config.json", folder.display());
+        let what =
+            format!("{} holds no network's folder with a config.json", folder.path().display());
         return Err(Failure::new(what).remedy("Save the model anew with `save_pretrained`"));
     }
     if present.iter().any(|component| asked.holds(*component)) {
         return Ok(());
     }
     let names: Vec<_> = present.iter().map(|component| component.name()).collect();
-    let (folder, title) = (folder.display(), asked.title());
+    let (folder, title) = (folder.path().display(), asked.title());
     Err(Failure::new(format!("the model in {folder} has no {title}"))
         .remedy(format!("Take --component {}", names.join(" or "))))
 }
@@ -136,8 +141,8 @@ enum Unet {
 }
 
 impl Unet {
-    fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("unet/config.json");
+    fn read(folder: &Place) -> Result<Self> {
+        let path = folder.join("unet").join("config.json");
         if json::read(&path)?["_class_name"] == "UNet2DModel" {
             return Ok(Self::Pixels(unet_2d::read(&path)?));
         }
@@ -146,7 +151,7 @@ impl Unet {
 
     fn subject(
         &self,
-        folder: &Path,
+        folder: &Place,
         args: &args::Bench,
         pixels: [usize; 2],
         latents: [usize; 2],
@@ -172,9 +177,9 @@ impl Unet {
     }
 }
 
-fn text_encoder(folder: &Path) -> Result<Subject> {
+fn text_encoder(folder: &Place) -> Result<Subject> {
     let folder = folder.join("text_encoder");
-    let config = clip_text::read(&folder.join("config.json"))?;
+    let config = clip_text::read(folder.join("config.json"))?;
     let count = TOKENS.min(config.max_position_embeddings);
     // All over the table, as words are.
     let ids = (0..count).map(|i| (i * 7919 % config.vocab_size.max(1)) as u32).collect();
@@ -182,10 +187,10 @@ fn text_encoder(folder: &Path) -> Result<Subject> {
     Ok(Subject { component: "text", places, batch: 1, evaluations: GUIDED, network })
 }
 
-fn decoder(vae: &Autoencoder, places: &[(&'static str, PathBuf)], [h, w]: [usize; 2]) -> Subject {
+fn decoder(vae: &Autoencoder, places: &Places, [h, w]: [usize; 2]) -> Subject {
     let latents = [1, h, w, vae.latent_channels()];
     let network = Network::Vae { config: vae.clone(), latents };
-    Subject { component: "vae", places: places.to_vec(), batch: 1, evaluations: 1, network }
+    Subject { component: "vae", places: places.clone(), batch: 1, evaluations: 1, network }
 }
 
 impl Subject {
