@@ -43,7 +43,7 @@ const METHODS: [Method; 12] = [
 
 fn model(path: &str) -> args::Model {
     let model = golden("pipelines").join(path);
-    args::Model { model, vae: None, taesd: None, dtype: args::Type::F32 }
+    args::Model { model, vae: None, taesd: None, dtype: None }
 }
 
 fn request() -> Request {

@@ -1,19 +1,25 @@
 //! `mote plan`: what `generate` would need, known before it starts; and the limit on it.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{Arena, Plan};
 use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
 use mote::ops::Context;
 use mote::tensor::DType;
-use mote::weights::{Assumed, InPlace, Part, Parts, Weights};
+use mote::weights::{Assumed, InPlace, Part, Parts, Slot, Weights};
 use serde_json::{Value, json};
 
 use crate::args;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Mapped};
 use crate::config::autoencoder::Autoencoder;
+use crate::convert::Converted;
 use crate::error::{Failure, Result};
 use crate::executor::Pool;
+use crate::packed::{Packed, Within};
+use crate::place::Place;
 use crate::resolve::{self, Networks, Resolved, explain};
 use crate::{isa, print, size};
 
@@ -56,7 +62,12 @@ pub fn pool(threads: Option<u32>) -> Result<Pool> {
 /// The weights of all networks, mapped.
 #[derive(Debug)]
 pub struct Model {
+    /// Those with files of their own.
     networks: Vec<(&'static str, Checkpoint)>,
+    /// Those in a packed file.
+    packed_networks: Vec<&'static str>,
+    /// That file, and room for its index.
+    packed: Option<(Arc<Packed>, Vec<Slot>)>,
 }
 
 impl Model {
@@ -65,10 +76,37 @@ impl Model {
     /// # Errors
     /// Where some are missing or damaged.
     pub fn open(resolved: &Resolved) -> Result<Self> {
-        let open = |(name, folder): &(&'static str, std::path::PathBuf)| {
-            Ok((*name, Checkpoint::open(folder)?))
-        };
-        Ok(Self { networks: resolved.folders.iter().map(open).collect::<Result<_>>()? })
+        Self::of(&resolved.places)
+    }
+
+    /// Maps the weights at these places.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn of(places: &[(&'static str, Place)]) -> Result<Self> {
+        let mut model = Self { networks: Vec::new(), packed_networks: Vec::new(), packed: None };
+        for (network, place) in places {
+            match place.packed() {
+                Some(packed) => {
+                    model.packed_networks.push(network);
+                    model.packed = Some((packed.clone(), Vec::new()));
+                }
+                None => model.networks.push((network, Checkpoint::open(place.path())?)),
+            }
+        }
+        Ok(model)
+    }
+
+    /// All weights in one packed file, under their whole names.
+    pub fn packed(file: Arc<Packed>) -> Self {
+        Self { networks: Vec::new(), packed_networks: vec![""], packed: Some((file, Vec::new())) }
+    }
+
+    /// The files on the disk that weights are read from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = self.networks.iter().flat_map(|(_, checkpoint)| &checkpoint.files);
+        let packed = self.packed.iter().map(|(file, _)| file.path());
+        files.map(Mapped::path).chain(packed)
     }
 
     /// Hands all weights to `body` as one.
@@ -77,14 +115,20 @@ impl Model {
     /// Where a file was altered since it was opened.
     pub fn with_weights<T>(&mut self, body: impl FnOnce(&mut dyn Weights) -> T) -> Result<T> {
         let mut files: Vec<(&str, InPlace<'_>)> = Vec::new();
-        for (name, checkpoint) in &mut self.networks {
+        for (network, checkpoint) in &mut self.networks {
             for file in &mut checkpoint.files {
-                files.push((name, file.weights()?));
+                files.push((network, file.weights()?));
             }
         }
-        let part = |(prefix, weights)| Part { prefix, weights };
+        let mut packed: Vec<Within<'_>> = Vec::new();
+        if let Some((file, slots)) = &mut self.packed {
+            let weights = file.weights(slots)?;
+            packed.extend(self.packed_networks.iter().map(|network| Within { network, weights }));
+        }
         let each = files.iter_mut().map(|(name, weights)| (*name, weights as &mut dyn Weights));
-        let mut parts: Vec<Part<'_>> = each.map(part).collect();
+        let packed = packed.iter_mut().map(|part| (part.network, part as &mut dyn Weights));
+        let part = |(prefix, weights)| Part { prefix, weights };
+        let mut parts: Vec<Part<'_>> = each.chain(packed).map(part).collect();
         Ok(body(&mut Parts(&mut parts)))
     }
 }
@@ -94,6 +138,22 @@ impl Model {
 /// # Errors
 /// Where the checkpoint is not what its configuration says, or cannot do what is asked.
 pub fn plan(
+    resolved: &Resolved,
+    isa: Isa,
+    executor: &dyn Executor,
+    weights: &mut dyn Weights,
+) -> Result<Plan> {
+    match resolved.dtype.filter(|_| resolved.converts) {
+        Some(to) => plan_as_it_is(resolved, isa, executor, &mut Converted::new(weights, to)),
+        None => plan_as_it_is(resolved, isa, executor, weights),
+    }
+}
+
+/// Plans one picture with weights that are converted already, or need not be.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_as_it_is(
     resolved: &Resolved,
     isa: Isa,
     executor: &dyn Executor,
@@ -122,7 +182,11 @@ pub fn check_limit(
     let failure =
         Failure::new(format!("this needs {needed} of memory, and the limit is {allowed}"));
     let fits = |other: &Resolved| {
-        let plan = self::plan(other, isa, executor, &mut Assumed(DType::F32));
+        let mut plain = Assumed(DType::F32);
+        let plan = match other.dtype {
+            Some(to) => plan_as_it_is(other, isa, executor, &mut Converted::new(&mut plain, to)),
+            None => plan_as_it_is(other, isa, executor, &mut plain),
+        };
         plan.is_ok_and(|plan| plan.arena_bytes as u64 <= limit)
     };
     let mut advice = Vec::new();

@@ -1,7 +1,5 @@
 //! `vae/config.json`: an `AutoencoderKL` or an `AutoencoderTiny`.
 
-use std::path::Path;
-
 use mote::models::autoencoder_kl::AutoencoderKlConfig;
 use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
 use serde_json::Value;
@@ -9,6 +7,7 @@ use serde_json::Value;
 use super::json::Keys;
 use super::{only_silu, same_levels};
 use crate::error::Result;
+use crate::place::Place;
 
 /// Keys of `AutoencoderKL` that change no picture: mote always computes in f32, and the size
 /// trained at matters to tiling alone.
@@ -56,12 +55,12 @@ impl Autoencoder {
     }
 }
 
-/// Reads the configuration at `path`; its `_class_name` says which it is.
+/// Reads a configuration; its `_class_name` says which it is.
 ///
 /// # Errors
 /// Where a key holds what is not supported, or nonsense.
-pub fn read(path: &Path) -> Result<Autoencoder> {
-    from_keys(Keys::read(path)?)
+pub fn read(file: impl Into<Place>) -> Result<Autoencoder> {
+    from_keys(Keys::read(file)?)
 }
 
 fn from_keys(mut keys: Keys) -> Result<Autoencoder> {
@@ -142,6 +141,8 @@ fn scaling_factor(keys: &mut Keys, default: f32) -> Result<f32> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;
