@@ -64,6 +64,8 @@ fn request() -> Request {
         prediction: None,
         eta: None,
         clip_skip: None,
+        vae_tiling: false,
+        vae_tile_size: None,
         rng: Rng::Pcg,
     }
 }

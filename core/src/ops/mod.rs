@@ -16,6 +16,7 @@ mod linear;
 mod norm;
 mod resample;
 mod layout;
+mod window;
 
 pub use crate::arch::Activation;
 pub use activation::{activate_in_place, geglu};
@@ -31,3 +32,4 @@ pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};
 pub use resample::{avg_pool_2x2, upsample_nearest};
+pub use window::{blend_in_place, copy_window, crop};
