@@ -373,7 +373,7 @@ fn windows_plan_as_they_run() {
         Box::new(move |cx, tensors| {
             let (x, y) = (tensors[x], tensors[y]);
             match kind {
-                0 => return ops::crop(cx, x, from, size),
+                0 => ops::crop(cx, x, from, size),
                 1 => ops::copy_window(cx, (x, from), (y, to), size).map(|()| y),
                 _ => ops::blend_in_place(cx, x, (y, to), over).map(|()| x),
             }

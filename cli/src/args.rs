@@ -240,8 +240,8 @@ pub struct Request {
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clip_skip: Option<u32>,
     /// Decodes the picture in tiles that overlap and fade into each other: much less memory for a
-    /// large picture, some more time, and colours that may differ a little from tile to tile.
-    /// --init-img is encoded as a whole.
+    /// large picture, up to twice the work, and colours that may differ a little from tile to
+    /// tile. --init-img is encoded as a whole.
     #[arg(long, visible_alias = "enable-tiling", help_heading = MACHINE)]
     pub vae_tiling: bool,
     /// The side of a tile in latents, each of which stands for 8x8 pixels in Stable Diffusion: a
