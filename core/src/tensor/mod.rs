@@ -4,9 +4,11 @@
 //! nothing; the arena checks every access.
 
 mod dtype;
+pub mod packed;
 mod shape;
 
 pub use dtype::DType;
+pub use packed::{Form, PANEL, Packing};
 pub use shape::Shape;
 
 use crate::error::{Error, Result};
