@@ -76,12 +76,12 @@ fn windows_are_cut_out_and_fade_in_where_they_lie() {
             fades(0) * fades(1)
         };
         let (mut blended, mut cropped) = (Vec::new(), Vec::new());
-        for i in 0..n * h * w * c {
+        for (i, &own) in x.iter().enumerate() {
             let (channel, column, y) = (i % c, i / c % w, i / c / w % h);
             let row = i / c / w / h * from_h + at[0] + y;
             let below = from[(row * from_w + at[1] + column) * c + channel];
             let m = m(y, column);
-            blended.push((f64::from(below) * (1.0 - m) + f64::from(x[i]) * m) as f32);
+            blended.push((f64::from(below) * (1.0 - m) + f64::from(own) * m) as f32);
             cropped.push(below);
         }
         let mut weights = TestWeights::default();
