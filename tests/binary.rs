@@ -90,6 +90,9 @@ fn help_speaks_in_sentences_and_lists_the_flags_users_know() {
         "--type",
         "--taesd",
         "--vae",
+        "--vae-tiling",
+        "--enable-tiling",
+        "--vae-tile-size",
         "--output",
         "--memory-limit",
         "--class-label",
@@ -134,6 +137,8 @@ fn bad_arguments_end_with_2_and_say_what_is_possible() {
     assert!(fails(2, &["generate", "-m", "x", "-W", "-8"]).contains("--width"));
     assert!(fails(2, &["bench", "-m", "x", "--component", "clip"]).contains("unet"));
     assert!(fails(2, &["bench", "-m", "x", "--repeat", "0"]).contains("1"));
+    let error = fails(2, &["generate", "-m", "x", "--vae-tile-size", "8"]);
+    assert!(error.contains("--vae-tiling"), "{error}");
 }
 
 #[test]
@@ -730,6 +735,8 @@ fn what_a_model_cannot_do_is_refused_with_a_remedy() {
         (&noise, &["--cfg-scale", "3"], "--cfg-scale"),
         (&noise, &["--class-label", "3"], "no classes"),
         (&noise, &["--taesd", "x"], "--taesd"),
+        (&noise, &["--vae-tiling"], "--vae-tiling"),
+        (&words, &["-p", "x", "--vae-tiling", "--vae-tile-size", "9"], "multiple of 4 latents"),
     ] {
         let base = ["generate", "-o", "/dev/null", "-m", model];
         let base = if arguments.contains(&"-o") { &["generate", "-m", model][..] } else { &base };
@@ -869,6 +876,55 @@ fn a_tiny_autoencoder_takes_the_place_of_the_models_own() {
     let own = golden("shared-sd/vae");
     let error = fails(1, &[&["plan"], &base[..], &["--taesd", own.to_str().unwrap()]].concat());
     assert!(error.contains("--vae instead"), "{error}");
+}
+
+#[test]
+fn tiles_take_less_memory_and_make_nearly_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.png");
+    let model = golden("shared-sd");
+    let base = ["-m", model.to_str().unwrap(), "-p", "x", "-W", "96", "-H", "72", "--steps", "1"];
+    let draw = |more: &[&str]| {
+        says(&[&["generate", "-o", out.to_str().unwrap()], &base[..], more].concat());
+        pixels(&out)
+    };
+    let plan = |more: &[&str]| {
+        let json = says(&[&["plan", "--json"], &base[..], more].concat());
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        (json["phases"][2]["arena_bytes"].as_u64().unwrap(), json["vae_tile"].clone())
+    };
+    let tiles = ["--vae-tiling", "--vae-tile-size", "12"];
+    let (whole, none) = plan(&[]);
+    let (tiled, tile) = plan(&tiles);
+    assert!(tiled < whole, "{tiled} {whole}");
+    assert_eq!((none, tile), (serde_json::Value::Null, 12.into()));
+    assert_eq!(plan(&["--enable-tiling"]).1, 20);
+    let whole = draw(&[]);
+    let tiled = draw(&tiles);
+    let info = says(&["inspect", out.to_str().unwrap()]);
+    assert!(info.contains("VAE tile") && info.contains("12"), "{info}");
+    assert_eq!(draw(&["--vae-tiling", "--vae-tile-size", "24"]), whole, "one tile holds all");
+    assert_eq!(whole.len(), tiled.len());
+    let differences = whole.iter().zip(&tiled).map(|(a, b)| f64::from(a.abs_diff(*b)));
+    let mean = differences.sum::<f64>() / whole.len() as f64;
+    println!("mean difference {mean:.2} levels");
+    assert!(mean > 0.0 && mean < 16.0, "{mean}");
+    let one = draw(&[&tiles[..], &["-t", "1"]].concat());
+    assert!(one == tiled && draw(&[&tiles[..], &["-t", "3"]].concat()) == tiled);
+}
+
+#[test]
+fn a_memory_limit_that_tiles_would_keep_is_refused_with_that_advice() {
+    let model = golden("shared-sd");
+    let base = ["plan", "-m", model.to_str().unwrap(), "-p", "x", "-W", "128", "-H", "128"];
+    let plan = says(&[&base[..], &["--vae-tiling", "--json"]].concat());
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let limit = plan["arena_bytes"].to_string();
+    let output = mote(&[&base[..], &["--memory-limit", &limit]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.contains("To make it fit, add --vae-tiling"), "{error}");
+    says(&[&base[..], &["--memory-limit", &limit, "--vae-tiling"]].concat());
 }
 
 /// The tensors of a committed tiny autoencoder under TAESD's first names: a file for the encoder

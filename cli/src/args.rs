@@ -340,6 +340,17 @@ pub struct Request {
     #[arg(long, value_name = "LAYER", help_heading = SAMPLING)]
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clip_skip: Option<u32>,
+    /// Decodes the picture in tiles that overlap and fade into each other: much less memory for a
+    /// large picture, up to twice the work, and colours that may differ a little from tile to
+    /// tile. --init-img is encoded as a whole.
+    #[arg(long, visible_alias = "enable-tiling", help_heading = MACHINE)]
+    pub vae_tiling: bool,
+    /// The side of a tile in latents, each of which stands for 8x8 pixels in Stable Diffusion: a
+    /// multiple of 4, or of 8 with --taesd [default: 20, or 32 with --taesd].
+    #[arg(long, value_name = "LATENTS", help_heading = MACHINE, requires = "vae_tiling")]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub vae_tile_size: Option<u32>,
     /// The generator of the noise: mote's own, PyTorch's on the CPU (as diffusers' examples use
     /// it), or CUDA's (as the web UIs use it).
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]

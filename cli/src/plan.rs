@@ -190,6 +190,9 @@ pub fn check_limit(
         plan.is_ok_and(|plan| plan.arena_bytes as u64 <= limit)
     };
     let mut advice = Vec::new();
+    if with_tiles(resolved).is_some_and(|other| fits(&other)) {
+        advice.push("add --vae-tiling".to_string());
+    }
     if with_taesd(resolved).is_some_and(|other| fits(&other)) {
         advice.push("give a tiny autoencoder with --taesd".to_string());
     }
@@ -200,6 +203,17 @@ pub fn check_limit(
         [] => format!("No smaller picture fits either: raise the limit to {needed}"),
         _ => format!("To make it fit, {}", advice.join(", or ")),
     }))
+}
+
+/// The same run with the picture decoded in tiles, where there is more than one.
+fn with_tiles(resolved: &Resolved) -> Option<Resolved> {
+    let mut other = resolved.clone();
+    let Networks::TextToImage(words) = &mut other.networks else { return None };
+    if words.vae_tile.is_some() {
+        return None;
+    }
+    words.vae_tile = Some(words.vae.tile());
+    Some(other)
 }
 
 /// The same run with a tiny autoencoder, where there is one for it.
@@ -219,6 +233,7 @@ fn with_taesd(resolved: &Resolved) -> Option<Resolved> {
             pool: false,
             naming: Naming::Diffusers,
         });
+        words.vae_tile = words.vae_tile.map(|_| words.vae.tile());
     }
     Some(other)
 }
@@ -258,6 +273,7 @@ fn to_json(resolved: &Resolved, plan: &Plan, pictures: u32) -> Value {
         "width": resolved.size[1],
         "height": resolved.size[0],
         "pictures": pictures,
+        "vae_tile": resolved.vae_tile(),
         "phases": phases,
         "arena_bytes": plan.arena_bytes,
         "weight_bytes": plan.weight_bytes(),
@@ -287,7 +303,14 @@ pub fn to_table(resolved: &Resolved, plan: &Plan, pictures: u32) -> String {
     ]);
     let [height, width] = resolved.size;
     let sampler = resolved.scheduler.method.title();
+    let tiles = match resolved.vae_tile() {
+        Some(tile) => format!(", decoded in tiles of {tile}x{tile} latents"),
+        None => String::new(),
+    };
     let each = if pictures == 1 { "" } else { "; evaluations are for each" };
     let plural = if pictures == 1 { "picture" } else { "pictures" };
-    format!("{pictures} {plural} of {width}x{height} by {sampler}{each}\n{}", print::table(&rows))
+    format!(
+        "{pictures} {plural} of {width}x{height} by {sampler}{tiles}{each}\n{}",
+        print::table(&rows)
+    )
 }

@@ -76,6 +76,8 @@ pub struct Words {
     pub unet: UNet2DConditionConfig,
     /// Between latents and pixels.
     pub vae: Autoencoder,
+    /// The side in latents of the tiles that the picture is decoded in, if it is to be.
+    pub vae_tile: Option<usize>,
     /// The prompt's token ids.
     pub prompt: Vec<u32>,
     /// The negative prompt's token ids.
@@ -261,6 +263,7 @@ fn unconditional(folder: &Place, model: &args::Model, request: &Request) -> Resu
         (request.clip_skip.is_some(), "--clip-skip"),
         (model.vae.is_some(), "--vae"),
         (model.taesd.is_some(), "--taesd"),
+        (request.vae_tiling, "--vae-tiling"),
     ] {
         if given {
             let what = "this model makes pictures from noise alone, and knows no text";
@@ -339,6 +342,7 @@ fn text_to_image(folder: &Place, model: &args::Model, request: &Request) -> Resu
     let size = size([request.height, request.width], own.or(trained), scale, "unet")?;
     let init = init.map(|init| init.resized(size));
     let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
+    let tile = request.vae_tile_size.map_or(vae.tile(), |tile| tile as usize);
     let words = Words {
         prompt: tokens.encode(prompt)?,
         negative_prompt: tokens.encode(request.negative_prompt.as_deref().unwrap_or(""))?,
@@ -347,6 +351,7 @@ fn text_to_image(folder: &Place, model: &args::Model, request: &Request) -> Resu
         text_encoder,
         unet,
         vae,
+        vae_tile: request.vae_tiling.then_some(tile),
         init,
     };
     let mut places = vec![("text_encoder", encoder_folder), ("unet", unet_folder)];
@@ -512,6 +517,7 @@ impl Resolved {
             ("Denoising strength", strength.map(|strength| strength.to_string())),
             ("Clip skip", skip.map(|skip| skip.to_string())),
             ("Eta", eta.map(|eta| (eta as f32).to_string())),
+            ("VAE tile", self.vae_tile().map(|tile| tile.to_string())),
             ("Class label", request.class_label.map(|label| label.to_string())),
             ("RNG", Some(rng)),
             ("Version", Some(format!("mote {}", env!("CARGO_PKG_VERSION")))),
@@ -550,6 +556,7 @@ impl Resolved {
                     Autoencoder::Kl(config) => pipeline::Autoencoder::Kl(config),
                     Autoencoder::Tiny(config) => pipeline::Autoencoder::Tiny(config),
                 },
+                vae_tile: words.vae_tile,
                 sampling: self.sampling(index),
                 prompt: &words.prompt,
                 negative_prompt: &words.negative_prompt,
@@ -585,6 +592,14 @@ impl Resolved {
                 1 << unet.block_out_channels.len().saturating_sub(1)
             }
             Networks::TextToImage(words) => words.vae.pixels_per_latent(),
+        }
+    }
+
+    /// The side in latents of the tiles that the picture is decoded in, if it is.
+    pub fn vae_tile(&self) -> Option<usize> {
+        match &self.networks {
+            Networks::TextToImage(words) => words.vae_tile,
+            Networks::Unconditional { .. } => None,
         }
     }
 
@@ -666,6 +681,9 @@ pub fn explain(error: mote::Error, weight: &str) -> Failure {
         Error::WeightRead => failure.within(format!("`{weight}`")),
         Error::Config { key: "num_inference_steps", what } => {
             Failure::new(format!("the number of steps {what}")).remedy("Change --steps")
+        }
+        Error::Config { key: "tile", what } => {
+            Failure::new(format!("a tile's side {what}")).remedy("Change --vae-tile-size")
         }
         Error::Index { what: "timestep", .. } => {
             Failure::new("so many steps lead past the last step of training")

@@ -1,7 +1,7 @@
 //! `vae/config.json`: an `AutoencoderKL` or an `AutoencoderTiny`.
 
-use mote::models::autoencoder_kl::AutoencoderKlConfig;
-use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
+use mote::models::autoencoder_kl::{self, AutoencoderKlConfig};
+use mote::models::autoencoder_tiny::{self, AutoencoderTinyConfig, Naming};
 use serde_json::Value;
 
 use super::json::Keys;
@@ -41,6 +41,14 @@ impl Autoencoder {
         match self {
             Self::Kl(config) => config.latent_channels,
             Self::Tiny(config) => config.latent_channels,
+        }
+    }
+
+    /// The side in latents of the tiles it is decoded in, where nothing else is said.
+    pub fn tile(&self) -> usize {
+        match self {
+            Self::Kl(_) => autoencoder_kl::TILE,
+            Self::Tiny(_) => autoencoder_tiny::TILE,
         }
     }
 

@@ -77,6 +77,11 @@ impl<'m> Context<'m> {
         self.observer = Some(observer);
     }
 
+    /// Puts the cost at this much: a plan walks once what a run walks often.
+    pub fn set_tally(&mut self, tally: Tally) {
+        self.tally = tally;
+    }
+
     /// The weight asked for last: where an error concerns a weight, that one.
     pub fn weight_name(&self) -> &str {
         &self.name

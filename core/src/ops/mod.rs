@@ -18,6 +18,7 @@ mod norm;
 mod observe;
 mod resample;
 mod layout;
+mod window;
 
 pub use crate::arch::Activation;
 pub use activation::{activate_in_place, geglu};
@@ -35,3 +36,4 @@ pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};
 pub use observe::{Event, Observer, Op};
 pub use resample::{avg_pool_2x2, upsample_nearest};
+pub use window::{blend_in_place, copy_window, crop};
