@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 
-use mote::arch::{Isa, Level};
+use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{ALIGNMENT, Arena};
 use mote::ops::Context;
 use mote::tensor::{DType, Shape, Tensor};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
+pub use mote_cli::isa::all as isas;
 use safetensors::SafeTensors;
 
 /// A file or folder of the data that lies beside the repository, or `None` (and a line that says
@@ -38,20 +39,6 @@ pub fn golden(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(path)
 }
 
-/// Every instruction set that this machine can run.
-pub fn isas() -> Vec<Isa> {
-    let can_run = |level: &Level| match level {
-        Level::Scalar => true,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => is_x86_feature_detected!("avx512f"),
-        _ => false,
-    };
-    let levels = Level::ALL.iter().copied().filter(can_run);
-    // SAFETY: the features were just detected.
-    levels.map(|level| unsafe { Isa::assume(level) }).collect()
-}
 
 /// The best instruction set that this machine can run.
 pub fn best_isa() -> Isa {

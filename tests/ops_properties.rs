@@ -7,8 +7,10 @@ use half::{bf16, f16};
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::Arena;
-use mote::ops::{self, Activation, Context, Conv2d, GroupNorm, SinusoidalEmbedding};
-use mote::tensor::{DType, Shape, Tensor};
+use mote::ops::{
+    self, Activation, Attention, Context, Conv2d, Epilogue, GroupNorm, Matrix, SinusoidalEmbedding,
+};
+use mote::tensor::{DType, Form, Shape, Tensor};
 use mote::weights::{Path, Weight};
 use mote::{Error, Result};
 use mote_tests::{Memory, TestWeights, Threads, best_isa, numbers};
@@ -126,6 +128,10 @@ struct Of<const N: usize> {
 impl<const N: usize> Of<N> {
     fn get(self, cx: &mut Context<'_>) -> Result<Weight> {
         cx.weight(&Path::root().at(self.name), self.dims)
+    }
+
+    fn matrix(self, cx: &mut Context<'_>) -> Result<Matrix> {
+        cx.matrix(&Path::root().at(self.name), self.dims)
     }
 }
 
