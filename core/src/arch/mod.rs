@@ -180,6 +180,19 @@ impl Isa {
         unsafe { (self.0.product)(arithmetic, a, panels, finish) }
     }
 
+    /// The weights of a row of scores whose logarithms are to base 2, and their sum: `out =
+    /// 2^(score − max)` in bf16, little-endian, where max is the largest of all scores and `max`.
+    /// Gives back that maximum and the sum, each weight within 4e-6 before it is rounded to bf16.
+    ///
+    /// # Panics
+    /// Where the scores are not whole panels of 16, or `out` has not two bytes for each.
+    pub fn softmax_bf16(self, scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
+        assert!(scores.len().is_multiple_of(PANEL), "whole panels of scores");
+        assert!(out.len() == 2 * scores.len(), "two bytes for each score");
+        // SAFETY: the token proves the CPU's features; the lengths were just checked.
+        unsafe { (self.0.softmax_bf16)(scores, max, out) }
+    }
+
     /// Applies an activation to every element. Errors: see each [`Activation`].
     pub fn activate_f32(self, activation: Activation, x: &mut [f32]) {
         // SAFETY: the token proves the CPU's features.
