@@ -168,6 +168,7 @@ pub(super) struct Kernels {
     pub f32_to_bf16: unsafe fn(&[f32], &mut [u8]),
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
     pub bf16_to_f32: unsafe fn(&[u8], &mut [f32]),
+    pub register_loop: unsafe fn(Arithmetic, usize) -> (f32, u64),
 }
 
 /// Gives an instruction set its kernels: the generic bodies, compiled with its features.
@@ -181,7 +182,7 @@ macro_rules! kernels {
     ) => {
         pub(super) static $name: $crate::arch::kernels::Kernels = {
             use $crate::arch::kernels::{Activation, Arithmetic, Finish, Gather, Kernels, Panels};
-            use $crate::arch::{portable, tile};
+            use $crate::arch::{portable, register_loop, tile};
 
             /// # Safety
             /// The CPU has the features; `Isa::product` has checked all lengths.
@@ -217,6 +218,14 @@ macro_rules! kernels {
             unsafe fn softmax_bf16(scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
                 // SAFETY: the caller's.
                 unsafe { tile::softmax_bf16::<$simd>(scores, max, out) }
+            }
+
+            /// # Safety
+            /// The CPU has the features.
+            $(#[$feature])*
+            unsafe fn register_loop(arithmetic: Arithmetic, rounds: usize) -> (f32, u64) {
+                // SAFETY: the caller's.
+                unsafe { register_loop::register_loop::<$simd>(arithmetic, rounds) }
             }
 
             kernels!(@each [$(#[$feature])*]
@@ -257,6 +266,7 @@ macro_rules! kernels {
                 f32_to_bf16,
                 f16_to_f32,
                 bf16_to_f32,
+                register_loop,
             }
         };
     };

@@ -6,6 +6,7 @@
 
 mod kernels;
 mod portable;
+mod register_loop;
 mod scalar;
 mod simd;
 mod tile;
@@ -304,6 +305,14 @@ impl Isa {
         assert!(from.len() == 2 * to.len(), "two bytes for each element");
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.0.bf16_to_f32)(from, to) }
+    }
+
+    /// Does `rounds` rounds of multiply-adds on registers alone. Gives back what they add up to, so
+    /// that none can be left out, and how many multiply-adds they were: over the time it took, the
+    /// most this CPU can do.
+    pub fn register_loop(self, arithmetic: Arithmetic, rounds: usize) -> (f32, u64) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.register_loop)(arithmetic, rounds) }
     }
 }
 

@@ -399,7 +399,8 @@ pub(super) unsafe fn softmax_bf16<S: Simd>(scores: &[f32], max: f32, out: &mut [
         let (negative, round, minus_round) = (S::splat(-max), S::splat(ROUND), S::splat(-ROUND));
         let mut sum = S::zero();
         for i in (0..scores.len()).step_by(S::LANES) {
-            let x = S::max(S::add(S::load(from.add(i)), negative), S::splat(-120.0));
+            // In this order what is no number stays none.
+            let x = S::max(S::splat(-120.0), S::add(S::load(from.add(i)), negative));
             let power = S::add(x, round);
             let n = S::add(power, minus_round);
             let r = S::mul_add(n, S::splat(-1.0), x);

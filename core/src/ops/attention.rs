@@ -6,6 +6,7 @@
 //! keys, and weights with values.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::arch::{Arithmetic, Finish, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Panels};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
@@ -96,6 +97,7 @@ pub fn attention(
         }
         Ok(())
     })?;
+    cx.ended(Op::Attention, out);
     Ok(out)
 }
 
