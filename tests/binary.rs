@@ -102,7 +102,7 @@ fn help_speaks_in_sentences_and_lists_the_flags_users_know() {
         assert!(help.contains(value), "{value} is not in the help");
     }
     let overview = says(&["--help"]);
-    for subcommand in ["generate", "plan", "inspect", "completions"] {
+    for subcommand in ["generate", "plan", "bench", "inspect", "completions"] {
         assert!(overview.contains(subcommand), "{subcommand} is not in the help");
     }
 }
@@ -132,6 +132,8 @@ fn bad_arguments_end_with_2_and_say_what_is_possible() {
     assert!(fails(2, &["generate", "-m", "x", "--strength", "0.5"]).contains("--init-img"));
     assert!(fails(2, &["generate", "-m", "x", "--cfg-scale", "-1"]).contains("from 0 to 1000"));
     assert!(fails(2, &["generate", "-m", "x", "-W", "-8"]).contains("--width"));
+    assert!(fails(2, &["bench", "-m", "x", "--component", "clip"]).contains("unet"));
+    assert!(fails(2, &["bench", "-m", "x", "--repeat", "0"]).contains("1"));
 }
 
 #[test]
@@ -1011,4 +1013,170 @@ fn the_configuration_of_every_golden_network_is_understood() {
         assert_eq!(failure, None, "{}", path.display());
     }
     assert!(count > 30, "only {count} configurations were found");
+}
+
+/// What `bench --json` writes of a model.
+fn bench(model: &Path, more: &[&str]) -> serde_json::Value {
+    let path = model.display().to_string();
+    let arguments = [&["bench", "-m", &path, "--json", "--repeat", "3"], more].concat();
+    serde_json::from_str(&says(&arguments)).unwrap()
+}
+
+fn number(value: &serde_json::Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {value}"))
+}
+
+fn about(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+}
+
+/// The figures of one network are there and fit each other.
+fn check_component(component: &serde_json::Value) {
+    let [median, min, max] =
+        ["median_seconds", "min_seconds", "max_seconds"].map(|key| number(component, key));
+    assert!(0.0 < min && min <= median && median <= max, "{component}");
+    let spread = number(component, "median_absolute_deviation_seconds");
+    assert!((0.0..=max - min).contains(&spread), "{component}");
+    let mut seconds: Vec<_> =
+        component["seconds"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
+    seconds.sort_by(f64::total_cmp);
+    assert_eq!(seconds, [min, median, max]);
+    let operations = 2.0 * number(component, "multiply_adds");
+    let [gops, peak] = ["gops", "peak_gops"].map(|key| number(component, key));
+    assert!(operations > 0.0 && about(gops, operations / median / 1e9), "{component}");
+    assert!(peak > 0.0 && about(number(component, "share_of_peak"), gops / peak), "{component}");
+    assert!(number(component, "arena_bytes") > 0.0 && number(component, "weight_bytes") > 0.0);
+    let images = 60.0 * number(component, "batch") / median;
+    let images = images / number(component, "evaluations_per_image");
+    assert!(about(number(component, "images_per_minute"), images), "{component}");
+    let anonymous = &component["peak_anonymous_bytes"];
+    match cfg!(target_os = "linux") {
+        true => assert!(anonymous.as_f64() >= component["arena_bytes"].as_f64(), "{component}"),
+        false => assert!(anonymous.is_null() || anonymous.is_u64(), "{component}"),
+    }
+}
+
+#[test]
+fn bench_times_each_network_with_figures_that_fit_each_other() {
+    let model = golden("shared-sd");
+    let report = bench(&model, &["-t", "2", "--steps", "10"]);
+    let components = report["components"].as_array().unwrap();
+    let names: Vec<_> = components.iter().map(|c| c["component"].as_str().unwrap()).collect();
+    assert_eq!(names, ["text", "unet", "vae"]);
+    let mut seconds = 0.0;
+    for component in components {
+        check_component(component);
+        assert_eq!((&component["threads"], &component["type"]), (&2.into(), &"f32".into()));
+        assert_eq!(component["isa"], report["isa"]);
+        assert!(component["layers"].is_null());
+        seconds += 60.0 / number(component, "images_per_minute");
+    }
+    assert!(about(number(&report, "images_per_minute"), 60.0 / seconds));
+    // With the prompt and without it; a picture is decoded once.
+    let evaluations = components.iter().map(|c| number(c, "evaluations_per_image"));
+    assert_eq!(evaluations.collect::<Vec<_>>(), [2.0, 20.0, 1.0]);
+    let path = model.display().to_string();
+    let plan = says(&["plan", "-m", &path, "-p", "a cat", "--json", "-t", "2"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    for (phase, component) in plan["phases"].as_array().unwrap().iter().zip(components) {
+        assert_eq!(phase["weight_bytes"], component["weight_bytes"], "{phase}");
+        let each = number(phase, "multiply_adds") / number(phase, "evaluations");
+        // The text encoder is given all the tokens there is room for, a prompt may have fewer.
+        assert!(component["component"] == "text" || each == number(component, "multiply_adds"));
+    }
+}
+
+#[test]
+fn the_layers_of_a_network_add_up_to_its_plan() {
+    let model = golden("../conformance/ddpm-uncond/model");
+    let report = bench(&model, &["--per-layer"]);
+    assert_eq!(report["components"].as_array().unwrap().len(), 1);
+    let unet = &report["components"][0];
+    check_component(unet);
+    let lists = ["layers", "kinds"].map(|key| unet[key].as_array().unwrap());
+    let sum = |list: &[serde_json::Value], key| list.iter().map(|l| number(l, key)).sum::<f64>();
+    for list in lists {
+        assert_eq!(sum(list, "multiply_adds"), number(unet, "multiply_adds"));
+        assert_eq!(sum(list, "weight_bytes"), number(unet, "weight_bytes"));
+        assert!((sum(list, "share") - 1.0).abs() < 1e-9);
+        // What no op has done is next to nothing; medians of parts are not parts of the median.
+        assert!(sum(list, "seconds") < 2.0 * number(unet, "max_seconds"));
+        for layer in list {
+            let operations = 2.0 * number(layer, "multiply_adds");
+            let gops = number(layer, "gops");
+            assert!(about(gops * number(layer, "seconds") * 1e9, operations), "{layer}");
+            assert!(about(number(layer, "share_of_peak"), gops / number(unet, "peak_gops")));
+        }
+    }
+    assert_eq!(sum(lists[1], "count"), lists[0].len() as f64);
+    let position = |name: &str| lists[0].iter().position(|layer| layer["layer"] == name);
+    let (first, last) = (position("conv_in").unwrap(), position("conv_out").unwrap());
+    assert!(first < last && last + 1 == lists[0].len());
+    assert_eq!(lists[0][first]["op"], "conv2d");
+    let path = model.display().to_string();
+    let table = says(&["bench", "-m", &path, "--per-layer", "--repeat", "1"]);
+    for word in ["conv_in", "group_norm", "of peak", "pictures a minute"] {
+        assert!(table.contains(word), "{word} is not in\n{table}");
+    }
+}
+
+#[test]
+fn bench_measures_the_peak_of_the_arithmetic_that_a_type_asks_for() {
+    let model = golden("../conformance/ddpm-uncond/model");
+    for dtype in ["f32", "bf16", "int8"] {
+        let report = bench(&model, &["--type", dtype, "-t", "1"]);
+        let unet = &report["components"][0];
+        check_component(unet);
+        assert_eq!((&report["type"], &unet["type"]), (&dtype.into(), &dtype.into()));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let packed = folder.path().join("packed.safetensors");
+    let [from, to] = [&model, &packed].map(|path| path.display().to_string());
+    says(&["convert", "-m", &from, "--type", "int8", "-o", &to]);
+    let [report, folder] =
+        [bench(&packed, &["-t", "1"]), bench(&model, &["-t", "1", "--type", "int8"])];
+    check_component(&report["components"][0]);
+    assert_eq!(report["type"], "int8");
+    for key in ["arena_bytes", "weight_bytes", "multiply_adds"] {
+        assert_eq!(report["components"][0][key], folder["components"][0][key], "{key}");
+    }
+}
+
+#[test]
+fn a_batch_is_one_evaluation_of_several_pictures() {
+    let model = golden("../conformance/ddpm-uncond/model");
+    let [one, three] = ["1", "3"].map(|batch| bench(&model, &["--batch", batch, "-t", "1"]));
+    let [one, three] = [&one, &three].map(|report| &report["components"][0]);
+    check_component(three);
+    assert_eq!(three["batch"], 3);
+    assert_eq!(number(three, "weight_bytes"), number(one, "weight_bytes"));
+    assert!(number(three, "multiply_adds") > 2.9 * number(one, "multiply_adds"));
+    assert!(number(three, "arena_bytes") > 2.0 * number(one, "arena_bytes"));
+}
+
+#[test]
+fn bench_needs_only_the_network_it_times() {
+    let (_folder, model) = model();
+    for gone in ["tokenizer", "scheduler", "text_encoder"] {
+        fs::remove_dir_all(model.join(gone)).unwrap();
+    }
+    fs::remove_file(model.join("model_index.json")).unwrap();
+    let smaller = bench(&model, &["--component", "unet", "-W", "32", "-H", "16"]);
+    assert_eq!((&smaller["width"], &smaller["height"]), (&32.into(), &16.into()));
+    assert!(smaller["images_per_minute"].is_null());
+    check_component(&smaller["components"][0]);
+    let path = model.display().to_string();
+    let error = fails(1, &["bench", "-m", &path, "--component", "text"]);
+    assert!(error.contains("has no text encoder. Take --component unet or vae."), "{error}");
+    assert!(fails(1, &["bench", "-m", &path, "-W", "33"]).contains("multiples of 4"));
+    let unconditional = golden("../conformance/ddpm-uncond/model").display().to_string();
+    for component in ["text", "vae"] {
+        let error = fails(1, &["bench", "-m", &unconditional, "--component", component]);
+        assert!(error.trim_end().ends_with("Take --component unet.") && error.lines().count() == 1);
+    }
+    assert!(fails(1, &["bench", "-m", "/no/such/thing"]).contains("there is no folder"));
+    fs::remove_dir_all(model.join("vae")).unwrap();
+    fs::remove_file(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let error = fails(1, &["bench", "-m", &path]);
+    assert!(error.contains("no weights in"), "{error}");
 }

@@ -66,6 +66,19 @@ pub enum Command {
     /// the weights, which are mapped from their files, `generate` takes exactly the memory told
     /// here.
     Plan(Box<Plan>),
+    /// Times the networks of a model on this machine.
+    ///
+    /// Each is evaluated once on drawn noise to warm up, and then --repeat times. Told are median,
+    /// least and most seconds of an evaluation, the operations a second (two for each
+    /// multiply-add) and which share that is of what this CPU can do on registers alone, measured
+    /// in the same run; the exact bytes of the arena, the anonymous memory of the process, the
+    /// bytes of the weights, and how many pictures a minute that makes. Neither a prompt nor a
+    /// tokenizer is needed.
+    #[command(after_help = "Examples:\n  \
+        mote bench -m stable-diffusion-v1-5 -t 2\n  \
+        mote bench -m stable-diffusion-v1-5 --component unet --per-layer\n  \
+        mote bench -m ddpm-cat-256 --repeat 20 --json")]
+    Bench(Box<Bench>),
     /// Describes a model, a file of weights, or how a picture was made.
     ///
     /// Of a model's folder it tells the networks with their sizes and the noise schedule; of a
@@ -130,6 +143,53 @@ pub struct Plan {
     pub json: bool,
 }
 
+/// `mote bench`.
+#[derive(Clone, Debug, Args)]
+pub struct Bench {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub model: Model,
+    /// Which network to time: one, or all that the model has.
+    #[arg(long, value_name = "NAME", help_heading = MEASUREMENT, default_value = "all")]
+    #[arg(ignore_case = true)]
+    pub component: Component,
+    /// How often each network is evaluated, after a first time that does not count.
+    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 5)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub repeat: u32,
+    /// Pictures that one evaluation of the UNet works on.
+    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 1)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// The steps that a picture is counted with. Where a text is followed, a step takes two
+    /// evaluations of the UNet: with the prompt and without it.
+    #[arg(long, visible_alias = "num-inference-steps", value_name = "COUNT")]
+    #[arg(help_heading = MEASUREMENT, default_value_t = 20)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+    /// The width in pixels; by default what the model was trained at.
+    #[arg(short = 'W', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub width: Option<u32>,
+    /// The height in pixels; by default what the model was trained at.
+    #[arg(short = 'H', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub height: Option<u32>,
+    /// The number of threads; by default as many as there are CPUs.
+    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Tells of every layer, in the order they are met, and of every kind of layer, how long it
+    /// takes.
+    #[arg(long, help_heading = OUTPUT)]
+    pub per_layer: bool,
+    /// Writes the figures as JSON.
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
+}
+
 /// `mote inspect`.
 #[derive(Clone, Debug, Args)]
 pub struct Inspect {
@@ -180,6 +240,7 @@ pub struct Completions {
 const MODEL: &str = "Model";
 const PICTURE: &str = "Picture";
 const SAMPLING: &str = "Sampling";
+const MEASUREMENT: &str = "Measurement";
 const MACHINE: &str = "Machine";
 const OUTPUT: &str = "Output";
 
@@ -322,6 +383,47 @@ pub enum Type {
     F16,
     /// 32-bit floats.
     F32,
+}
+
+/// A network of a model, or all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Component {
+    /// The noise predictor: one evaluation.
+    Unet,
+    /// The text encoder: one prompt of 77 tokens.
+    #[value(alias = "text_encoder")]
+    Text,
+    /// The autoencoder: one picture decoded.
+    Vae,
+    /// Each that the model has.
+    All,
+}
+
+impl Component {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::Text => "text",
+            Self::Vae => "vae",
+            Self::All => "all",
+        }
+    }
+
+    /// What it is, in words.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::Text => "text encoder",
+            Self::Vae => "decoder",
+            Self::All => "network",
+        }
+    }
+
+    /// Whether who asks for this asks for `other`.
+    pub fn holds(self, other: Self) -> bool {
+        self == Self::All || self == other
+    }
 }
 
 /// The samplers, by stable-diffusion.cpp's names.

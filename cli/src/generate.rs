@@ -43,7 +43,10 @@ pub fn run(args: &args::Generate) -> Result<()> {
     }
     let interrupt = Interrupt::listen()?;
     if let Some(to) = resolved.dtype.filter(|_| resolved.converts) {
-        let work = convert::OnTheWay { resolved: &resolved, to, isa, pool: &pool };
+        let plan = |weights: &mut dyn Weights| {
+            plan::plan_as_it_is(&resolved, isa, &pool, weights).map(drop)
+        };
+        let work = convert::OnTheWay { plan: &plan, to, isa, pool: &pool };
         model = work.convert(&mut model, &mut reporter, &interrupt)?;
     }
     let mut block = Block::new(planned.arena_bytes)?;

@@ -6,6 +6,8 @@
 
 #[forbid(unsafe_code)]
 pub mod args;
+#[forbid(unsafe_code)]
+pub mod bench;
 pub mod checkpoint;
 #[forbid(unsafe_code)]
 pub mod completions;
@@ -62,5 +64,6 @@ pub fn run(arguments: args::Cli) -> Result<()> {
         Command::Completions(args) => completions::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }

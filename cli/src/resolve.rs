@@ -271,12 +271,16 @@ fn unconditional(folder: &Place, model: &args::Model, request: &Request) -> Resu
     }
     let folder = folder.join("unet");
     let unet = unet_2d::read(folder.join("config.json"))?;
-    let size = size(request, unet.sample_size, 1, "unet")?;
+    let size = size([request.height, request.width], unet.sample_size, 1, "unet")?;
     let class_label = class_label(&unet, request.class_label)?;
     Ok((Networks::Unconditional { unet, class_label }, vec![("unet", folder)], size))
 }
 
-fn class_label(unet: &UNet2DConfig, label: Option<u32>) -> Result<Option<u32>> {
+/// The class to draw, as a network takes it.
+///
+/// # Errors
+/// Where the network wants one and has none, or the other way around.
+pub fn class_label(unet: &UNet2DConfig, label: Option<u32>) -> Result<Option<u32>> {
     match (unet.class_embedding, label) {
         (ClassEmbedding::None, None) => Ok(None),
         (ClassEmbedding::None, Some(_)) => {
@@ -332,7 +336,7 @@ fn text_to_image(folder: &Place, model: &args::Model, request: &Request) -> Resu
     let is_sized = request.width.is_some() && request.height.is_some();
     let own = init.as_ref().filter(|_| !is_sized);
     let own = own.map(|init| own_size(init, scale)).transpose()?;
-    let size = size(request, own.or(trained), scale, "unet")?;
+    let size = size([request.height, request.width], own.or(trained), scale, "unet")?;
     let init = init.map(|init| init.resized(size));
     let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
     let words = Words {
@@ -379,7 +383,10 @@ impl Tokens {
 }
 
 /// The autoencoder of the model, or the one given in its place, and where its weights lie.
-fn vae(folder: &Place, model: &args::Model, encodes: bool) -> Result<(Autoencoder, Places)> {
+///
+/// # Errors
+/// Where there is none, or mote cannot run it.
+pub fn vae(folder: &Place, model: &args::Model, encodes: bool) -> Result<(Autoencoder, Places)> {
     let given = model.taesd.as_ref().or(model.vae.as_ref());
     let folder = given.map_or_else(|| folder.join("vae"), Place::from);
     let file = folder.join("config.json");
@@ -435,9 +442,12 @@ fn own_size(picture: &Picture, scale: usize) -> Result<[usize; 2]> {
     Ok(size)
 }
 
-/// Height and width: as asked for, or as trained. Both must be multiples of `scale`.
-fn size(
-    request: &Request,
+/// Height and width: as given, or as trained. Both must be multiples of `scale`.
+///
+/// # Errors
+/// Where they are not, or neither is known.
+pub fn size(
+    given: [Option<u32>; 2],
     trained: Option<[usize; 2]>,
     scale: usize,
     place: &str,
@@ -449,7 +459,7 @@ fn size(
                 .remedy(format!("Say it with {flag}"))
         })
     };
-    let size = [side(request.height, 0, "-H")?, side(request.width, 1, "-W")?];
+    let size = [side(given[0], 0, "-H")?, side(given[1], 1, "-W")?];
     for side in size {
         if side == 0 || side % scale != 0 {
             let (below, above) = (side / scale * scale, side.next_multiple_of(scale));

@@ -33,7 +33,7 @@ use crate::packed::Packed;
 use crate::place::Place;
 use crate::plan::{self, Model};
 use crate::progress::{Interrupt, Reporter};
-use crate::resolve::{self, Resolved};
+use crate::resolve;
 use crate::tokenizer::Tokenizer;
 use crate::{isa, print};
 use networks::Network;
@@ -212,8 +212,8 @@ impl Work<'_> {
 
 /// A conversion before a run, into a file without a name, which is gone when the program ends.
 pub struct OnTheWay<'a> {
-    /// The run.
-    pub resolved: &'a Resolved,
+    /// Plans the run, and so says which weights it asks for.
+    pub plan: &'a dyn Fn(&mut dyn Weights) -> Result<()>,
     /// The type to convert to.
     pub to: Type,
     /// Who reads half precision.
@@ -233,10 +233,10 @@ impl OnTheWay<'_> {
         reporter: &mut Reporter,
         interrupt: &Interrupt,
     ) -> Result<Model> {
-        let Self { resolved, to, isa, pool } = *self;
+        let Self { plan, to, isa, pool } = *self;
         let tensors = model.with_weights(|weights| {
             let mut converted = Converted::new(weights, to);
-            plan::plan_as_it_is(resolved, isa, pool, &mut converted)?;
+            plan(&mut converted)?;
             Ok(converted.tensors)
         })??;
         let folder = std::env::temp_dir();

@@ -15,6 +15,7 @@ mod embedding;
 mod gemm;
 mod linear;
 mod norm;
+mod observe;
 mod resample;
 mod layout;
 
@@ -32,4 +33,5 @@ pub use gemm::Epilogue;
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};
+pub use observe::{Event, Observer, Op};
 pub use resample::{avg_pool_2x2, upsample_nearest};
