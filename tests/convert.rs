@@ -378,7 +378,7 @@ fn what_cannot_be_written_is_an_error_and_leaves_what_was_there() {
 /// What is wrong with a packed file, done to its header, and what is said of it.
 type Damage = (&'static str, fn(&mut Value));
 
-const DAMAGES: [Damage; 12] = [
+const DAMAGES: [Damage; 13] = [
     ("version \"2\"", |header| header["__metadata__"]["version"] = "2".into()),
     ("version \"\"", |header| header["__metadata__"]["version"] = 1.into()),
     ("the type \"int2\"", |header| header["__metadata__"]["type"] = "int2".into()),
@@ -400,8 +400,14 @@ const DAMAGES: [Damage; 12] = [
         let (panels, rows) = (scale[0].clone(), scale[1].clone());
         (scale[0], scale[1]) = (rows, panels);
     }),
-    ("`unet.mid_block.resnets.0.conv1.weight` is packed", |header| {
+    ("`unet.mid_block.resnets.0.conv1.weight`: weight of shape", |header| {
         header["unet.mid_block.resnets.0.conv1.weight"]["dtype"] = "U8".into();
+    }),
+    ("`unet.conv_in.bias` is packed", |header| {
+        let bias = &mut header["unet.conv_in.bias"];
+        let begin = bias["data_offsets"][0].as_u64().unwrap();
+        let end = begin + bias["shape"][0].as_u64().unwrap();
+        *bias = json!({ "dtype": "I8", "shape": bias["shape"], "data_offsets": [begin, end] });
     }),
     ("holds no unet/config.json", |header| {
         header.as_object_mut().unwrap().remove("file:unet/config.json");
