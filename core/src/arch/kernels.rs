@@ -129,7 +129,7 @@ pub enum Activation {
     Gelu,
     /// The tanh form of GELU, within 3e-7 · max(1, |x|).
     GeluTanh,
-    /// `x · sigmoid(1.702 x)`, within 4 ULP.
+    /// `x · sigmoid(1.702 x)`, within 3e-7 · max(1, |x|).
     QuickGelu,
     /// `max(x, 0)`, exact.
     Relu,
