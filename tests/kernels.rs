@@ -189,7 +189,7 @@ fn activations_are_within_their_stated_errors() {
                 Activation::GeluTanh | Activation::QuickGelu => {
                     (f64::from(found) - expected).abs() <= 3e-7 * f64::from(x).abs().max(1.0)
                 }
-                Activation::ClampTanh3 => (f64::from(found) - expected).abs() <= 4e-7,
+                Activation::ClampTanh3 => (f64::from(found) - expected).abs() <= 7e-7,
                 _ => f64::from(found) == expected,
             };
             assert!(good, "{activation:?} of {x}: {found}, not {expected}");
@@ -325,7 +325,7 @@ fn a_softmax_in_powers_of_two_is_within_its_stated_error() {
                 assert!((found - expected).abs() <= limit, "{score} on {isa:?}: {found}");
                 total += expected;
             }
-            assert!((f64::from(sum) - total).abs() <= 5e-6 * total + 1e-35, "{len} on {isa:?}");
+            assert!((f64::from(sum) - total).abs() <= 5e-6 * total + 1e-35, "{len} on {isa:?}: {sum}, not {total}");
         }
     }
 }

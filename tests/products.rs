@@ -91,8 +91,8 @@ struct Case {
 }
 
 impl Case {
-    /// Operands for a product of this size. What is beyond the channels is anything on the left, and
-    /// zero on the right.
+    /// Operands for a product of this size. Beyond the channels the left side holds anything, the
+    /// right side zeros.
     fn new(choices: &mut Choices, form: Form, size: Size, gated: bool, kind: Kind) -> Self {
         let Size { rows, taps, channels, columns } = size;
         let (gather, left) = left_side(choices, form, channels, kind);

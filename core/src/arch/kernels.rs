@@ -133,7 +133,7 @@ pub enum Activation {
     QuickGelu,
     /// `max(x, 0)`, exact.
     Relu,
-    /// `3 · tanh(x / 3)`, within 4e-7: how TAESD's decoder tames its input.
+    /// `3 · tanh(x / 3)`, within 7e-7: how TAESD's decoder tames its input.
     ClampTanh3,
 }
 

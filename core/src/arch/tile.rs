@@ -387,7 +387,7 @@ pub(super) unsafe fn product<S: Simd, const MR: usize, const ONE: usize, const T
 #[inline(always)]
 pub(super) unsafe fn softmax_bf16<S: Simd>(scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
     const ROUND: f32 = 12_582_912.0;
-    const POLYNOMIAL: [f32; 5] = [9.670_371e-3, 5.550_348_4e-2, 2.402_247_9e-1, 6.931_472e-1, 1.0];
+    const POLYNOMIAL: [f32; 5] = [9.582_853e-3, 5.590_642_6e-2, 2.402_409_9e-1, 6.931_242e-1, 1.0];
     // SAFETY: the caller's.
     unsafe {
         let from = scores.as_ptr();
