@@ -160,11 +160,11 @@ pub enum Activation {
     Gelu,
     /// The tanh form of GELU, within 3e-7 · max(1, |x|).
     GeluTanh,
-    /// `x · sigmoid(1.702 x)`, within 4 ULP.
+    /// `x · sigmoid(1.702 x)`, within 3e-7 · max(1, |x|).
     QuickGelu,
     /// `max(x, 0)`, exact.
     Relu,
-    /// `3 · tanh(x / 3)`, within 4e-7: how TAESD's decoder tames its input.
+    /// `3 · tanh(x / 3)`, within 7e-7: how TAESD's decoder tames its input.
     ClampTanh3,
 }
 
