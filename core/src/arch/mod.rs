@@ -4,6 +4,8 @@
 //! core never detects; the host does, once. `kernels.rs` is the list of all kernels; `scalar.rs` is
 //! fallback, oracle and explanation. An island of `unsafe`: instruction sets and raw loads.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64_neon;
 mod kernels;
 mod portable;
 mod scalar;
@@ -45,6 +47,18 @@ pub enum Level {
     /// The same, VNNI and BF16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// aarch64, which always has NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// aarch64 with dotprod.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// aarch64 with dotprod and i8mm.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
+    /// aarch64 with dotprod, i8mm and bf16.
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16,
 }
 
 impl Level {
@@ -61,6 +75,14 @@ impl Level {
         Self::Avx512Vnni,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Bf16,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonDotprod,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonI8mm,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonBf16,
     ];
 
     /// Its name: `scalar`, `avx2`, `avx512`.
@@ -81,6 +103,14 @@ impl Level {
             Self::Avx512Vnni => &x86_avx512::AVX512_VNNI,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => &x86_avx512::AVX512_BF16,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => &aarch64_neon::NEON,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => &aarch64_neon::NEON_DOTPROD,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => &aarch64_neon::NEON_I8MM,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonBf16 => &aarch64_neon::NEON_BF16,
         }
     }
 }

@@ -17,10 +17,11 @@ trait Sums<S: Simd> {
     type Left: Copy;
     type Right: Copy;
     type Sum: Copy;
+    const BY_LANE: bool;
     unsafe fn zero() -> Self::Sum;
-    unsafe fn left(from: *const u8) -> Self::Left;
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left;
     unsafe fn right(from: *const u8) -> Self::Right;
-    unsafe fn step(sum: Self::Sum, a: Self::Left, b: Self::Right) -> Self::Sum;
+    unsafe fn step<const LANE: usize>(sum: Self::Sum, a: Self::Left, b: Self::Right) -> Self::Sum;
 }
 
 struct F32;
@@ -31,6 +32,7 @@ impl<S: Simd> Sums<S> for F32 {
     type Left = S::F;
     type Right = S::F;
     type Sum = S::F;
+    const BY_LANE: bool = S::BY_LANE;
 
     #[inline(always)]
     unsafe fn zero() -> S::F {
@@ -38,8 +40,8 @@ impl<S: Simd> Sums<S> for F32 {
     }
 
     #[inline(always)]
-    unsafe fn left(from: *const u8) -> S::F {
-        unsafe { S::splat(from.cast::<f32>().read_unaligned()) }
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> S::F {
+        unsafe { S::left_f32::<STEPS>(from) }
     }
 
     #[inline(always)]
@@ -48,8 +50,8 @@ impl<S: Simd> Sums<S> for F32 {
     }
 
     #[inline(always)]
-    unsafe fn step(sum: S::F, a: S::F, b: S::F) -> S::F {
-        unsafe { S::mul_add(a, b, sum) }
+    unsafe fn step<const LANE: usize>(sum: S::F, a: S::F, b: S::F) -> S::F {
+        unsafe { S::dot_f32::<LANE>(sum, a, b) }
     }
 }
 
@@ -57,6 +59,7 @@ impl<S: Simd> Sums<S> for Bf16 {
     type Left = S::LeftBf16;
     type Right = S::RightBf16;
     type Sum = S::F;
+    const BY_LANE: bool = S::BY_LANE;
 
     #[inline(always)]
     unsafe fn zero() -> S::F {
@@ -64,8 +67,8 @@ impl<S: Simd> Sums<S> for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn left(from: *const u8) -> Self::Left {
-        unsafe { S::left_bf16(from) }
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left {
+        unsafe { S::left_bf16::<STEPS>(from) }
     }
 
     #[inline(always)]
@@ -74,8 +77,8 @@ impl<S: Simd> Sums<S> for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn step(sum: S::F, a: Self::Left, b: Self::Right) -> S::F {
-        unsafe { S::dot_bf16(sum, a, b) }
+    unsafe fn step<const LANE: usize>(sum: S::F, a: Self::Left, b: Self::Right) -> S::F {
+        unsafe { S::dot_bf16::<LANE>(sum, a, b) }
     }
 }
 
@@ -83,6 +86,7 @@ impl<S: Simd> Sums<S> for Q8 {
     type Left = S::LeftQ8;
     type Right = S::RightQ8;
     type Sum = S::I;
+    const BY_LANE: bool = S::BY_LANE_Q8;
 
     #[inline(always)]
     unsafe fn zero() -> S::I {
@@ -90,8 +94,8 @@ impl<S: Simd> Sums<S> for Q8 {
     }
 
     #[inline(always)]
-    unsafe fn left(from: *const u8) -> Self::Left {
-        unsafe { S::left_q8(from) }
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left {
+        unsafe { S::left_q8::<STEPS>(from) }
     }
 
     #[inline(always)]
@@ -100,8 +104,27 @@ impl<S: Simd> Sums<S> for Q8 {
     }
 
     #[inline(always)]
-    unsafe fn step(sum: S::I, a: Self::Left, b: Self::Right) -> S::I {
-        unsafe { S::dot_q8(sum, a, b) }
+    unsafe fn step<const LANE: usize>(sum: S::I, a: Self::Left, b: Self::Right) -> S::I {
+        unsafe { S::dot_q8::<LANE>(sum, a, b) }
+    }
+}
+
+/// One step of all registers: the left side is lane `LANE` of what was read.
+#[inline(always)]
+unsafe fn one_lane<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize, const LANE: usize>(
+    sums: &mut [[A::Sum; REGS]; MR],
+    left: &[A::Left; MR],
+    right: &[*const u8; REGS],
+    step: usize,
+) {
+    for j in 0..REGS {
+        // SAFETY: the caller's: each panel holds more than `step` steps.
+        unsafe {
+            let b = A::right(right[j].add(step * STEP));
+            for r in 0..MR {
+                sums[r][j] = A::step::<LANE>(sums[r][j], left[r], b);
+            }
+        }
     }
 }
 
@@ -113,7 +136,21 @@ unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
     right: &[*const u8; REGS],
     steps: usize,
 ) {
-    for step in 0..steps {
+    let by_lane = if A::BY_LANE { steps / 4 * 4 } else { 0 };
+    for step in (0..by_lane).step_by(4) {
+        // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
+        unsafe {
+            let mut left = [A::left::<4>(rows[0].add(4 * step)); MR];
+            for r in 1..MR {
+                left[r] = A::left::<4>(rows[r].add(4 * step));
+            }
+            one_lane::<S, A, MR, REGS, 0>(sums, &left, right, step);
+            one_lane::<S, A, MR, REGS, 1>(sums, &left, right, step + 1);
+            one_lane::<S, A, MR, REGS, 2>(sums, &left, right, step + 2);
+            one_lane::<S, A, MR, REGS, 3>(sums, &left, right, step + 3);
+        }
+    }
+    for step in by_lane..steps {
         // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
         unsafe {
             let mut b = [A::right(right[0].add(step * STEP)); REGS];
@@ -121,9 +158,9 @@ unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
                 b[j] = A::right(right[j].add(step * STEP));
             }
             for r in 0..MR {
-                let a = A::left(rows[r].add(4 * step));
+                let a = A::left::<1>(rows[r].add(4 * step));
                 for j in 0..REGS {
-                    sums[r][j] = A::step(sums[r][j], a, b[j]);
+                    sums[r][j] = A::step::<0>(sums[r][j], a, b[j]);
                 }
             }
         }

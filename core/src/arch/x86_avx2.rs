@@ -108,7 +108,17 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn left_bf16(from: *const u8) -> [__m256; 2] {
+    unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> __m256 {
+        unsafe { Self::splat(from.cast::<f32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_f32<const LANE: usize>(sums: __m256, a: __m256, b: __m256) -> __m256 {
+        unsafe { Self::mul_add(a, b, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn left_bf16<const STEPS: usize>(from: *const u8) -> [__m256; 2] {
         unsafe { widened(_mm256_set1_epi32(from.cast::<i32>().read_unaligned())) }
     }
 
@@ -118,12 +128,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn dot_bf16(sums: __m256, a: [__m256; 2], b: [__m256; 2]) -> __m256 {
+    unsafe fn dot_bf16<const LANE: usize>(sums: __m256, a: [__m256; 2], b: [__m256; 2]) -> __m256 {
         unsafe { _mm256_fmadd_ps(a[1], b[1], _mm256_fmadd_ps(a[0], b[0], sums)) }
     }
 
     #[inline(always)]
-    unsafe fn left_q8(from: *const u8) -> [__m256i; 2] {
+    unsafe fn left_q8<const STEPS: usize>(from: *const u8) -> [__m256i; 2] {
         unsafe {
             let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
             if VNNI { [word; 2] } else { unsigned_halves(word) }
@@ -139,7 +149,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn dot_q8(sums: __m256i, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
+    unsafe fn dot_q8<const LANE: usize>(sums: __m256i, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
         unsafe {
             if VNNI {
                 return _mm256_dpbusd_avx_epi32(sums, a[0], b[0]);

@@ -89,7 +89,17 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn left_bf16(from: *const u8) -> __m512i {
+    unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> __m512 {
+        unsafe { Self::splat(from.cast::<f32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_f32<const LANE: usize>(sums: __m512, a: __m512, b: __m512) -> __m512 {
+        unsafe { Self::mul_add(a, b, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn left_bf16<const STEPS: usize>(from: *const u8) -> __m512i {
         unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
     }
 
@@ -99,7 +109,7 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn dot_bf16(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
+    unsafe fn dot_bf16<const LANE: usize>(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
         unsafe {
             if BF16 {
                 return _mm512_dpbf16_ps(sums, as_bf16(a), as_bf16(b));
@@ -112,7 +122,7 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn left_q8(from: *const u8) -> __m512i {
+    unsafe fn left_q8<const STEPS: usize>(from: *const u8) -> __m512i {
         unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
     }
 
@@ -122,7 +132,7 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn dot_q8(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    unsafe fn dot_q8<const LANE: usize>(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
         unsafe {
             if VNNI {
                 return _mm512_dpbusd_epi32(sums, a, b);
