@@ -260,6 +260,7 @@ pub fn plan(bytes: &[u8]) {
         text_encoder: &text_encoder,
         unet: &unet,
         vae: Autoencoder::Kl(&vae),
+        vae_tile: [None, Some(n.size())][n.next() % 2],
         sampling,
         prompt: &ids,
         negative_prompt: &ids,

@@ -90,6 +90,9 @@ fn help_speaks_in_sentences_and_lists_the_flags_users_know() {
         "--type",
         "--taesd",
         "--vae",
+        "--vae-tiling",
+        "--enable-tiling",
+        "--vae-tile-size",
         "--output",
         "--memory-limit",
         "--class-label",
@@ -102,7 +105,7 @@ fn help_speaks_in_sentences_and_lists_the_flags_users_know() {
         assert!(help.contains(value), "{value} is not in the help");
     }
     let overview = says(&["--help"]);
-    for subcommand in ["generate", "plan", "inspect", "completions"] {
+    for subcommand in ["generate", "plan", "bench", "inspect", "completions"] {
         assert!(overview.contains(subcommand), "{subcommand} is not in the help");
     }
 }
@@ -132,6 +135,10 @@ fn bad_arguments_end_with_2_and_say_what_is_possible() {
     assert!(fails(2, &["generate", "-m", "x", "--strength", "0.5"]).contains("--init-img"));
     assert!(fails(2, &["generate", "-m", "x", "--cfg-scale", "-1"]).contains("from 0 to 1000"));
     assert!(fails(2, &["generate", "-m", "x", "-W", "-8"]).contains("--width"));
+    assert!(fails(2, &["bench", "-m", "x", "--component", "clip"]).contains("unet"));
+    assert!(fails(2, &["bench", "-m", "x", "--repeat", "0"]).contains("1"));
+    let error = fails(2, &["generate", "-m", "x", "--vae-tile-size", "8"]);
+    assert!(error.contains("--vae-tiling"), "{error}");
 }
 
 #[test]
@@ -728,6 +735,8 @@ fn what_a_model_cannot_do_is_refused_with_a_remedy() {
         (&noise, &["--cfg-scale", "3"], "--cfg-scale"),
         (&noise, &["--class-label", "3"], "no classes"),
         (&noise, &["--taesd", "x"], "--taesd"),
+        (&noise, &["--vae-tiling"], "--vae-tiling"),
+        (&words, &["-p", "x", "--vae-tiling", "--vae-tile-size", "9"], "multiple of 4 latents"),
     ] {
         let base = ["generate", "-o", "/dev/null", "-m", model];
         let base = if arguments.contains(&"-o") { &["generate", "-m", model][..] } else { &base };
@@ -867,6 +876,55 @@ fn a_tiny_autoencoder_takes_the_place_of_the_models_own() {
     let own = golden("shared-sd/vae");
     let error = fails(1, &[&["plan"], &base[..], &["--taesd", own.to_str().unwrap()]].concat());
     assert!(error.contains("--vae instead"), "{error}");
+}
+
+#[test]
+fn tiles_take_less_memory_and_make_nearly_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.png");
+    let model = golden("shared-sd");
+    let base = ["-m", model.to_str().unwrap(), "-p", "x", "-W", "96", "-H", "72", "--steps", "1"];
+    let draw = |more: &[&str]| {
+        says(&[&["generate", "-o", out.to_str().unwrap()], &base[..], more].concat());
+        pixels(&out)
+    };
+    let plan = |more: &[&str]| {
+        let json = says(&[&["plan", "--json"], &base[..], more].concat());
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        (json["phases"][2]["arena_bytes"].as_u64().unwrap(), json["vae_tile"].clone())
+    };
+    let tiles = ["--vae-tiling", "--vae-tile-size", "12"];
+    let (whole, none) = plan(&[]);
+    let (tiled, tile) = plan(&tiles);
+    assert!(tiled < whole, "{tiled} {whole}");
+    assert_eq!((none, tile), (serde_json::Value::Null, 12.into()));
+    assert_eq!(plan(&["--enable-tiling"]).1, 20);
+    let whole = draw(&[]);
+    let tiled = draw(&tiles);
+    let info = says(&["inspect", out.to_str().unwrap()]);
+    assert!(info.contains("VAE tile") && info.contains("12"), "{info}");
+    assert_eq!(draw(&["--vae-tiling", "--vae-tile-size", "24"]), whole, "one tile holds all");
+    assert_eq!(whole.len(), tiled.len());
+    let differences = whole.iter().zip(&tiled).map(|(a, b)| f64::from(a.abs_diff(*b)));
+    let mean = differences.sum::<f64>() / whole.len() as f64;
+    println!("mean difference {mean:.2} levels");
+    assert!(mean > 0.0 && mean < 16.0, "{mean}");
+    let one = draw(&[&tiles[..], &["-t", "1"]].concat());
+    assert!(one == tiled && draw(&[&tiles[..], &["-t", "3"]].concat()) == tiled);
+}
+
+#[test]
+fn a_memory_limit_that_tiles_would_keep_is_refused_with_that_advice() {
+    let model = golden("shared-sd");
+    let base = ["plan", "-m", model.to_str().unwrap(), "-p", "x", "-W", "128", "-H", "128"];
+    let plan = says(&[&base[..], &["--vae-tiling", "--json"]].concat());
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let limit = plan["arena_bytes"].to_string();
+    let output = mote(&[&base[..], &["--memory-limit", &limit]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.contains("To make it fit, add --vae-tiling"), "{error}");
+    says(&[&base[..], &["--memory-limit", &limit, "--vae-tiling"]].concat());
 }
 
 /// The tensors of a committed tiny autoencoder under TAESD's first names: a file for the encoder
@@ -1011,4 +1069,170 @@ fn the_configuration_of_every_golden_network_is_understood() {
         assert_eq!(failure, None, "{}", path.display());
     }
     assert!(count > 30, "only {count} configurations were found");
+}
+
+/// What `bench --json` writes of a model.
+fn bench(model: &Path, more: &[&str]) -> serde_json::Value {
+    let path = model.display().to_string();
+    let arguments = [&["bench", "-m", &path, "--json", "--repeat", "3"], more].concat();
+    serde_json::from_str(&says(&arguments)).unwrap()
+}
+
+fn number(value: &serde_json::Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {value}"))
+}
+
+fn about(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+}
+
+/// The figures of one network are there and fit each other.
+fn check_component(component: &serde_json::Value) {
+    let [median, min, max] =
+        ["median_seconds", "min_seconds", "max_seconds"].map(|key| number(component, key));
+    assert!(0.0 < min && min <= median && median <= max, "{component}");
+    let spread = number(component, "median_absolute_deviation_seconds");
+    assert!((0.0..=max - min).contains(&spread), "{component}");
+    let mut seconds: Vec<_> =
+        component["seconds"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
+    seconds.sort_by(f64::total_cmp);
+    assert_eq!(seconds, [min, median, max]);
+    let operations = 2.0 * number(component, "multiply_adds");
+    let [gops, peak] = ["gops", "peak_gops"].map(|key| number(component, key));
+    assert!(operations > 0.0 && about(gops, operations / median / 1e9), "{component}");
+    assert!(peak > 0.0 && about(number(component, "share_of_peak"), gops / peak), "{component}");
+    assert!(number(component, "arena_bytes") > 0.0 && number(component, "weight_bytes") > 0.0);
+    let images = 60.0 * number(component, "batch") / median;
+    let images = images / number(component, "evaluations_per_image");
+    assert!(about(number(component, "images_per_minute"), images), "{component}");
+    let anonymous = &component["peak_anonymous_bytes"];
+    match cfg!(target_os = "linux") {
+        true => assert!(anonymous.as_f64() >= component["arena_bytes"].as_f64(), "{component}"),
+        false => assert!(anonymous.is_null() || anonymous.is_u64(), "{component}"),
+    }
+}
+
+#[test]
+fn bench_times_each_network_with_figures_that_fit_each_other() {
+    let model = golden("shared-sd");
+    let report = bench(&model, &["-t", "2", "--steps", "10"]);
+    let components = report["components"].as_array().unwrap();
+    let names: Vec<_> = components.iter().map(|c| c["component"].as_str().unwrap()).collect();
+    assert_eq!(names, ["text", "unet", "vae"]);
+    let mut seconds = 0.0;
+    for component in components {
+        check_component(component);
+        assert_eq!((&component["threads"], &component["type"]), (&2.into(), &"f32".into()));
+        assert_eq!(component["isa"], report["isa"]);
+        assert!(component["layers"].is_null());
+        seconds += 60.0 / number(component, "images_per_minute");
+    }
+    assert!(about(number(&report, "images_per_minute"), 60.0 / seconds));
+    // With the prompt and without it; a picture is decoded once.
+    let evaluations = components.iter().map(|c| number(c, "evaluations_per_image"));
+    assert_eq!(evaluations.collect::<Vec<_>>(), [2.0, 20.0, 1.0]);
+    let path = model.display().to_string();
+    let plan = says(&["plan", "-m", &path, "-p", "a cat", "--json", "-t", "2"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    for (phase, component) in plan["phases"].as_array().unwrap().iter().zip(components) {
+        assert_eq!(phase["weight_bytes"], component["weight_bytes"], "{phase}");
+        let each = number(phase, "multiply_adds") / number(phase, "evaluations");
+        // The text encoder is given all the tokens there is room for, a prompt may have fewer.
+        assert!(component["component"] == "text" || each == number(component, "multiply_adds"));
+    }
+}
+
+#[test]
+fn the_layers_of_a_network_add_up_to_its_plan() {
+    let model = golden("../conformance/ddpm-uncond/model");
+    let report = bench(&model, &["--per-layer"]);
+    assert_eq!(report["components"].as_array().unwrap().len(), 1);
+    let unet = &report["components"][0];
+    check_component(unet);
+    let lists = ["layers", "kinds"].map(|key| unet[key].as_array().unwrap());
+    let sum = |list: &[serde_json::Value], key| list.iter().map(|l| number(l, key)).sum::<f64>();
+    for list in lists {
+        assert_eq!(sum(list, "multiply_adds"), number(unet, "multiply_adds"));
+        assert_eq!(sum(list, "weight_bytes"), number(unet, "weight_bytes"));
+        assert!((sum(list, "share") - 1.0).abs() < 1e-9);
+        // What no op has done is next to nothing; medians of parts are not parts of the median.
+        assert!(sum(list, "seconds") < 2.0 * number(unet, "max_seconds"));
+        for layer in list {
+            let operations = 2.0 * number(layer, "multiply_adds");
+            let gops = number(layer, "gops");
+            assert!(about(gops * number(layer, "seconds") * 1e9, operations), "{layer}");
+            assert!(about(number(layer, "share_of_peak"), gops / number(unet, "peak_gops")));
+        }
+    }
+    assert_eq!(sum(lists[1], "count"), lists[0].len() as f64);
+    let position = |name: &str| lists[0].iter().position(|layer| layer["layer"] == name);
+    let (first, last) = (position("conv_in").unwrap(), position("conv_out").unwrap());
+    assert!(first < last && last + 1 == lists[0].len());
+    assert_eq!(lists[0][first]["op"], "conv2d");
+    let path = model.display().to_string();
+    let table = says(&["bench", "-m", &path, "--per-layer", "--repeat", "1"]);
+    for word in ["conv_in", "group_norm", "of peak", "pictures a minute"] {
+        assert!(table.contains(word), "{word} is not in\n{table}");
+    }
+}
+
+#[test]
+fn bench_measures_the_peak_of_the_arithmetic_that_a_type_asks_for() {
+    let model = golden("../conformance/ddpm-uncond/model");
+    for dtype in ["f32", "bf16", "int8"] {
+        let report = bench(&model, &["--type", dtype, "-t", "1"]);
+        let unet = &report["components"][0];
+        check_component(unet);
+        assert_eq!((&report["type"], &unet["type"]), (&dtype.into(), &dtype.into()));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let packed = folder.path().join("packed.safetensors");
+    let [from, to] = [&model, &packed].map(|path| path.display().to_string());
+    says(&["convert", "-m", &from, "--type", "int8", "-o", &to]);
+    let [report, folder] =
+        [bench(&packed, &["-t", "1"]), bench(&model, &["-t", "1", "--type", "int8"])];
+    check_component(&report["components"][0]);
+    assert_eq!(report["type"], "int8");
+    for key in ["arena_bytes", "weight_bytes", "multiply_adds"] {
+        assert_eq!(report["components"][0][key], folder["components"][0][key], "{key}");
+    }
+}
+
+#[test]
+fn a_batch_is_one_evaluation_of_several_pictures() {
+    let model = golden("../conformance/ddpm-uncond/model");
+    let [one, three] = ["1", "3"].map(|batch| bench(&model, &["--batch", batch, "-t", "1"]));
+    let [one, three] = [&one, &three].map(|report| &report["components"][0]);
+    check_component(three);
+    assert_eq!(three["batch"], 3);
+    assert_eq!(number(three, "weight_bytes"), number(one, "weight_bytes"));
+    assert!(number(three, "multiply_adds") > 2.9 * number(one, "multiply_adds"));
+    assert!(number(three, "arena_bytes") > 2.0 * number(one, "arena_bytes"));
+}
+
+#[test]
+fn bench_needs_only_the_network_it_times() {
+    let (_folder, model) = model();
+    for gone in ["tokenizer", "scheduler", "text_encoder"] {
+        fs::remove_dir_all(model.join(gone)).unwrap();
+    }
+    fs::remove_file(model.join("model_index.json")).unwrap();
+    let smaller = bench(&model, &["--component", "unet", "-W", "32", "-H", "16"]);
+    assert_eq!((&smaller["width"], &smaller["height"]), (&32.into(), &16.into()));
+    assert!(smaller["images_per_minute"].is_null());
+    check_component(&smaller["components"][0]);
+    let path = model.display().to_string();
+    let error = fails(1, &["bench", "-m", &path, "--component", "text"]);
+    assert!(error.contains("has no text encoder. Take --component unet or vae."), "{error}");
+    assert!(fails(1, &["bench", "-m", &path, "-W", "33"]).contains("multiples of 4"));
+    let unconditional = golden("../conformance/ddpm-uncond/model").display().to_string();
+    for component in ["text", "vae"] {
+        let error = fails(1, &["bench", "-m", &unconditional, "--component", component]);
+        assert!(error.trim_end().ends_with("Take --component unet.") && error.lines().count() == 1);
+    }
+    assert!(fails(1, &["bench", "-m", "/no/such/thing"]).contains("there is no folder"));
+    fs::remove_dir_all(model.join("vae")).unwrap();
+    fs::remove_file(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let error = fails(1, &["bench", "-m", &path]);
+    assert!(error.contains("no weights in"), "{error}");
 }

@@ -5,8 +5,8 @@ use mote::arch::Isa;
 use mote::exec::Sequential;
 use mote::mem::Arena;
 use mote::models::PerLevel;
-use mote::models::autoencoder_kl::AutoencoderKlConfig;
-use mote::models::autoencoder_tiny::AutoencoderTinyConfig;
+use mote::models::autoencoder_kl::{self, AutoencoderKlConfig};
+use mote::models::autoencoder_tiny::{self, AutoencoderTinyConfig};
 use mote::models::clip_text::ClipTextConfig;
 use mote::models::unet_2d::{BlockType, ClassEmbedding, UNet2DConfig};
 use mote::models::unet_2d_condition::UNet2DConditionConfig;
@@ -107,6 +107,76 @@ fn the_tiny_decoder_takes_less_than_half_of_the_large_one() {
 }
 
 #[test]
+fn in_tiles_both_decoders_take_less_than_64_mib_at_512x512_with_any_instruction_set() {
+    let (large, tiny) = (sd_vae(), AutoencoderTinyConfig::default());
+    for isa in mote_tests::isas() {
+        let tile = autoencoder_kl::TILE;
+        let bytes =
+            plan_on(isa, [1, 64, 64, 4], |cx, x| large.decode_tiled(cx, &Path::root(), x, tile));
+        let bytes = bytes.unwrap();
+        println!("AutoencoderKL's decoder in tiles: {:.1} MiB", bytes as f64 / MIB as f64);
+        assert!(bytes <= 64 * MIB, "{isa:?}: {bytes}");
+        let tile = autoencoder_tiny::TILE;
+        let bytes =
+            plan_on(isa, [1, 64, 64, 4], |cx, x| tiny.decode_tiled(cx, &Path::root(), x, tile));
+        let bytes = bytes.unwrap();
+        println!("AutoencoderTiny's decoder in tiles: {:.1} MiB", bytes as f64 / MIB as f64);
+        assert!(bytes <= 64 * MIB, "{isa:?}: {bytes}");
+    }
+}
+
+#[test]
+fn in_tiles_a_larger_picture_takes_little_more_than_its_own_bytes() {
+    let decode = |side: usize| {
+        let tile = autoencoder_kl::TILE;
+        plan([1, side, side, 4], |cx, x| sd_vae().decode_tiled(cx, &Path::root(), x, tile)).unwrap()
+    };
+    let picture = |side: usize| (8 * side) * (8 * side) * 3 * 4;
+    let more = decode(256) - decode(64);
+    assert!(more <= (picture(256) - picture(64)) + 2 * MIB, "{more}");
+}
+
+#[test]
+fn all_tiles_together_cost_what_each_costs_and_weights_are_counted_once() {
+    let vae = sd_vae();
+    let tally = |size: [usize; 2], tile: Option<usize>| {
+        let (threads, mut weights) = (Threads(2), Assumed(DType::F16));
+        let mut cx = Context::new(Arena::measuring(), best_isa(), &threads, &mut weights);
+        let x = cx.tensor(Shape::new([1, size[0], size[1], 4])).unwrap();
+        match tile {
+            None => vae.decode(&mut cx, &Path::root(), x).unwrap(),
+            Some(tile) => vae.decode_tiled(&mut cx, &Path::root(), x, tile).unwrap(),
+        };
+        cx.tally()
+    };
+    // Tiles of 16 begin at 0, 12 and 24; those down are 16, 16 and 4 long, those across 16 and 8.
+    let tiled = tally([28, 20], Some(16));
+    let each = [[16, 16], [16, 16], [4, 16], [16, 8], [16, 8], [4, 8]].map(|s| tally(s, None));
+    assert_eq!(tiled.multiply_adds, each.iter().map(|tally| tally.multiply_adds).sum::<u64>());
+    assert_eq!(tiled.weight_bytes, each[0].weight_bytes);
+}
+
+#[test]
+fn tiles_that_cannot_overlap_by_whole_latents_are_refused() {
+    let (large, tiny) = (sd_vae(), AutoencoderTinyConfig::default());
+    for tile in [0, 1, 2, 6, 10, 21, usize::MAX] {
+        for size in [[1, 1, 1, 4], [1, 64, 64, 4]] {
+            let errors = [
+                plan(size, |cx, x| large.decode_tiled(cx, &Path::root(), x, tile)).unwrap_err(),
+                plan(size, |cx, x| tiny.decode_tiled(cx, &Path::root(), x, tile)).unwrap_err(),
+            ];
+            for error in errors {
+                assert!(matches!(error, Error::Config { key: "tile", .. }), "{tile}: {error:?}");
+            }
+        }
+    }
+    for tile in [4, usize::MAX - 3] {
+        let decoded = plan([1, 9, 9, 4], |cx, x| large.decode_tiled(cx, &Path::root(), x, tile));
+        assert!(decoded.is_ok(), "{tile}: {decoded:?}");
+    }
+}
+
+#[test]
 fn the_text_encoder_takes_little() {
     let config = ClipTextConfig {
         hidden_size: 768,
@@ -171,6 +241,12 @@ fn enormous_pictures_are_refused_soon_and_by_name() {
         }
         let decoded = plan([1, side, side, 4], |cx, x| sd_vae().decode(cx, &Path::root(), x));
         assert!(decoded.is_ok() || side > 1 << 20, "{side}: {decoded:?}");
+        let tiled = |size| plan(size, |cx, x| sd_vae().decode_tiled(cx, &Path::root(), x, 20));
+        let decoded = tiled([1, side, side, 4]);
+        assert!(decoded.is_ok() || side > 1 << 20, "{side}: {decoded:?}");
+        // Latents that can be counted, and a picture that cannot.
+        let decoded = tiled([1, side / 32, 1, 4]);
+        assert!(decoded.is_ok() || side > 1 << 29, "{side}: {decoded:?}");
     }
 }
 

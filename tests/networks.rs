@@ -209,6 +209,65 @@ fn autoencoder_kl_decodes_as_diffusers_does() {
     }
 }
 
+/// The side of the tiles that a case was decoded in, if it was.
+fn tile(case: &Case) -> Option<usize> {
+    let tile = json(&case.folder.join("case.json"))["tile"].as_u64()?;
+    Some(tile as usize)
+}
+
+#[test]
+fn autoencoder_kl_decodes_tiles_as_diffusers_does() {
+    let mut tiled = 0;
+    for mut case in cases("kl-") {
+        let Some(tile) = tile(&case) else { continue };
+        let config = kl(&case);
+        case.check("decoded_tiled", same, |case, cx| {
+            let x = case.picture(cx, "latents")?;
+            let y = config.decode_tiled(cx, &Path::root(), x, tile)?;
+            nchw(cx, y)
+        });
+        tiled += 1;
+    }
+    assert_eq!(tiled, 3);
+}
+
+#[test]
+fn autoencoder_tiny_decodes_tiles_as_diffusers_does() {
+    let mut case = Case::read("tiny-tiled");
+    let (config, tile) = (tiny(&case), tile(&case).expect("this case has tiles"));
+    case.check("decoded_tiled", same, |case, cx| {
+        let x = case.picture(cx, "latents")?;
+        let y = config.decode_tiled(cx, &Path::root(), x, tile)?;
+        nchw(cx, y)
+    });
+}
+
+#[test]
+fn latents_that_one_tile_holds_are_decoded_as_a_whole_to_the_bit() {
+    for mut case in cases("kl-").into_iter().chain(cases("tiny-")) {
+        let config = match case.name.starts_with("tiny") {
+            true => Autoencoder::Tiny(tiny(&case)),
+            false => Autoencoder::Kl(kl(&case)),
+        };
+        let dims = case.io.dims("latents");
+        let tile = dims[2].max(dims[3]).next_multiple_of(8);
+        let mut weights = std::mem::take(&mut case.weights);
+        let mut decoded = |tile: Option<usize>| {
+            let (_, values) = run(isas()[0], &Sequential, &mut weights, |cx| {
+                let (x, root) = (case.picture(cx, "latents")?, Path::root());
+                match (&config, tile) {
+                    (Autoencoder::Kl(vae), None) => vae.decode(cx, &root, x),
+                    (Autoencoder::Kl(vae), Some(tile)) => vae.decode_tiled(cx, &root, x, tile),
+                    (Autoencoder::Tiny(vae), None) => vae.decode(cx, &root, x),
+                    (Autoencoder::Tiny(vae), Some(tile)) => vae.decode_tiled(cx, &root, x, tile),
+                }
+            });
+            values.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+        };
+        assert_eq!(decoded(Some(tile)), decoded(None), "{}", case.name);
+    }
+}
+
 /// The configuration of a tiny autoencoder: from its file, or for the original's names, which come
 /// without one, read off its tensors.
 fn tiny(case: &Case) -> AutoencoderTinyConfig {

@@ -58,6 +58,51 @@ fn linear_is_a_matrix_product_with_bias_and_residual() {
 }
 
 #[test]
+fn windows_are_cut_out_and_fade_in_where_they_lie() {
+    // Rows and columns over which x fades in; as many as x has, or none of that side.
+    for (n, [h, w], c, over) in [
+        (1, [1, 1], 1, [1, 0]),
+        (2, [5, 4], 3, [3, 0]),
+        (2, [5, 4], 3, [0, 4]),
+        (1, [6, 5], 2, [2, 3]),
+        (1, [3, 2], 1, [7, 0]),
+    ] {
+        let ([from_h, from_w], at) = ([h + 2, w + 3], [2, 1]);
+        let (x, from) = (numbers(1, n * h * w * c), numbers(2, n * from_h * from_w * c));
+        let part = |at: usize, over: usize| (at as f64 / over.max(1) as f64).min(1.0);
+        let m = |y, column| {
+            let each = [part(y, over[0]), part(column, over[1])];
+            let fades = |side: usize| if over[side] > 0 { each[side] } else { 1.0 };
+            fades(0) * fades(1)
+        };
+        let (mut blended, mut cropped) = (Vec::new(), Vec::new());
+        for (i, &own) in x.iter().enumerate() {
+            let (channel, column, y) = (i % c, i / c % w, i / c / w % h);
+            let row = i / c / w / h * from_h + at[0] + y;
+            let below = from[(row * from_w + at[1] + column) * c + channel];
+            let m = m(y, column);
+            blended.push((f64::from(below) * (1.0 - m) + f64::from(own) * m) as f32);
+            cropped.push(below);
+        }
+        let mut weights = TestWeights::default();
+        for crop in [true, false] {
+            let (shape, found) = run(best_isa(), &Sequential, &mut weights, |cx| {
+                let from = ops::fill(cx, Shape::new([n, from_h, from_w, c]), &from)?;
+                if crop {
+                    return ops::crop(cx, from, at, [h, w]);
+                }
+                let x = ops::fill(cx, Shape::new([n, h, w, c]), &x)?;
+                ops::blend_in_place(cx, x, (from, at), over)?;
+                Ok(x)
+            });
+            assert_eq!(shape, [n, h, w, c]);
+            let expected = if crop { &cropped } else { &blended };
+            assert_close(&format!("{h}x{w} over {over:?}"), &found, expected, 1e-6);
+        }
+    }
+}
+
+#[test]
 fn conv2d_is_a_sum_over_its_taps() {
     let cases = [
         // n, h, w, in, out, kernel, stride, padding, upsample_to

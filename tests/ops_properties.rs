@@ -362,6 +362,26 @@ fn resampling_plans_as_it_runs() {
 }
 
 #[test]
+fn windows_plan_as_they_run() {
+    check(9, |case| {
+        let dims = [0; 4].map(|_| case.choices.size().min(12));
+        let [n, h, w, c] = dims;
+        let (x, y) = (case.tensor(&dims), case.tensor(&[n, h + 2, w + 3, c]));
+        let [from, to, over] = [0; 3].map(|_| [0; 2].map(|_| case.choices.below(3)));
+        let size = [h, w].map(|side| case.choices.fitting(side.saturating_sub(2)));
+        let kind = case.choices.below(3);
+        Box::new(move |cx, tensors| {
+            let (x, y) = (tensors[x], tensors[y]);
+            match kind {
+                0 => ops::crop(cx, x, from, size),
+                1 => ops::copy_window(cx, (x, from), (y, to), size).map(|()| y),
+                _ => ops::blend_in_place(cx, x, (y, to), over).map(|()| x),
+            }
+        })
+    });
+}
+
+#[test]
 fn embeddings_plan_as_they_run() {
     check(8, |case| {
         let [rows, c, count] = [0; 3].map(|_| case.choices.size());

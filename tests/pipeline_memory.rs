@@ -43,7 +43,7 @@ const METHODS: [Method; 12] = [
 
 fn model(path: &str) -> args::Model {
     let model = golden("pipelines").join(path);
-    args::Model { model, vae: None, taesd: None, dtype: args::Type::F32 }
+    args::Model { model, vae: None, taesd: None, dtype: None }
 }
 
 fn request() -> Request {
@@ -64,6 +64,8 @@ fn request() -> Request {
         prediction: None,
         eta: None,
         clip_skip: None,
+        vae_tiling: false,
+        vae_tile_size: None,
         rng: Rng::Pcg,
     }
 }
@@ -249,6 +251,30 @@ fn guidance_layers_left_out_and_tiny_autoencoders_are_part_of_the_plan() {
 }
 
 #[test]
+fn tiles_are_part_of_the_plan_and_take_less() {
+    let tiny = args::Model { taesd: Some(golden("networks/tiny-base")), ..model("shared-sd") };
+    // The tiny autoencoder makes 8x8 pixels of a latent, the other one 4x4.
+    for (model, tile, [width, height]) in
+        [(model("shared-sd"), 4, [40, 24]), (model("shared-sd"), 4, [64, 16]), (tiny, 8, [96, 80])]
+    {
+        let (prompt, init_img) = (Some("a cat".into()), None);
+        let [width, height] = [Some(width), Some(height)];
+        let mut request = Request { prompt, init_img, width, height, steps: 1, ..request() };
+        let decoder_bytes = |resolved: &Resolved| {
+            let mut model = Model::open(resolved).unwrap();
+            let plan = |weights: &mut dyn Weights| plan(resolved, best_isa(), &Sequential, weights);
+            model.with_weights(plan).unwrap().unwrap().phases.last().unwrap().arena_bytes
+        };
+        let whole = decoder_bytes(&resolve::resolve(&model, &request).unwrap());
+        request.vae_tiling = true;
+        request.vae_tile_size = Some(tile);
+        let tiled = resolve::resolve(&model, &request).unwrap();
+        assert!(decoder_bytes(&tiled) < whole, "{width:?} by {height:?}");
+        check(&format!("tiles, {width:?} by {height:?}"), &tiled);
+    }
+}
+
+#[test]
 fn what_cannot_be_run_is_refused_by_the_plan_with_the_same_error() {
     let refused = |what: &str, change: &dyn Fn(&mut Resolved)| {
         let mut resolved = words();
@@ -269,6 +295,7 @@ fn what_cannot_be_run_is_refused_by_the_plan_with_the_same_error() {
     is_config("no rows", &|r| r.table.rows.clear());
     is_config("no height", &|r| r.size[0] = 0);
     is_config("an odd width", &|r| r.size[1] += 1);
+    is_config("a tile without whole seams", &|r| words_of(r).vae_tile = Some(6));
     is_config("a clip of NaN", &|r| r.scheduler.clipping = Clipping::Clip { range: f32::NAN });
     let update = |r: &mut Resolved, change: &dyn Fn(&mut Row)| change(&mut r.table.rows[1]);
     is_config("noise not drawn", &|r| update(r, &|row| row.updates[0].noise = 1.0));

@@ -66,12 +66,35 @@ pub enum Command {
     /// the weights, which are mapped from their files, `generate` takes exactly the memory told
     /// here.
     Plan(Box<Plan>),
+    /// Times the networks of a model on this machine.
+    ///
+    /// Each is evaluated once on drawn noise to warm up, and then --repeat times. Told are median,
+    /// least and most seconds of an evaluation, the operations a second (two for each
+    /// multiply-add) and which share that is of what this CPU can do on registers alone, measured
+    /// in the same run; the exact bytes of the arena, the anonymous memory of the process, the
+    /// bytes of the weights, and how many pictures a minute that makes. Neither a prompt nor a
+    /// tokenizer is needed.
+    #[command(after_help = "Examples:\n  \
+        mote bench -m stable-diffusion-v1-5 -t 2\n  \
+        mote bench -m stable-diffusion-v1-5 --component unet --per-layer\n  \
+        mote bench -m ddpm-cat-256 --repeat 20 --json")]
+    Bench(Box<Bench>),
     /// Describes a model, a file of weights, or how a picture was made.
     ///
     /// Of a model's folder it tells the networks with their sizes and the noise schedule; of a
     /// safetensors file every tensor's name, type and shape; of a PNG file the prompt, seed and
     /// settings that are written in it.
     Inspect(Inspect),
+    /// Packs a model's folder into one file, from which pictures are made faster.
+    ///
+    /// The file holds the weights of all networks as the arithmetic reads them, the configurations,
+    /// the tokenizer and the schedule; `generate`, `plan` and `inspect` take it in place of the
+    /// folder. Afterwards it is told how large each network was and is, and how far each layer's
+    /// weights and each network's output are from those of the folder.
+    #[command(after_help = "Example:\n  \
+        mote convert -m stable-diffusion-v1-5 --type int8 -o sd15-int8.safetensors\n  \
+        mote generate -m sd15-int8.safetensors -p \"a lighthouse\" -o lighthouse.png")]
+    Convert(Convert),
     /// Writes a script that completes mote's commands and options in a shell.
     ///
     /// For bash: `mote completions bash > ~/.local/share/bash-completion/completions/mote`.
@@ -120,6 +143,53 @@ pub struct Plan {
     pub json: bool,
 }
 
+/// `mote bench`.
+#[derive(Clone, Debug, Args)]
+pub struct Bench {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub model: Model,
+    /// Which network to time: one, or all that the model has.
+    #[arg(long, value_name = "NAME", help_heading = MEASUREMENT, default_value = "all")]
+    #[arg(ignore_case = true)]
+    pub component: Component,
+    /// How often each network is evaluated, after a first time that does not count.
+    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 5)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub repeat: u32,
+    /// Pictures that one evaluation of the UNet works on.
+    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 1)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// The steps that a picture is counted with. Where a text is followed, a step takes two
+    /// evaluations of the UNet: with the prompt and without it.
+    #[arg(long, visible_alias = "num-inference-steps", value_name = "COUNT")]
+    #[arg(help_heading = MEASUREMENT, default_value_t = 20)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+    /// The width in pixels; by default what the model was trained at.
+    #[arg(short = 'W', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub width: Option<u32>,
+    /// The height in pixels; by default what the model was trained at.
+    #[arg(short = 'H', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub height: Option<u32>,
+    /// The number of threads; by default as many as there are CPUs.
+    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Tells of every layer, in the order they are met, and of every kind of layer, how long it
+    /// takes.
+    #[arg(long, help_heading = OUTPUT)]
+    pub per_layer: bool,
+    /// Writes the figures as JSON.
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
+}
+
 /// `mote inspect`.
 #[derive(Clone, Debug, Args)]
 pub struct Inspect {
@@ -129,6 +199,34 @@ pub struct Inspect {
     /// Writes what is found as JSON, with every tensor.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `mote convert`.
+#[derive(Clone, Debug, Args)]
+pub struct Convert {
+    /// The model's folder.
+    #[arg(short, long, value_name = "FOLDER", value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// The type of the weights of large products. Small layers and those where it would show stay
+    /// more exact.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub dtype: Type,
+    /// Where the file goes.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The number of threads; by default as many as there are CPUs. It changes no bit of the file.
+    #[arg(short, long, value_name = "COUNT")]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Writes the report as JSON, with every layer.
+    #[arg(long)]
+    pub json: bool,
+    /// Shows nothing but errors.
+    #[arg(long)]
+    pub quiet: bool,
+    /// Says more: every layer's error, and not the worst ones' alone.
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
 }
 
 /// `mote completions`.
@@ -142,6 +240,7 @@ pub struct Completions {
 const MODEL: &str = "Model";
 const PICTURE: &str = "Picture";
 const SAMPLING: &str = "Sampling";
+const MEASUREMENT: &str = "Measurement";
 const MACHINE: &str = "Machine";
 const OUTPUT: &str = "Output";
 
@@ -149,9 +248,9 @@ const OUTPUT: &str = "Output";
 #[derive(Clone, Debug, Args)]
 pub struct Model {
     /// The model's folder: `model_index.json`, `unet/`, `scheduler/` and, for text to image,
-    /// `vae/`, `text_encoder/` and `tokenizer/`.
-    #[arg(short, long, value_name = "FOLDER", help_heading = MODEL)]
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// `vae/`, `text_encoder/` and `tokenizer/`. Or the file that `mote convert` made of it.
+    #[arg(short, long, value_name = "FOLDER|FILE", help_heading = MODEL)]
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
     /// Another autoencoder than the model's own: a folder with its config.json and its weights.
     #[arg(long, value_name = "PATH", help_heading = MODEL, value_hint = ValueHint::AnyPath)]
@@ -161,9 +260,11 @@ pub struct Model {
     #[arg(long, value_name = "PATH", help_heading = MODEL, value_hint = ValueHint::AnyPath)]
     #[arg(conflicts_with = "vae")]
     pub taesd: Option<PathBuf>,
-    /// The type the arithmetic is done in. Weights are read as they are: f32, f16 or bf16.
-    #[arg(long = "type", value_name = "TYPE", help_heading = MODEL, default_value = "f32")]
-    pub dtype: Type,
+    /// The type of the large products. The model's weights are converted to it on the way in; to
+    /// convert them once and start at once ever after, see `mote convert`. By default the weights
+    /// are taken as they are, and the arithmetic is that of f32 where they are not packed.
+    #[arg(long = "type", value_name = "TYPE", help_heading = MODEL)]
+    pub dtype: Option<Type>,
 }
 
 /// What is to be in the picture, and how it is to be made.
@@ -239,6 +340,17 @@ pub struct Request {
     #[arg(long, value_name = "LAYER", help_heading = SAMPLING)]
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clip_skip: Option<u32>,
+    /// Decodes the picture in tiles that overlap and fade into each other: much less memory for a
+    /// large picture, up to twice the work, and colours that may differ a little from tile to
+    /// tile. --init-img is encoded as a whole.
+    #[arg(long, visible_alias = "enable-tiling", help_heading = MACHINE)]
+    pub vae_tiling: bool,
+    /// The side of a tile in latents, each of which stands for 8x8 pixels in Stable Diffusion: a
+    /// multiple of 4, or of 8 with --taesd [default: 20, or 32 with --taesd].
+    #[arg(long, value_name = "LATENTS", help_heading = MACHINE, requires = "vae_tiling")]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub vae_tile_size: Option<u32>,
     /// The generator of the noise: mote's own, PyTorch's on the CPU (as diffusers' examples use
     /// it), or CUDA's (as the web UIs use it).
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
@@ -269,11 +381,60 @@ pub enum Seed {
     Given(u64),
 }
 
-/// The type of the arithmetic.
+/// The type of the weights of large products, and with it that of their arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Type {
+    /// 8-bit integers, a scale for each output channel.
+    Int8,
+    /// 4-bit integers in groups; the arithmetic is that of int8.
+    Int4,
+    /// bfloat16.
+    Bf16,
+    /// 16-bit floats, not packed; the arithmetic is that of f32.
+    F16,
     /// 32-bit floats.
     F32,
+}
+
+/// A network of a model, or all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Component {
+    /// The noise predictor: one evaluation.
+    Unet,
+    /// The text encoder: one prompt of 77 tokens.
+    #[value(alias = "text_encoder")]
+    Text,
+    /// The autoencoder: one picture decoded.
+    Vae,
+    /// Each that the model has.
+    All,
+}
+
+impl Component {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::Text => "text",
+            Self::Vae => "vae",
+            Self::All => "all",
+        }
+    }
+
+    /// What it is, in words.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::Text => "text encoder",
+            Self::Vae => "decoder",
+            Self::All => "network",
+        }
+    }
+
+    /// Whether who asks for this asks for `other`.
+    pub fn holds(self, other: Self) -> bool {
+        self == Self::All || self == other
+    }
 }
 
 /// The samplers, by stable-diffusion.cpp's names.
@@ -353,6 +514,24 @@ pub enum Rng {
     Cpu,
     /// CUDA's: Philox.
     Cuda,
+}
+
+impl Type {
+    /// Its name as `--type` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// The type of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|known| known.name() == name)
+    }
 }
 
 impl Method {

@@ -5,11 +5,11 @@
 //! island of `unsafe`, for the map alone.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
-use mote::weights::{InPlace, Index, Slot, header_bytes};
+use mote::weights::{InPlace, Index, Slot, Weight, header_bytes};
 use serde_json::Value;
 
 use crate::config::json;
@@ -41,14 +41,21 @@ impl Mapped {
     /// Where it cannot be opened, is no safetensors file, or is truncated.
     pub fn open(path: &Path) -> Result<Self> {
         refuse_foreign(path)?;
-        let file = files::open(path)?;
+        Self::of(path, &files::open(path)?)
+    }
+
+    /// Maps an open file; `path` is what it is called.
+    ///
+    /// # Errors
+    /// As [`Mapped::open`].
+    pub fn of(path: &Path, file: &File) -> Result<Self> {
         let meta = file.metadata().map_err(|error| Failure::file("open", path, &error))?;
         if meta.len() == 0 {
             return Err(damaged(path, "it is empty"));
         }
         // SAFETY: the map is only read. That nobody alters the file meanwhile is the user's part of
         // the bargain, as with every program that maps its data.
-        let map = unsafe { Mmap::map(&file) };
+        let map = unsafe { Mmap::map(file) };
         let map = map.map_err(|error| Failure::file("map", path, &error))?;
         if map.starts_with(b"version https://git-lfs") {
             return Err(Failure::new(format!("{} is a pointer of Git LFS", path.display()))
@@ -76,6 +83,33 @@ impl Mapped {
         let index = Index::parse(header, self.map.len() as u64, &mut self.slots)
             .map_err(|error| damaged(&self.path, error))?;
         Ok(InPlace::new(index, &self.map))
+    }
+
+    /// [`Mapped::weights`] of a file that others look into as well, in `slots` of the caller's.
+    ///
+    /// # Errors
+    /// As [`Mapped::weights`].
+    pub fn weights_in<'a>(&'a self, slots: &'a mut Vec<Slot>) -> Result<InPlace<'a>> {
+        slots.resize(self.slots.len(), Slot::EMPTY);
+        let index = Index::parse(self.header(), self.map.len() as u64, slots)
+            .map_err(|error| damaged(&self.path, error))?;
+        Ok(InPlace::new(index, &self.map))
+    }
+
+    /// The header's JSON.
+    pub fn header(&self) -> &[u8] {
+        &self.map[self.header.clone()]
+    }
+
+    /// The bytes of one of its tensors.
+    ///
+    /// # Errors
+    /// Where it is another file's.
+    pub fn bytes(&self, tensor: &Weight) -> Result<&[u8]> {
+        let begin = usize::try_from(tensor.begin).ok();
+        begin
+            .and_then(|begin| self.map.get(begin..)?.get(..tensor.bytes))
+            .ok_or_else(|| damaged(&self.path, mote::Error::WeightRead))
     }
 }
 
@@ -243,7 +277,8 @@ pub fn refuse_foreign(path: &Path) -> Result<()> {
     })
 }
 
-fn damaged(path: &Path, why: impl std::fmt::Display) -> Failure {
+/// A file of weights that is not what it should be.
+pub fn damaged(path: &Path, why: impl std::fmt::Display) -> Failure {
     Failure::new(format!("{} cannot be used: {why}", path.display()))
         .remedy("Fetch or write the file again; its download may have been cut off")
 }

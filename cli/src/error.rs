@@ -60,7 +60,7 @@ impl Failure {
     /// The host asked to stop.
     pub fn interrupted() -> Self {
         Self {
-            what: "stopped; no half-made picture was written".into(),
+            what: "stopped; nothing half made was left behind".into(),
             remedy: None,
             code: INTERRUPTED,
         }

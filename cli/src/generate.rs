@@ -12,6 +12,7 @@ use mote::progress::{Progress, Stage};
 use mote::weights::Weights;
 
 use crate::args;
+use crate::convert;
 use crate::error::{Failure, Result};
 use crate::executor::Pool;
 use crate::memory::Block;
@@ -41,6 +42,13 @@ pub fn run(args: &args::Generate) -> Result<()> {
         reporter.say(&format!("instruction set {}, {taken} of memory", isa.name()));
     }
     let interrupt = Interrupt::listen()?;
+    if let Some(to) = resolved.dtype.filter(|_| resolved.converts) {
+        let plan = |weights: &mut dyn Weights| {
+            plan::plan_as_it_is(&resolved, isa, &pool, weights).map(drop)
+        };
+        let work = convert::OnTheWay { plan: &plan, to, isa, pool: &pool };
+        model = work.convert(&mut model, &mut reporter, &interrupt)?;
+    }
     let mut block = Block::new(planned.arena_bytes)?;
     let run = Run { resolved: &resolved, isa, pool: &pool, interrupt: &interrupt };
     for index in 0..count {

@@ -6,11 +6,15 @@
 
 #[forbid(unsafe_code)]
 pub mod args;
+#[forbid(unsafe_code)]
+pub mod bench;
 pub mod checkpoint;
 #[forbid(unsafe_code)]
 pub mod completions;
 #[forbid(unsafe_code)]
 pub mod config;
+#[forbid(unsafe_code)]
+pub mod convert;
 #[forbid(unsafe_code)]
 pub mod error;
 pub mod executor;
@@ -26,9 +30,13 @@ pub mod memory;
 #[forbid(unsafe_code)]
 pub mod output;
 #[forbid(unsafe_code)]
+pub mod packed;
+#[forbid(unsafe_code)]
 pub mod parameters;
 #[forbid(unsafe_code)]
 pub mod picture;
+#[forbid(unsafe_code)]
+pub mod place;
 #[forbid(unsafe_code)]
 pub mod plan;
 #[forbid(unsafe_code)]
@@ -52,8 +60,10 @@ use error::Result;
 pub fn run(arguments: args::Cli) -> Result<()> {
     match arguments.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }

@@ -1,6 +1,6 @@
-//! Pictures out: PNG files, written row by row and never seen half written.
+//! Files out: PNG row by row, packed models piece by piece, and none is seen half written.
 //!
-//! A picture is written to a file beside its place and moved there when it is whole, so neither an
+//! What is written lies beside its place and is moved there when it is whole, so neither an
 //! error nor Ctrl-C nor a full disk leaves half of one, and what was there before stays until then.
 
 use std::cell::RefCell;
@@ -58,18 +58,7 @@ impl Destination {
                     .remedy("mote writes PNG; name it so, and convert it afterwards"));
             }
         }
-        let folder = match output.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        if !folder.is_dir() {
-            return Err(Failure::new(format!("there is no folder {}", folder.display()))
-                .remedy("Make it first"));
-        }
-        if output.is_dir() || output.file_name().is_none() {
-            return Err(Failure::new(format!("{shown} is a folder"))
-                .remedy(format!("Name a file in it: -o {}", output.join("output.png").display())));
-        }
+        check_folder(output, "output.png")?;
         if count > 1 && output.to_str().is_none() {
             return Err(Failure::new(format!(
                 "{shown} is not UTF-8, and {count} pictures need names"
@@ -125,8 +114,15 @@ fn expand(name: &str, index: u32) -> (String, bool) {
 
 /// A PNG file that is being written, row by row.
 pub struct PngWriter {
-    place: Place,
+    // The stream writes its end when it is dropped. It is dropped first, so that this goes to the
+    // part and not to the picture.
     stream: Option<StreamWriter<'static, Buffered>>,
+    file: FileWriter,
+}
+
+/// A file that is being written: beside its place, where it is moved when it is whole.
+pub struct FileWriter {
+    place: Place,
     buffer: Buffered,
 }
 
@@ -188,9 +184,8 @@ impl PngWriter {
         parameters: &str,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let (place, buffer) = open(path, interrupt)?;
-        let mut writer = Self { place, stream: None, buffer: buffer.clone() };
-        let mut encoder = png::Encoder::new(buffer, width, height);
+        let mut writer = Self { stream: None, file: FileWriter::begin(path, interrupt)? };
+        let mut encoder = png::Encoder::new(writer.file.buffer.clone(), width, height);
         encoder.set_color(ColorType::Rgb);
         encoder.set_depth(BitDepth::Eight);
         let keyword = KEYWORD.to_string();
@@ -203,7 +198,7 @@ impl PngWriter {
         })
         .and_then(|()| encoder.write_header())
         .and_then(png::Writer::into_stream_writer);
-        writer.stream = Some(header.map_err(|error| writer.failure(error.into()))?);
+        writer.stream = Some(header.map_err(|error| writer.file.failure(error.into()))?);
         Ok(writer)
     }
 
@@ -213,7 +208,7 @@ impl PngWriter {
     /// Where it cannot be written.
     pub fn row(&mut self, rgb: &[u8]) -> Result<()> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        stream.write_all(rgb).map_err(|error| self.failure(error))
+        stream.write_all(rgb).map_err(|error| self.file.failure(error))
     }
 
     /// Ends the picture and moves it to its place.
@@ -222,8 +217,35 @@ impl PngWriter {
     /// Where that cannot be done; nothing is left behind then.
     pub fn end(mut self) -> Result<()> {
         if let Some(stream) = self.stream.take() {
-            stream.finish().map_err(|error| self.failure(error.into()))?;
+            stream.finish().map_err(|error| self.file.failure(error.into()))?;
         }
+        self.file.end()
+    }
+}
+
+impl FileWriter {
+    /// Begins a file at `path` or, without one, on standard output.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn begin(path: Option<&Path>, interrupt: &Interrupt) -> Result<Self> {
+        let (place, buffer) = open(path, interrupt)?;
+        Ok(Self { place, buffer })
+    }
+
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.buffer.write_all(bytes).map_err(|error| self.failure(error))
+    }
+
+    /// Moves the file to its place.
+    ///
+    /// # Errors
+    /// Where that cannot be done; nothing is left behind then.
+    pub fn end(mut self) -> Result<()> {
         self.buffer.flush().map_err(|error| self.failure(error))?;
         if let Place::Beside { target, part, file, .. } = &self.place {
             // A full disk may show only here.
@@ -244,11 +266,8 @@ impl PngWriter {
     }
 }
 
-impl Drop for PngWriter {
+impl Drop for FileWriter {
     fn drop(&mut self) {
-        // The stream writes its end when it is dropped: let that go to the part, not to the
-        // picture.
-        self.stream = None;
         if let Place::Beside { part, interrupt, .. } = &self.place {
             // After a success there is no such file any more.
             let _ = fs::remove_file(part);
@@ -295,7 +314,40 @@ fn new_part(target: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// Whether a picture can be written at `path`, asked before the work and not after it: the part is
+/// Refuses a place for a file that has no folder, or is one; `example` could be a file in it.
+fn check_folder(output: &Path, example: &str) -> Result<()> {
+    let folder = match output.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return Err(Failure::new(format!("there is no folder {}", folder.display()))
+            .remedy("Make it first"));
+    }
+    if output.is_dir() || output.file_name().is_none() {
+        return Err(Failure::new(format!("{} is a folder", output.display()))
+            .remedy(format!("Name a file in it: -o {}", output.join(example).display())));
+    }
+    Ok(())
+}
+
+/// Refuses a place where no packed model could be written, before any work.
+///
+/// # Errors
+/// Where it has no folder, is one, has another ending than `.safetensors`, or cannot be written.
+pub fn check_model(output: &Path) -> Result<()> {
+    check_folder(output, "model.safetensors")?;
+    let is_device = fs::metadata(output).is_ok_and(|meta| !meta.is_file());
+    let ending = output.extension().and_then(|ending| ending.to_str());
+    if !is_device && ending != Some("safetensors") {
+        let shown = output.display();
+        return Err(Failure::new(format!("{shown} would not be called what it is: safetensors"))
+            .remedy(format!("Take -o {}", output.with_extension("safetensors").display())));
+    }
+    probe(output)
+}
+
+/// Whether a file can be written at `path`, asked before the work and not after it: the part is
 /// made and taken away again.
 fn probe(path: &Path) -> Result<()> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());

@@ -1,19 +1,25 @@
 //! `mote plan`: what `generate` would need, known before it starts; and the limit on it.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{Arena, Plan};
 use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
 use mote::ops::Context;
 use mote::tensor::DType;
-use mote::weights::{Assumed, InPlace, Part, Parts, Weights};
+use mote::weights::{Assumed, InPlace, Part, Parts, Slot, Weights};
 use serde_json::{Value, json};
 
 use crate::args;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Mapped};
 use crate::config::autoencoder::Autoencoder;
+use crate::convert::Converted;
 use crate::error::{Failure, Result};
 use crate::executor::Pool;
+use crate::packed::{Packed, Within};
+use crate::place::Place;
 use crate::resolve::{self, Networks, Resolved, explain};
 use crate::{isa, print, size};
 
@@ -56,7 +62,12 @@ pub fn pool(threads: Option<u32>) -> Result<Pool> {
 /// The weights of all networks, mapped.
 #[derive(Debug)]
 pub struct Model {
+    /// Those with files of their own.
     networks: Vec<(&'static str, Checkpoint)>,
+    /// Those in a packed file.
+    packed_networks: Vec<&'static str>,
+    /// That file, and room for its index.
+    packed: Option<(Arc<Packed>, Vec<Slot>)>,
 }
 
 impl Model {
@@ -65,10 +76,37 @@ impl Model {
     /// # Errors
     /// Where some are missing or damaged.
     pub fn open(resolved: &Resolved) -> Result<Self> {
-        let open = |(name, folder): &(&'static str, std::path::PathBuf)| {
-            Ok((*name, Checkpoint::open(folder)?))
-        };
-        Ok(Self { networks: resolved.folders.iter().map(open).collect::<Result<_>>()? })
+        Self::of(&resolved.places)
+    }
+
+    /// Maps the weights at these places.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn of(places: &[(&'static str, Place)]) -> Result<Self> {
+        let mut model = Self { networks: Vec::new(), packed_networks: Vec::new(), packed: None };
+        for (network, place) in places {
+            match place.packed() {
+                Some(packed) => {
+                    model.packed_networks.push(network);
+                    model.packed = Some((packed.clone(), Vec::new()));
+                }
+                None => model.networks.push((network, Checkpoint::open(place.path())?)),
+            }
+        }
+        Ok(model)
+    }
+
+    /// All weights in one packed file, under their whole names.
+    pub fn packed(file: Arc<Packed>) -> Self {
+        Self { networks: Vec::new(), packed_networks: vec![""], packed: Some((file, Vec::new())) }
+    }
+
+    /// The files on the disk that weights are read from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = self.networks.iter().flat_map(|(_, checkpoint)| &checkpoint.files);
+        let packed = self.packed.iter().map(|(file, _)| file.path());
+        files.map(Mapped::path).chain(packed)
     }
 
     /// Hands all weights to `body` as one.
@@ -77,14 +115,20 @@ impl Model {
     /// Where a file was altered since it was opened.
     pub fn with_weights<T>(&mut self, body: impl FnOnce(&mut dyn Weights) -> T) -> Result<T> {
         let mut files: Vec<(&str, InPlace<'_>)> = Vec::new();
-        for (name, checkpoint) in &mut self.networks {
+        for (network, checkpoint) in &mut self.networks {
             for file in &mut checkpoint.files {
-                files.push((name, file.weights()?));
+                files.push((network, file.weights()?));
             }
         }
-        let part = |(prefix, weights)| Part { prefix, weights };
+        let mut packed: Vec<Within<'_>> = Vec::new();
+        if let Some((file, slots)) = &mut self.packed {
+            let weights = file.weights(slots)?;
+            packed.extend(self.packed_networks.iter().map(|network| Within { network, weights }));
+        }
         let each = files.iter_mut().map(|(name, weights)| (*name, weights as &mut dyn Weights));
-        let mut parts: Vec<Part<'_>> = each.map(part).collect();
+        let packed = packed.iter_mut().map(|part| (part.network, part as &mut dyn Weights));
+        let part = |(prefix, weights)| Part { prefix, weights };
+        let mut parts: Vec<Part<'_>> = each.chain(packed).map(part).collect();
         Ok(body(&mut Parts(&mut parts)))
     }
 }
@@ -94,6 +138,22 @@ impl Model {
 /// # Errors
 /// Where the checkpoint is not what its configuration says, or cannot do what is asked.
 pub fn plan(
+    resolved: &Resolved,
+    isa: Isa,
+    executor: &dyn Executor,
+    weights: &mut dyn Weights,
+) -> Result<Plan> {
+    match resolved.dtype.filter(|_| resolved.converts) {
+        Some(to) => plan_as_it_is(resolved, isa, executor, &mut Converted::new(weights, to)),
+        None => plan_as_it_is(resolved, isa, executor, weights),
+    }
+}
+
+/// Plans one picture with weights that are converted already, or need not be.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_as_it_is(
     resolved: &Resolved,
     isa: Isa,
     executor: &dyn Executor,
@@ -122,10 +182,17 @@ pub fn check_limit(
     let failure =
         Failure::new(format!("this needs {needed} of memory, and the limit is {allowed}"));
     let fits = |other: &Resolved| {
-        let plan = self::plan(other, isa, executor, &mut Assumed(DType::F32));
+        let mut plain = Assumed(DType::F32);
+        let plan = match other.dtype {
+            Some(to) => plan_as_it_is(other, isa, executor, &mut Converted::new(&mut plain, to)),
+            None => plan_as_it_is(other, isa, executor, &mut plain),
+        };
         plan.is_ok_and(|plan| plan.arena_bytes as u64 <= limit)
     };
     let mut advice = Vec::new();
+    if with_tiles(resolved).is_some_and(|other| fits(&other)) {
+        advice.push("add --vae-tiling".to_string());
+    }
     if with_taesd(resolved).is_some_and(|other| fits(&other)) {
         advice.push("give a tiny autoencoder with --taesd".to_string());
     }
@@ -136,6 +203,17 @@ pub fn check_limit(
         [] => format!("No smaller picture fits either: raise the limit to {needed}"),
         _ => format!("To make it fit, {}", advice.join(", or ")),
     }))
+}
+
+/// The same run with the picture decoded in tiles, where there is more than one.
+fn with_tiles(resolved: &Resolved) -> Option<Resolved> {
+    let mut other = resolved.clone();
+    let Networks::TextToImage(words) = &mut other.networks else { return None };
+    if words.vae_tile.is_some() {
+        return None;
+    }
+    words.vae_tile = Some(words.vae.tile());
+    Some(other)
 }
 
 /// The same run with a tiny autoencoder, where there is one for it.
@@ -155,6 +233,7 @@ fn with_taesd(resolved: &Resolved) -> Option<Resolved> {
             pool: false,
             naming: Naming::Diffusers,
         });
+        words.vae_tile = words.vae_tile.map(|_| words.vae.tile());
     }
     Some(other)
 }
@@ -194,6 +273,7 @@ fn to_json(resolved: &Resolved, plan: &Plan, pictures: u32) -> Value {
         "width": resolved.size[1],
         "height": resolved.size[0],
         "pictures": pictures,
+        "vae_tile": resolved.vae_tile(),
         "phases": phases,
         "arena_bytes": plan.arena_bytes,
         "weight_bytes": plan.weight_bytes(),
@@ -223,7 +303,14 @@ pub fn to_table(resolved: &Resolved, plan: &Plan, pictures: u32) -> String {
     ]);
     let [height, width] = resolved.size;
     let sampler = resolved.scheduler.method.title();
+    let tiles = match resolved.vae_tile() {
+        Some(tile) => format!(", decoded in tiles of {tile}x{tile} latents"),
+        None => String::new(),
+    };
     let each = if pictures == 1 { "" } else { "; evaluations are for each" };
     let plural = if pictures == 1 { "picture" } else { "pictures" };
-    format!("{pictures} {plural} of {width}x{height} by {sampler}{each}\n{}", print::table(&rows))
+    format!(
+        "{pictures} {plural} of {width}x{height} by {sampler}{tiles}{each}\n{}",
+        print::table(&rows)
+    )
 }

@@ -43,9 +43,31 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A time with the unit that suits it: `1.234 s`, `12.35 ms`, `45.6 µs`.
+pub fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s >= 1.0 => format!("{s:.3} s"),
+        s if s >= 1e-3 => format!("{:.2} ms", s * 1e3),
+        s => format!("{:.1} µs", s * 1e6),
+    }
+}
+
+/// A part of a whole: `61.3 %`.
+pub fn percent(part: f64) -> String {
+    format!("{:.1} %", part * 100.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_the_unit_that_suits_them() {
+        assert_eq!(seconds(12.3456), "12.346 s");
+        assert_eq!(seconds(0.012345), "12.35 ms");
+        assert_eq!(seconds(0.0000456), "45.6 µs");
+        assert_eq!((seconds(0.0), percent(0.5)), ("0.0 µs".into(), "50.0 %".into()));
+    }
 
     #[test]
     fn columns_line_up() {

@@ -5,7 +5,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mote::diffusion::noise::NoiseKind;
 use mote::diffusion::sampler::{Row, Sampler, start_step};
@@ -18,20 +18,25 @@ use mote::models::unet_2d_condition::UNet2DConditionConfig;
 use mote::ops::Context;
 use mote::pipeline::{self, ImageSink, InitImage, Sampling, TextToImage, Unconditional, Watch};
 
-use crate::args::{self, Method, Request, Rng, Seed};
+use crate::args::{self, Method, Request, Rng, Seed, Type};
 use crate::config::autoencoder::Autoencoder;
 use crate::config::model_index::Pipeline;
 use crate::config::scheduler::SchedulerConfig;
 use crate::config::{
     autoencoder, clip_text, model_index, scheduler, taesd, unet_2d, unet_2d_condition,
 };
+use crate::convert::{GROUPS, SCALE};
 use crate::error::{Failure, Result};
 use crate::parameters::Parameters;
 use crate::picture::{self, Picture};
+use crate::place::Place;
 use crate::tokenizer::{self, Tokenizer};
 
 /// How much of a picture is made anew, where nothing is said.
 const STRENGTH: f32 = 0.75;
+
+/// What to do about a packed file that is not as it should be.
+const AGAIN: &str = "The packed file is damaged: convert the model again";
 
 /// How strongly the prompt is followed, where nothing is said.
 const CFG_SCALE: f32 = 7.0;
@@ -71,6 +76,8 @@ pub struct Words {
     pub unet: UNet2DConditionConfig,
     /// Between latents and pixels.
     pub vae: Autoencoder,
+    /// The side in latents of the tiles that the picture is decoded in, if it is to be.
+    pub vae_tile: Option<usize>,
     /// The prompt's token ids.
     pub prompt: Vec<u32>,
     /// The negative prompt's token ids.
@@ -88,7 +95,11 @@ pub struct Words {
 pub struct Resolved {
     /// Where each network's weights lie: the first segments of their names, and the folder or the
     /// file.
-    pub folders: Vec<(&'static str, PathBuf)>,
+    pub places: Places,
+    /// The type of the weights of products, where they are packed or are to be.
+    pub dtype: Option<Type>,
+    /// Whether the weights at their places have yet to be converted to it.
+    pub converts: bool,
     /// The networks.
     pub networks: Networks,
     /// The sampler's table.
@@ -105,17 +116,25 @@ pub struct Resolved {
     settings: Parameters,
 }
 
-/// Understands a model's folder and what is asked of it.
+/// Understands a model, a folder or a packed file, and what is asked of it.
 ///
 /// # Errors
-/// Where the folder holds nothing mote can run, or is asked for what it cannot do.
+/// Where it holds nothing mote can run, or is asked for what it cannot do.
 pub fn resolve(model: &args::Model, request: &Request) -> Result<Resolved> {
-    let folder = model.model.as_path();
+    resolve_at(&Place::model(&model.model)?, model, request)
+}
+
+/// [`resolve`] for the model at `folder`, whatever `model` says about where it lies.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_at(folder: &Place, model: &args::Model, request: &Request) -> Result<Resolved> {
     let index = model_index::read(folder)?;
+    let (dtype, converts) = dtype(folder, model.dtype)?;
     let scheduler = scheduler(folder, request)?;
-    let (networks, folders, size) = match index.pipeline {
-        Pipeline::Unconditional => unconditional(model, request)?,
-        Pipeline::TextToImage => text_to_image(model, request)?,
+    let (networks, places, size) = match index.pipeline {
+        Pipeline::Unconditional => unconditional(folder, model, request)?,
+        Pipeline::TextToImage => text_to_image(folder, model, request)?,
     };
     let strength = match &networks {
         Networks::TextToImage(words) if words.init.is_some() => {
@@ -135,7 +154,9 @@ pub fn resolve(model: &args::Model, request: &Request) -> Result<Resolved> {
         Rng::Cuda => NoiseKind::TorchCuda,
     };
     let mut resolved = Resolved {
-        folders,
+        places,
+        dtype,
+        converts,
         networks,
         table,
         scheduler,
@@ -144,14 +165,34 @@ pub fn resolve(model: &args::Model, request: &Request) -> Result<Resolved> {
         seed,
         settings: Parameters::default(),
     };
-    resolved.settings = resolved.settings(folder, request, strength);
+    resolved.settings = resolved.settings(&model.model, request, strength);
     Ok(resolved)
 }
 
+/// The type of the weights, and whether they are to be converted to it.
+///
+/// # Errors
+/// Where they are packed in another already.
+pub fn dtype(folder: &Place, wanted: Option<Type>) -> Result<(Option<Type>, bool)> {
+    let Some(packed) = folder.packed() else { return Ok((wanted, wanted.is_some())) };
+    match wanted {
+        Some(wanted) if wanted != packed.dtype() && packed.dtype() == Type::F16 => {
+            Ok((Some(wanted), true))
+        }
+        Some(wanted) if wanted != packed.dtype() => Err(Failure::new(format!(
+            "{} is packed in {}, and nothing else can be made of it",
+            packed.path().display(),
+            packed.dtype().name()
+        ))
+        .remedy("Leave out --type, or give the folder that it was converted from")),
+        _ => Ok((Some(packed.dtype()), false)),
+    }
+}
+
 /// The scheduler's file, and what the arguments change about it.
-fn scheduler(folder: &Path, request: &Request) -> Result<SchedulerConfig> {
-    let path = folder.join("scheduler/scheduler_config.json");
-    let mut config = scheduler::read(&path, request.sampling_method)?;
+fn scheduler(folder: &Place, request: &Request) -> Result<SchedulerConfig> {
+    let file = folder.join("scheduler/scheduler_config.json");
+    let mut config = scheduler::read(file, request.sampling_method)?;
     let title = config.method.title();
     if let Some(prediction) = request.prediction {
         config.prediction = prediction.into();
@@ -209,11 +250,11 @@ pub fn table(config: &SchedulerConfig, steps: usize, strength: Option<f32>) -> R
 }
 
 /// The first segments of weights' names, and the folder or file that holds what follows them.
-type Places = Vec<(&'static str, PathBuf)>;
+pub type Places = Vec<(&'static str, Place)>;
 
 type Found = (Networks, Places, [usize; 2]);
 
-fn unconditional(model: &args::Model, request: &Request) -> Result<Found> {
+fn unconditional(folder: &Place, model: &args::Model, request: &Request) -> Result<Found> {
     for (given, flag) in [
         (request.prompt.is_some(), "--prompt"),
         (request.negative_prompt.is_some(), "--negative-prompt"),
@@ -222,6 +263,7 @@ fn unconditional(model: &args::Model, request: &Request) -> Result<Found> {
         (request.clip_skip.is_some(), "--clip-skip"),
         (model.vae.is_some(), "--vae"),
         (model.taesd.is_some(), "--taesd"),
+        (request.vae_tiling, "--vae-tiling"),
     ] {
         if given {
             let what = "this model makes pictures from noise alone, and knows no text";
@@ -230,14 +272,18 @@ fn unconditional(model: &args::Model, request: &Request) -> Result<Found> {
             );
         }
     }
-    let folder = model.model.join("unet");
-    let unet = unet_2d::read(&folder.join("config.json"))?;
-    let size = size(request, unet.sample_size, 1, "unet")?;
+    let folder = folder.join("unet");
+    let unet = unet_2d::read(folder.join("config.json"))?;
+    let size = size([request.height, request.width], unet.sample_size, 1, "unet")?;
     let class_label = class_label(&unet, request.class_label)?;
     Ok((Networks::Unconditional { unet, class_label }, vec![("unet", folder)], size))
 }
 
-fn class_label(unet: &UNet2DConfig, label: Option<u32>) -> Result<Option<u32>> {
+/// The class to draw, as a network takes it.
+///
+/// # Errors
+/// Where the network wants one and has none, or the other way around.
+pub fn class_label(unet: &UNet2DConfig, label: Option<u32>) -> Result<Option<u32>> {
     match (unet.class_embedding, label) {
         (ClassEmbedding::None, None) => Ok(None),
         (ClassEmbedding::None, Some(_)) => {
@@ -262,7 +308,7 @@ fn class_label(unet: &UNet2DConfig, label: Option<u32>) -> Result<Option<u32>> {
     }
 }
 
-fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
+fn text_to_image(folder: &Place, model: &args::Model, request: &Request) -> Result<Found> {
     if request.class_label.is_some() {
         return Err(Failure::new("this model draws what a text says, and knows no classes")
             .remedy("Leave out --class-label"));
@@ -271,18 +317,17 @@ fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
         return Err(Failure::new("this model draws what a text says, and there is none")
             .remedy("Say what the picture is to show: -p \"a lighthouse at dusk\""));
     };
-    let folder = &model.model;
     let encoder_folder = folder.join("text_encoder");
-    let text_encoder = clip_text::read(&encoder_folder.join("config.json"))?;
+    let text_encoder = clip_text::read(encoder_folder.join("config.json"))?;
     let unet_folder = folder.join("unet");
-    let unet = unet_2d_condition::read(&unet_folder.join("config.json"))?;
-    let (vae, vae_places) = vae(model, request.init_img.is_some())?;
+    let unet = unet_2d_condition::read(unet_folder.join("config.json"))?;
+    let (vae, vae_places) = vae(folder, model, request.init_img.is_some())?;
     // Where the UNet takes more than it gives, the core says what that means.
     if vae.latent_channels() != unet.in_channels && vae.latent_channels() != unet.out_channels {
-        let place = vae_places.first().map_or(folder.as_path(), |(_, place)| place);
+        let place = vae_places.first().map_or(folder, |(_, place)| place);
         return Err(Failure::new(format!(
             "the autoencoder in {} has {} latent channels, and the UNet takes {}",
-            place.display(),
+            place.path().display(),
             vae.latent_channels(),
             unet.in_channels
         ))
@@ -294,9 +339,10 @@ fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
     let is_sized = request.width.is_some() && request.height.is_some();
     let own = init.as_ref().filter(|_| !is_sized);
     let own = own.map(|init| own_size(init, scale)).transpose()?;
-    let size = size(request, own.or(trained), scale, "unet")?;
+    let size = size([request.height, request.width], own.or(trained), scale, "unet")?;
     let init = init.map(|init| init.resized(size));
     let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
+    let tile = request.vae_tile_size.map_or(vae.tile(), |tile| tile as usize);
     let words = Words {
         prompt: tokens.encode(prompt)?,
         negative_prompt: tokens.encode(request.negative_prompt.as_deref().unwrap_or(""))?,
@@ -305,11 +351,12 @@ fn text_to_image(model: &args::Model, request: &Request) -> Result<Found> {
         text_encoder,
         unet,
         vae,
+        vae_tile: request.vae_tiling.then_some(tile),
         init,
     };
-    let mut folders = vec![("text_encoder", encoder_folder), ("unet", unet_folder)];
-    folders.extend(vae_places);
-    Ok((Networks::TextToImage(words), folders, size))
+    let mut places = vec![("text_encoder", encoder_folder), ("unet", unet_folder)];
+    places.extend(vae_places);
+    Ok((Networks::TextToImage(words), places, size))
 }
 
 /// The tokenizer, and how many tokens the text encoder takes.
@@ -319,7 +366,7 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn open(folder: &Path, encoder: &ClipTextConfig) -> Result<Self> {
+    fn open(folder: &Place, encoder: &ClipTextConfig) -> Result<Self> {
         let tokenizer = Tokenizer::from_folder(folder)?;
         let most = encoder.max_position_embeddings;
         let length = tokenizer.model_max_length().map_or(most, |length| length.min(most));
@@ -327,7 +374,7 @@ impl Tokens {
         if ids > encoder.vocab_size {
             return Err(Failure::new(format!(
                 "{} knows {ids} tokens, and the text encoder has vectors for {}",
-                folder.display(),
+                folder.path().display(),
                 encoder.vocab_size
             ))
             .remedy("They must come from the same model"));
@@ -341,16 +388,20 @@ impl Tokens {
 }
 
 /// The autoencoder of the model, or the one given in its place, and where its weights lie.
-fn vae(model: &args::Model, encodes: bool) -> Result<(Autoencoder, Places)> {
+///
+/// # Errors
+/// Where there is none, or mote cannot run it.
+pub fn vae(folder: &Place, model: &args::Model, encodes: bool) -> Result<(Autoencoder, Places)> {
     let given = model.taesd.as_ref().or(model.vae.as_ref());
-    let folder = given.cloned().unwrap_or_else(|| model.model.join("vae"));
-    let path = folder.join("config.json");
-    if given.is_some() && !path.is_file() {
+    let folder = given.map_or_else(|| folder.join("vae"), Place::from);
+    let file = folder.join("config.json");
+    if given.is_some() && !file.is_file() {
+        let folder = folder.path();
         if !folder.exists() {
             return Err(Failure::new(format!("there is no {}", folder.display()))
                 .remedy("Give the folder or the file of an autoencoder"));
         }
-        let found = taesd::find(&folder)?;
+        let found = taesd::find(folder)?;
         if encodes && !found.has_encoder {
             return Err(Failure::new(format!(
                 "{} has no encoder beside it, and --init-img needs one",
@@ -358,11 +409,12 @@ fn vae(model: &args::Model, encodes: bool) -> Result<(Autoencoder, Places)> {
             ))
             .remedy("Put taesd_encoder.safetensors beside taesd_decoder.safetensors"));
         }
-        return Ok((Autoencoder::Tiny(found.config), found.files));
+        let files = found.files.into_iter().map(|(name, file)| (name, file.into())).collect();
+        return Ok((Autoencoder::Tiny(found.config), files));
     }
-    let config = autoencoder::read(&path)?;
+    let config = autoencoder::read(file)?;
     if model.taesd.is_some() && matches!(config, Autoencoder::Kl(_)) {
-        return Err(Failure::new(format!("{} holds no tiny autoencoder", folder.display()))
+        return Err(Failure::new(format!("{} holds no tiny autoencoder", folder.path().display()))
             .remedy("Give its folder to --vae instead of --taesd"));
     }
     Ok((config, vec![("vae", folder)]))
@@ -395,9 +447,12 @@ fn own_size(picture: &Picture, scale: usize) -> Result<[usize; 2]> {
     Ok(size)
 }
 
-/// Height and width: as asked for, or as trained. Both must be multiples of `scale`.
-fn size(
-    request: &Request,
+/// Height and width: as given, or as trained. Both must be multiples of `scale`.
+///
+/// # Errors
+/// Where they are not, or neither is known.
+pub fn size(
+    given: [Option<u32>; 2],
     trained: Option<[usize; 2]>,
     scale: usize,
     place: &str,
@@ -409,7 +464,7 @@ fn size(
                 .remedy(format!("Say it with {flag}"))
         })
     };
-    let size = [side(request.height, 0, "-H")?, side(request.width, 1, "-W")?];
+    let size = [side(given[0], 0, "-H")?, side(given[1], 1, "-W")?];
     for side in size {
         if side == 0 || side % scale != 0 {
             let (below, above) = (side / scale * scale, side.next_multiple_of(scale));
@@ -462,6 +517,7 @@ impl Resolved {
             ("Denoising strength", strength.map(|strength| strength.to_string())),
             ("Clip skip", skip.map(|skip| skip.to_string())),
             ("Eta", eta.map(|eta| (eta as f32).to_string())),
+            ("VAE tile", self.vae_tile().map(|tile| tile.to_string())),
             ("Class label", request.class_label.map(|label| label.to_string())),
             ("RNG", Some(rng)),
             ("Version", Some(format!("mote {}", env!("CARGO_PKG_VERSION")))),
@@ -500,6 +556,7 @@ impl Resolved {
                     Autoencoder::Kl(config) => pipeline::Autoencoder::Kl(config),
                     Autoencoder::Tiny(config) => pipeline::Autoencoder::Tiny(config),
                 },
+                vae_tile: words.vae_tile,
                 sampling: self.sampling(index),
                 prompt: &words.prompt,
                 negative_prompt: &words.negative_prompt,
@@ -535,6 +592,14 @@ impl Resolved {
                 1 << unet.block_out_channels.len().saturating_sub(1)
             }
             Networks::TextToImage(words) => words.vae.pixels_per_latent(),
+        }
+    }
+
+    /// The side in latents of the tiles that the picture is decoded in, if it is.
+    pub fn vae_tile(&self) -> Option<usize> {
+        match &self.networks {
+            Networks::TextToImage(words) => words.vae_tile,
+            Networks::Unconditional { .. } => None,
         }
     }
 
@@ -594,6 +659,17 @@ pub fn explain(error: mote::Error, weight: &str) -> Failure {
     use mote::Error;
     let failure = Failure::new(error.to_string());
     match error {
+        Error::MissingWeight | Error::WeightShape { .. } | Error::WeightDtype { .. }
+            if weight.ends_with(SCALE) || weight.ends_with(GROUPS) =>
+        {
+            let what =
+                if error == Error::MissingWeight { "is missing".into() } else { error.to_string() };
+            Failure::new(format!("`{weight}`: {what}")).remedy(AGAIN)
+        }
+        Error::WeightDtype { found: "I8" | "U8" } => {
+            Failure::new(format!("`{weight}` is packed, and that cannot be in its place"))
+                .remedy(AGAIN)
+        }
         Error::MissingWeight => Failure::new(format!("the checkpoint has no weight `{weight}`"))
             .remedy("Its config.json and its weights do not belong together"),
         Error::WeightShape { .. } => failure
@@ -605,6 +681,9 @@ pub fn explain(error: mote::Error, weight: &str) -> Failure {
         Error::WeightRead => failure.within(format!("`{weight}`")),
         Error::Config { key: "num_inference_steps", what } => {
             Failure::new(format!("the number of steps {what}")).remedy("Change --steps")
+        }
+        Error::Config { key: "tile", what } => {
+            Failure::new(format!("a tile's side {what}")).remedy("Change --vae-tile-size")
         }
         Error::Index { what: "timestep", .. } => {
             Failure::new("so many steps lead past the last step of training")

@@ -8,8 +8,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use mote::models::clip_tokenizer::{
@@ -19,7 +17,7 @@ use serde_json::{Map, Value};
 use unicode_normalization_alignments::UnicodeNormalization;
 
 use crate::error::{Failure, Result};
-use crate::files;
+use crate::place;
 
 /// The largest file read: CLIP's `tokenizer.json` has 2.2 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -56,17 +54,19 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A sentence that says which file is missing or wrong, and where.
-    pub fn from_folder(folder: &Path) -> Result<Self> {
-        let file = |name: &str| Source::open(folder.join(name));
+    pub fn from_folder(folder: impl Into<place::Place>) -> Result<Self> {
+        let folder = folder.into();
+        let file = |name: &str| Source::open(&folder.join(name));
         let tokenizer_json = file("tokenizer.json")?;
         let (mut model, listed) = match &tokenizer_json {
             Some(source) => read_tokenizer_json(source)?,
             None => {
                 let [vocab, merges] = ["vocab.json", "merges.txt"].map(|name| {
                     file(name)?.ok_or_else(|| {
-                        Failure::new(format!("there is no {name} in {}", folder.display())).remedy(
-                            "A tokenizer needs vocab.json and merges.txt, or tokenizer.json",
-                        )
+                        Failure::new(format!("there is no {name} in {}", folder.path().display()))
+                            .remedy(
+                                "A tokenizer needs vocab.json and merges.txt, or tokenizer.json",
+                            )
                     })
                 });
                 (read_vocab_and_merges(&vocab?, &merges?)?, Vec::new())
@@ -184,12 +184,12 @@ struct Source {
 
 impl Source {
     /// `None` if there is no such file.
-    fn open(path: PathBuf) -> Result<Option<Self>> {
+    fn open(file: &place::Place) -> Result<Option<Self>> {
         // A link that leads nowhere is not the same as no file.
-        if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        if !file.exists() {
             return Ok(None);
         }
-        let bytes = files::read(&path, MAX_FILE_BYTES)?;
+        let (path, bytes) = (file.path().to_path_buf(), file.read(MAX_FILE_BYTES)?);
         let text = String::from_utf8(bytes).map_err(|error| {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + good.iter().filter(|&&b| b == b'\n').count();

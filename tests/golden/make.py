@@ -554,10 +554,20 @@ def make_autoencoder_kl():
         return {"mean": posterior.mean, "logvar": posterior.logvar, "std": posterior.std,
                 "posterior_sample": sample, "decoded": model.decode(latents).sample}
 
+    def compute_tiled(model, image, latents):
+        decoded = compute(model, image, latents)
+        model.enable_tiling()
+        model.tile_latent_min_size, model.tile_overlap_factor = tile, 0.25
+        model.tile_sample_min_size = tile * 2 ** (len(model.config.block_out_channels) - 1)
+        tiled = model.decode(latents).sample
+        model.disable_tiling()
+        assert tiled.shape == decoded["decoded"].shape and not torch.equal(tiled, decoded["decoded"])
+        return {**decoded, "decoded_tiled": tiled}
+
     def sharded(model, folder):
         model.save_pretrained(folder, max_shard_size="20KB")
 
-    seed = 4000
+    seed, tile = 4000, 8
 
     def add(name, what, image, latents, dtype=torch.float32, save=None, touch=None, **config):
         nonlocal seed
@@ -571,8 +581,9 @@ def make_autoencoder_kl():
         inputs = {"image": randn(seed + 1, image[0], 3, *image[1:]).clamp(-1, 1),
                   "latents": randn(seed + 2, latents[0], config.get("latent_channels", 4),
                                    *latents[1:])}
-        network(f"kl-{name}", what, model, compute, inputs, dtype, save,
-                posterior_seed=posterior_seed)
+        tiled = {"tile": tile} if name.startswith("tiled") else {}
+        network(f"kl-{name}", what, model, compute_tiled if tiled else compute, inputs, dtype, save,
+                posterior_seed=posterior_seed, **tiled)
 
     def faint_start(model):
         for conv in (model.encoder.conv_in, model.decoder.conv_in):
@@ -603,6 +614,14 @@ def make_autoencoder_kl():
     add("old-names", "attention named query, key, value and proj_attn, as Stable Diffusion 1's "
         "published weights have it; 8 by 9 is odd in one direction only", (1, 8, 9), (1, 1, 1),
         block_out_channels=(3, 6), save=save_with_old_names)
+    add("tiled", "decoded in tiles of 8 latents, too: a batch of two; the last tile down is 1 "
+        "latent high, less than the overlap, the last one across 5 wide", (1, 8, 8), (2, 13, 17),
+        block_out_channels=(3, 6))
+    add("tiled-one-row", "tiles side by side: latents of 6 by 15", (1, 8, 8), (1, 6, 15),
+        block_out_channels=(4, 2, 6), norm_num_groups=2)
+    add("tiled-column", "one level: latents of 15 by 7, the second column "
+        "of tiles 1 wide and within the first", (1, 5, 5), (1, 15, 7),
+        block_out_channels=(6,))
 
 
 # ----------------------------------------------------------------------------- the tiny autoencoder
@@ -670,6 +689,15 @@ def make_autoencoder_tiny():
     def compute(model, image, latents):
         return {"encoded": model.encode(image).latents, "decoded": model.decode(latents).sample}
 
+    def compute_tiled(model, image, latents):
+        model.enable_tiling()
+        model.tile_latent_min_size = tile
+        # diffusers has 2 ** out_channels, which is right for TAESD's four levels alone.
+        model.spatial_scale_factor = 2 ** (len(model.config.decoder_block_out_channels) - 1)
+        tiled = model.decode(latents).sample
+        model.disable_tiling()
+        return {**compute(model, image, latents), "decoded_tiled": tiled}
+
     def original(model, image_0_1, latents):
         return {"encoded": model.encoder(image_0_1), "decoded_0_1": model.decoder(latents)}
 
@@ -690,8 +718,10 @@ def make_autoencoder_tiny():
         channels = model.config.latent_channels
         inputs = {"image": randn(seed + 1, image[0], 3, *image[1:]).clamp(-1, 1),
                   "latents": randn(seed + 2, latents[0], channels, *latents[1:]) * 4}
-        return network(f"tiny-{name}", what, calmed(model, **inputs), compute, inputs), inputs
+        run, tiled = (compute_tiled, {"tile": tile}) if name == "tiled" else (compute, {})
+        return network(f"tiny-{name}", what, calmed(model, **inputs), run, inputs, **tiled), inputs
 
+    tile = 16
     wide = {"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4}
     model, inputs = add("base", "the layout of TAESD, four channels wide; image sides that are no "
                         "multiples of 8", 5000, (1, 24, 19), (1, 3, 2), **wide)
@@ -700,6 +730,10 @@ def make_autoencoder_tiny():
         encoder_block_out_channels=(5, 5), decoder_block_out_channels=(5, 5),
         num_encoder_blocks=(1, 2), num_decoder_blocks=(2, 1), latent_channels=3,
         latent_magnitude=2, latent_shift=0.25)
+    add("tiled", "decoded in tiles of 16 latents, too: the last tile down is 3 latents high, the "
+        "last one across 1 wide, less than the overlap", 5030, (1, 4, 4), (2, 17, 29),
+        encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
     plain = TinyOriginal(4, 4, pool=False)
     plain.encoder.load_state_dict(
         {k.removeprefix("layers."): v for k, v in model.encoder.state_dict().items()})

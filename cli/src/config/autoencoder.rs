@@ -1,14 +1,13 @@
 //! `vae/config.json`: an `AutoencoderKL` or an `AutoencoderTiny`.
 
-use std::path::Path;
-
-use mote::models::autoencoder_kl::AutoencoderKlConfig;
-use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
+use mote::models::autoencoder_kl::{self, AutoencoderKlConfig};
+use mote::models::autoencoder_tiny::{self, AutoencoderTinyConfig, Naming};
 use serde_json::Value;
 
 use super::json::Keys;
 use super::{only_silu, same_levels};
 use crate::error::Result;
+use crate::place::Place;
 
 /// Keys of `AutoencoderKL` that change no picture: mote always computes in f32, and the size
 /// trained at matters to tiling alone.
@@ -45,6 +44,14 @@ impl Autoencoder {
         }
     }
 
+    /// The side in latents of the tiles it is decoded in, where nothing else is said.
+    pub fn tile(&self) -> usize {
+        match self {
+            Self::Kl(_) => autoencoder_kl::TILE,
+            Self::Tiny(_) => autoencoder_tiny::TILE,
+        }
+    }
+
     /// How many pixels a side one latent stands for.
     pub fn pixels_per_latent(&self) -> usize {
         let levels = match self {
@@ -56,12 +63,12 @@ impl Autoencoder {
     }
 }
 
-/// Reads the configuration at `path`; its `_class_name` says which it is.
+/// Reads a configuration; its `_class_name` says which it is.
 ///
 /// # Errors
 /// Where a key holds what is not supported, or nonsense.
-pub fn read(path: &Path) -> Result<Autoencoder> {
-    from_keys(Keys::read(path)?)
+pub fn read(file: impl Into<Place>) -> Result<Autoencoder> {
+    from_keys(Keys::read(file)?)
 }
 
 fn from_keys(mut keys: Keys) -> Result<Autoencoder> {
@@ -142,6 +149,8 @@ fn scaling_factor(keys: &mut Keys, default: f32) -> Result<f32> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;

@@ -1,11 +1,10 @@
 //! `text_encoder/config.json` of a `CLIPTextModel`.
 
-use std::path::Path;
-
 use mote::models::clip_text::{Activation, ClipTextConfig};
 
 use super::json::Keys;
 use crate::error::{Failure, Result};
+use crate::place::Place;
 
 /// Keys that change no picture: they concern training, storage, generation of text, or the pooled
 /// vector that Stable Diffusion 1.x and 2.x do not use.
@@ -30,12 +29,12 @@ const HARMLESS: [&str; 15] = [
 const ACTIVATIONS: [(&str, Activation); 2] =
     [("quick_gelu", Activation::QuickGelu), ("gelu", Activation::Gelu)];
 
-/// Reads the configuration at `path`.
+/// Reads a configuration.
 ///
 /// # Errors
 /// Where a key holds what is not supported, or nonsense.
-pub fn read(path: &Path) -> Result<ClipTextConfig> {
-    from_keys(Keys::read(path)?)
+pub fn read(file: impl Into<Place>) -> Result<ClipTextConfig> {
+    from_keys(Keys::read(file)?)
 }
 
 fn from_keys(mut keys: Keys) -> Result<ClipTextConfig> {
@@ -64,6 +63,8 @@ fn from_keys(mut keys: Keys) -> Result<ClipTextConfig> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::{Value, json};
 
     use super::*;

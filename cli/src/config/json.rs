@@ -11,7 +11,7 @@ use mote::models::{MAX_LEVELS, PerLevel};
 use serde_json::{Map, Value};
 
 use crate::error::{Failure, Result};
-use crate::files;
+use crate::place::Place;
 
 /// The longest configuration that is believed. Those with 1000 betas have some 20 KiB; an index of
 /// shards may have a few hundred.
@@ -30,9 +30,10 @@ const MAX_SHOWN: usize = 60;
 ///
 /// # Errors
 /// Where there is no such file, or it is not JSON.
-pub fn read(path: &Path) -> Result<Value> {
-    let bytes = files::read(path, MAX_BYTES)?;
-    let name = path.display();
+pub fn read(file: impl Into<Place>) -> Result<Value> {
+    let file = file.into();
+    let bytes = file.read(MAX_BYTES)?;
+    let name = file.path().display();
     let text = String::from_utf8(bytes)
         .map_err(|_| Failure::new(format!("{name} is not JSON: it is not UTF-8")).remedy(AGAIN))?;
     parse(&text).map_err(|error| {
@@ -78,12 +79,13 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The keys of the file at `path`.
+    /// The keys of a file.
     ///
     /// # Errors
     /// Where there is no such file, or it holds no JSON object.
-    pub fn read(path: &Path) -> Result<Self> {
-        Self::new(path, read(path)?)
+    pub fn read(file: impl Into<Place>) -> Result<Self> {
+        let file = file.into();
+        Self::new(file.path(), read(&file)?)
     }
 
     /// The keys of `value`, which came from the file at `path`.

@@ -1,11 +1,10 @@
 //! `model_index.json`: which pipeline a folder holds.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::json::Keys;
 use crate::error::{Failure, Result};
+use crate::place::Place;
 
 /// The pipelines that mote runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +56,16 @@ pub struct ModelIndex {
 ///
 /// # Errors
 /// Where the folder holds no pipeline, or one that mote does not run.
-pub fn read(folder: &Path) -> Result<ModelIndex> {
-    let path = folder.join("model_index.json");
-    if path.is_file() {
-        return from_keys(Keys::read(&path)?);
+pub fn read(folder: impl Into<Place>) -> Result<ModelIndex> {
+    let folder = folder.into();
+    let file = folder.join("model_index.json");
+    if file.is_file() || folder.packed().is_some() {
+        return from_keys(Keys::read(&file)?);
     }
+    let folder = folder.path();
     let name = folder.display();
     if folder.is_file() {
-        return Err(Failure::new(format!("{name} is a file, and -m takes a folder")).remedy(
+        return Err(Failure::new(format!("{name} is a file, and none that `mote convert` wrote")).remedy(
             "Convert a single file once: python -c \"from diffusers import StableDiffusionPipeline \
              as P; P.from_single_file('FILE').save_pretrained('FOLDER')\"",
         ));
@@ -115,6 +116,8 @@ fn from_keys(mut keys: Keys) -> Result<ModelIndex> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;

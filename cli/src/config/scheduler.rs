@@ -5,8 +5,6 @@
 //! the other does not know are passed over, keys that are absent take the other's defaults. So the
 //! file is read for the sampler that will run, which need not be the one it was written for.
 
-use std::path::Path;
-
 use mote::diffusion::prediction::{Clipping, Prediction};
 use mote::diffusion::sampler::{
     Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, Heun, Lcm, Lms, Pndm, Sampler,
@@ -20,6 +18,7 @@ use serde_json::Value;
 use super::json::Keys;
 use crate::args::Method;
 use crate::error::{Failure, Result};
+use crate::place::Place;
 
 /// Keys of diffusers' schedulers. Those that the sampler in use does not look at change no picture.
 const KNOWN: [&str; 42] = [
@@ -168,12 +167,12 @@ impl SchedulerConfig {
     }
 }
 
-/// Reads the file at `path` for `method`, or for the sampler it names.
+/// Reads a file for `method`, or for the sampler it names.
 ///
 /// # Errors
 /// Where a key that the sampler looks at holds what is not supported, or nonsense.
-pub fn read(path: &Path, method: Option<Method>) -> Result<SchedulerConfig> {
-    from_keys(Keys::read(path)?, method)
+pub fn read(file: impl Into<Place>, method: Option<Method>) -> Result<SchedulerConfig> {
+    from_keys(Keys::read(file)?, method)
 }
 
 fn from_keys(mut keys: Keys, method: Option<Method>) -> Result<SchedulerConfig> {
@@ -408,6 +407,8 @@ fn disable_corrector(keys: &mut Keys) -> Result<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;

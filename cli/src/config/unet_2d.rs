@@ -1,12 +1,11 @@
 //! `unet/config.json` of a `UNet2DModel`.
 
-use std::path::Path;
-
 use mote::models::unet_2d::{BlockType, ClassEmbedding, Resampling, TimeEmbedding, UNet2DConfig};
 
 use super::json::Keys;
 use super::{mid_block, only_silu, same_levels, sample_size, time_scale_shift};
 use crate::error::{Failure, Result};
+use crate::place::Place;
 
 /// Keys that change no picture.
 const HARMLESS: [&str; 2] = ["dropout", "num_train_timesteps"];
@@ -29,12 +28,12 @@ const EMBEDDINGS: [(&str, TimeEmbedding); 2] =
 const RESAMPLING: [(&str, Resampling); 2] =
     [("conv", Resampling::Conv), ("resnet", Resampling::Resnet)];
 
-/// Reads the configuration at `path`.
+/// Reads a configuration.
 ///
 /// # Errors
 /// Where a key holds what is not supported, or nonsense.
-pub fn read(path: &Path) -> Result<UNet2DConfig> {
-    from_keys(Keys::read(path)?)
+pub fn read(file: impl Into<Place>) -> Result<UNet2DConfig> {
+    from_keys(Keys::read(file)?)
 }
 
 fn from_keys(mut keys: Keys) -> Result<UNet2DConfig> {
@@ -98,6 +97,8 @@ fn class_embedding(keys: &mut Keys) -> Result<ClassEmbedding> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::{Value, json};
 
     use super::*;

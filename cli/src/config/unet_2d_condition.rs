@@ -1,13 +1,12 @@
 //! `unet/config.json` of a `UNet2DConditionModel`.
 
-use std::path::Path;
-
 use mote::models::unet_2d_condition::{BlockType, UNet2DConditionConfig};
 use serde_json::Value;
 
 use super::json::Keys;
 use super::{mid_block, only_silu, same_levels, sample_size, time_scale_shift};
 use crate::error::Result;
+use crate::place::Place;
 
 /// Keys that change no picture: what they would configure is refused where it is switched on, and
 /// in diffusers `mid_block_only_cross_attention` reaches only a middle block that is refused.
@@ -25,12 +24,12 @@ const DOWN: [(&str, BlockType); 2] =
 const UP: [(&str, BlockType); 2] =
     [("UpBlock2D", BlockType::Plain), ("CrossAttnUpBlock2D", BlockType::CrossAttention)];
 
-/// Reads the configuration at `path`.
+/// Reads a configuration.
 ///
 /// # Errors
 /// Where a key holds what is not supported, or nonsense.
-pub fn read(path: &Path) -> Result<UNet2DConditionConfig> {
-    from_keys(Keys::read(path)?)
+pub fn read(file: impl Into<Place>) -> Result<UNet2DConditionConfig> {
+    from_keys(Keys::read(file)?)
 }
 
 fn from_keys(mut keys: Keys) -> Result<UNet2DConditionConfig> {
@@ -136,6 +135,8 @@ fn cross_attention_dim(keys: &mut Keys, levels: usize) -> Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;

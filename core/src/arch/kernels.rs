@@ -155,6 +155,7 @@ pub(super) struct Kernels {
     /// How many panels a tile has where there are enough.
     pub tile_panels: usize,
     pub product: Product,
+    pub softmax_bf16: unsafe fn(&[f32], f32, &mut [u8]) -> [f32; 2],
     pub activate_f32: unsafe fn(Activation, &mut [f32]),
     pub gelu_times_f32: unsafe fn(&[f32], &mut [f32]),
     pub exp_sub_sum_f32: unsafe fn(&mut [f32], f32) -> f32,
@@ -167,6 +168,7 @@ pub(super) struct Kernels {
     pub f32_to_bf16: unsafe fn(&[f32], &mut [u8]),
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
     pub bf16_to_f32: unsafe fn(&[u8], &mut [f32]),
+    pub register_loop: unsafe fn(Arithmetic, usize) -> (f32, u64),
 }
 
 /// Gives an instruction set its kernels: the generic bodies, compiled with its features.
@@ -180,7 +182,7 @@ macro_rules! kernels {
     ) => {
         pub(super) static $name: $crate::arch::kernels::Kernels = {
             use $crate::arch::kernels::{Activation, Arithmetic, Finish, Gather, Kernels, Panels};
-            use $crate::arch::{portable, tile};
+            use $crate::arch::{portable, register_loop, tile};
 
             /// # Safety
             /// The CPU has the features; `Isa::product` has checked all lengths.
@@ -191,35 +193,39 @@ macro_rules! kernels {
                 panels: &Panels<'_>,
                 finish: &mut Finish<'_, '_>,
             ) {
-                let rows = finish.out.len();
-                let columns = finish.out.first().map_or(0, |row| row.len());
-                let panels_in_all = columns.div_ceil($crate::tensor::PANEL);
-                let paired = panels.gate.is_some() || $prefers == 2;
-                let mut panel = 0;
+                let (rows, paired) = (finish.out.len(), $prefers == 2);
                 // SAFETY: the caller's.
                 unsafe {
-                    while panel < panels_in_all {
-                        if panels.gate.is_some() || paired && panel + 1 < panels_in_all {
-                            $(if rows <= $two_rows {
-                                tile::product::<$simd, $two_rows, $two>(
-                                    arithmetic, a, panels, panel, finish,
-                                );
-                            } else)* {
-                                unreachable!("more rows than a tile has");
-                            }
-                            panel += if panels.gate.is_some() { 1 } else { 2 };
-                        } else {
-                            $(if rows <= $one_rows {
-                                tile::product::<$simd, $one_rows, $one>(
-                                    arithmetic, a, panels, panel, finish,
-                                );
-                            } else)* {
-                                unreachable!("more rows than a tile has");
-                            }
-                            panel += 1;
-                        }
+                    if panels.gate.is_some() || paired {
+                        $(if rows <= $two_rows {
+                            return tile::product::<$simd, $two_rows, $one, $two>(
+                                arithmetic, a, panels, paired, finish,
+                            );
+                        })*
+                    } else {
+                        $(if rows <= $one_rows {
+                            return tile::product::<$simd, $one_rows, $one, $two>(
+                                arithmetic, a, panels, paired, finish,
+                            );
+                        })*
                     }
                 }
+            }
+
+            /// # Safety
+            /// The CPU has the features; `Isa::softmax_bf16` has checked the lengths.
+            $(#[$feature])*
+            unsafe fn softmax_bf16(scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
+                // SAFETY: the caller's.
+                unsafe { tile::softmax_bf16::<$simd>(scores, max, out) }
+            }
+
+            /// # Safety
+            /// The CPU has the features.
+            $(#[$feature])*
+            unsafe fn register_loop(arithmetic: Arithmetic, rounds: usize) -> (f32, u64) {
+                // SAFETY: the caller's.
+                unsafe { register_loop::register_loop::<$simd>(arithmetic, rounds) }
             }
 
             kernels!(@each [$(#[$feature])*]
@@ -247,6 +253,7 @@ macro_rules! kernels {
                 tile_rows: [last(&[$($one_rows),*]), last(&[$($two_rows),*])],
                 tile_panels: $prefers,
                 product,
+                softmax_bf16,
                 activate_f32,
                 gelu_times_f32,
                 exp_sub_sum_f32,
@@ -259,6 +266,7 @@ macro_rules! kernels {
                 f32_to_bf16,
                 f16_to_f32,
                 bf16_to_f32,
+                register_loop,
             }
         };
     };

@@ -8,6 +8,7 @@
 mod aarch64_neon;
 mod kernels;
 mod portable;
+mod register_loop;
 mod scalar;
 mod simd;
 mod tile;
@@ -210,6 +211,19 @@ impl Isa {
         unsafe { (self.0.product)(arithmetic, a, panels, finish) }
     }
 
+    /// The weights of a row of scores whose logarithms are to base 2, and their sum: `out =
+    /// 2^(score − max)` in bf16, little-endian, where max is the largest of all scores and `max`.
+    /// Gives back that maximum and the sum, each weight within 4e-6 before it is rounded to bf16.
+    ///
+    /// # Panics
+    /// Where the scores are not whole panels of 16, or `out` has not two bytes for each.
+    pub fn softmax_bf16(self, scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
+        assert!(scores.len().is_multiple_of(PANEL), "whole panels of scores");
+        assert!(out.len() == 2 * scores.len(), "two bytes for each score");
+        // SAFETY: the token proves the CPU's features; the lengths were just checked.
+        unsafe { (self.0.softmax_bf16)(scores, max, out) }
+    }
+
     /// Applies an activation to every element. Errors: see each [`Activation`].
     pub fn activate_f32(self, activation: Activation, x: &mut [f32]) {
         // SAFETY: the token proves the CPU's features.
@@ -321,6 +335,14 @@ impl Isa {
         assert!(from.len() == 2 * to.len(), "two bytes for each element");
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.0.bf16_to_f32)(from, to) }
+    }
+
+    /// Does `rounds` rounds of multiply-adds on registers alone. Gives back what they add up to, so
+    /// that none can be left out, and how many multiply-adds they were: over the time it took, the
+    /// most this CPU can do.
+    pub fn register_loop(self, arithmetic: Arithmetic, rounds: usize) -> (f32, u64) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.register_loop)(arithmetic, rounds) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::kernels::kernels;
 use super::simd::Simd;
+use crate::tensor::packed::to_bf16;
 
 /// Four lanes at a time, which most compilers turn into vectors where there are some.
 #[derive(Clone, Copy)]
@@ -68,6 +69,23 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         each(c, |i, c| c + a[i] * b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        each(a, |i, a| if a > b[i] { a } else { b[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn shift_exponent(x: Self::F, power: Self::F) -> Self::F {
+        each(x, |i, x| f32::from_bits(x.to_bits().wrapping_add(power[i].to_bits() << 23)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u8, x: Self::F) {
+        let halves = x.map(|x| to_bf16(x).to_le_bytes());
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[[u8; 2]; LANES]>().write(halves) }
     }
 
     #[inline(always)]

@@ -4,6 +4,8 @@
 //! side's rows are addresses, the right side comes in panels of 16 columns, in the order in which
 //! it is read.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use super::kernels::{Arithmetic, Finish, Gather, MR_MAX, NR_MAX, Panels};
 use super::portable;
 use super::simd::Simd;
@@ -162,6 +164,9 @@ unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
                 for j in 0..REGS {
                     sums[r][j] = A::step::<0>(sums[r][j], a, b[j]);
                 }
+                // Loads stay beside their use: fetched early, they would push sums out of the
+                // registers.
+                compiler_fence(Ordering::SeqCst);
             }
         }
     }
@@ -206,6 +211,7 @@ unsafe fn rows_at<const MR: usize>(a: &Gather<'_>, tap: usize) -> [*const u8; MR
 #[inline(always)]
 unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: usize>(
     a: &Gather<'_>,
+    rows_of_tap_0: &[*const u8; MR],
     panels: &Panels<'_>,
     first: usize,
     finish: &mut Finish<'_, '_>,
@@ -215,11 +221,19 @@ unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: us
     unsafe {
         let mut sums = [[A::zero(); REGS]; MR];
         for tap in 0..a.taps {
-            let rows = rows_at::<MR>(a, tap);
+            let rows = if tap == 0 { *rows_of_tap_0 } else { rows_at::<MR>(a, tap) };
             let right = registers::<S, REGS>(a, panels, first, tap);
             one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, steps);
         }
-        end::<S, MR, REGS>(&sums, panels, first, finish);
+        // A copy of its own: what follows takes rows by number, for which they must lie in memory,
+        // and the sums above must not.
+        let mut total = [[S::zero(); REGS]; MR];
+        for r in 0..MR {
+            for j in 0..REGS {
+                total[r][j] = sums[r][j];
+            }
+        }
+        end::<S, MR, REGS>(&total, panels, first, finish);
     }
 }
 
@@ -229,6 +243,7 @@ unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: us
 #[inline(always)]
 unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
     a: &Gather<'_>,
+    rows_of_tap_0: &[*const u8; MR],
     panels: &Panels<'_>,
     first: usize,
     finish: &mut Finish<'_, '_>,
@@ -244,7 +259,7 @@ unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
     unsafe {
         let mut total = [[S::zero(); REGS]; MR];
         for tap in 0..a.taps {
-            let rows = rows_at::<MR>(a, tap);
+            let rows = if tap == 0 { *rows_of_tap_0 } else { rows_at::<MR>(a, tap) };
             let right = registers::<S, REGS>(a, panels, first, tap);
             let mut sums = [[S::zero_i32(); REGS]; MR];
             one_tap::<S, Q8, MR, REGS>(&mut sums, &rows, &right, steps);
@@ -284,8 +299,26 @@ unsafe fn end<S: Simd, const MR: usize, const REGS: usize>(
     let whole = REGS * S::LANES;
     let column = first * PANEL;
     let gate = panels.gate.map(|gate| gate.columns);
-    // SAFETY: the bias holds whole panels, as `Isa::product` has checked; rows are as long as said.
+    let rows = finish.out.len().min(MR);
+    let is_whole = gate.is_none() && finish.out.first().is_some_and(|o| o.len() >= column + whole);
+    // SAFETY: the bias holds whole panels, as `Isa::product` has checked; rows are as long as said,
+    // all of them, and there are at least `rows`.
     unsafe {
+        if is_whole
+            && finish.bias.is_none()
+            && finish.residual.is_none()
+            && finish.activation.is_none()
+        {
+            for r in 0..rows {
+                let to = finish.out.get_unchecked_mut(r).as_mut_ptr().add(column);
+                for j in 0..REGS {
+                    let to = to.add(j * S::LANES);
+                    let sum = sums[r][j];
+                    S::store(to, if finish.accumulate { S::add(sum, S::load(to)) } else { sum });
+                }
+            }
+            return;
+        }
         let mut bias = [S::zero(); REGS];
         if let Some(values) = finish.bias {
             for (j, bias) in bias.iter_mut().enumerate() {
@@ -293,14 +326,14 @@ unsafe fn end<S: Simd, const MR: usize, const REGS: usize>(
                 *bias = S::load(values.as_ptr().add(panel * PANEL + column));
             }
         }
-        for (r, out) in finish.out.iter_mut().enumerate().take(MR) {
-            let out = &mut out[column..];
-            if out.len() >= whole && gate.is_none() {
+        if is_whole {
+            for r in 0..rows {
+                let out = &mut finish.out.get_unchecked_mut(r)[column..column + whole];
                 let to = out.as_mut_ptr();
                 for j in 0..REGS {
                     let mut x = S::add(sums[r][j], bias[j]);
                     if let Some(residual) = finish.residual {
-                        let from = residual[r].as_ptr().add(column + j * S::LANES);
+                        let from = residual.get_unchecked(r).as_ptr().add(column + j * S::LANES);
                         x = S::add(x, S::load(from));
                     }
                     if finish.accumulate {
@@ -309,10 +342,13 @@ unsafe fn end<S: Simd, const MR: usize, const REGS: usize>(
                     S::store(to.add(j * S::LANES), x);
                 }
                 if let Some(activation) = finish.activation {
-                    portable::activate(activation, &mut out[..whole]);
+                    portable::activate(activation, out);
                 }
-                continue;
             }
+            return;
+        }
+        for (r, out) in finish.out.iter_mut().enumerate().take(MR) {
+            let out = &mut out[column..];
             let mut row = [0.0; NR_MAX];
             for j in 0..REGS {
                 S::store(row.as_mut_ptr().add(j * S::LANES), S::add(sums[r][j], bias[j]));
@@ -337,24 +373,81 @@ unsafe fn end<S: Simd, const MR: usize, const REGS: usize>(
     }
 }
 
-/// One tile of a product, from panel `first` of the right side on: `REGS` registers wide.
+/// Some rows of a product, tile by tile: `TWO` registers wide, `ONE` where only one panel is left.
 ///
 /// # Safety
 /// The CPU has the features of `S`; `Isa::product` has checked all lengths.
 #[inline(always)]
-pub(super) unsafe fn product<S: Simd, const MR: usize, const REGS: usize>(
+pub(super) unsafe fn product<S: Simd, const MR: usize, const ONE: usize, const TWO: usize>(
     arithmetic: Arithmetic,
     a: &Gather<'_>,
     panels: &Panels<'_>,
-    first: usize,
+    paired: bool,
     finish: &mut Finish<'_, '_>,
 ) {
+    let columns = finish.out.first().map_or(0, |row| row.len());
+    let count = columns.div_ceil(PANEL);
+    let gated = panels.gate.is_some();
     // SAFETY: the caller's.
     unsafe {
-        match arithmetic {
-            Arithmetic::F32 => float::<S, F32, MR, REGS>(a, panels, first, finish),
-            Arithmetic::Bf16 => float::<S, Bf16, MR, REGS>(a, panels, first, finish),
-            Arithmetic::Q8 => integer::<S, MR, REGS>(a, panels, first, finish),
+        let rows = rows_at::<MR>(a, 0);
+        let mut panel = 0;
+        while panel < count {
+            if gated || paired && panel + 1 < count {
+                match arithmetic {
+                    Arithmetic::F32 => float::<S, F32, MR, TWO>(a, &rows, panels, panel, finish),
+                    Arithmetic::Bf16 => float::<S, Bf16, MR, TWO>(a, &rows, panels, panel, finish),
+                    Arithmetic::Q8 => integer::<S, MR, TWO>(a, &rows, panels, panel, finish),
+                }
+                panel += if gated { 1 } else { 2 };
+            } else {
+                match arithmetic {
+                    Arithmetic::F32 => float::<S, F32, MR, ONE>(a, &rows, panels, panel, finish),
+                    Arithmetic::Bf16 => float::<S, Bf16, MR, ONE>(a, &rows, panels, panel, finish),
+                    Arithmetic::Q8 => integer::<S, MR, ONE>(a, &rows, panels, panel, finish),
+                }
+                panel += 1;
+            }
         }
+    }
+}
+
+/// Weights of a row of scores whose logarithms are to base 2: `out = 2^(score − max)` in bf16, for
+/// the largest of all scores and `max`; gives back that maximum and the sum of the weights.
+///
+/// `2^x` for x ≤ 0: x = n + r with |r| ≤ 1/2, `2^r` by a polynomial of degree 4 (relative error
+/// 4e-6, a thousandth of what bf16 rounds), and n goes into the exponent.
+///
+/// # Safety
+/// The CPU has the features of `S`; the scores are whole registers, and `out` has two bytes for
+/// each.
+#[inline(always)]
+pub(super) unsafe fn softmax_bf16<S: Simd>(scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
+    const ROUND: f32 = 12_582_912.0;
+    const POLYNOMIAL: [f32; 5] = [9.670_371e-3, 5.550_348_4e-2, 2.402_247_9e-1, 6.931_472e-1, 1.0];
+    // SAFETY: the caller's.
+    unsafe {
+        let from = scores.as_ptr();
+        let mut largest = S::splat(max);
+        for i in (0..scores.len()).step_by(S::LANES) {
+            largest = S::max(largest, S::load(from.add(i)));
+        }
+        let max = S::largest(largest);
+        let (negative, round, minus_round) = (S::splat(-max), S::splat(ROUND), S::splat(-ROUND));
+        let mut sum = S::zero();
+        for i in (0..scores.len()).step_by(S::LANES) {
+            let x = S::max(S::add(S::load(from.add(i)), negative), S::splat(-120.0));
+            let power = S::add(x, round);
+            let n = S::add(power, minus_round);
+            let r = S::mul_add(n, S::splat(-1.0), x);
+            let mut p = S::splat(POLYNOMIAL[0]);
+            for &c in &POLYNOMIAL[1..] {
+                p = S::mul_add(p, r, S::splat(c));
+            }
+            let weight = S::shift_exponent(p, power);
+            sum = S::add(sum, weight);
+            S::store_bf16(out.as_mut_ptr().add(2 * i), weight);
+        }
+        [max, S::sum(sum)]
     }
 }

@@ -83,6 +83,32 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn max(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_exponent(x: __m256, power: __m256) -> __m256 {
+        unsafe {
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(power));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), power))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u8, x: __m256) {
+        unsafe {
+            let bits = _mm256_castps_si256(x);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+            let (low, high) =
+                (_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
+            _mm_storeu_si128(to.cast(), _mm_packus_epi32(low, high));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn zero_i32() -> __m256i {
         unsafe { _mm256_setzero_si256() }
     }

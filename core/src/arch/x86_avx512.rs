@@ -64,6 +64,34 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_exponent(x: __m512, power: __m512) -> __m512 {
+        unsafe {
+            let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(power));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), power))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u8, x: __m512) {
+        unsafe {
+            if BF16 {
+                let halves: __m256i = core::mem::transmute(_mm512_cvtneps_pbh(x));
+                return _mm256_storeu_si256(to.cast(), halves);
+            }
+            let bits = _mm512_castps_si512(x);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(rounded));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn zero_i32() -> __m512i {
         unsafe { _mm512_setzero_si512() }
     }

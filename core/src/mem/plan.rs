@@ -9,7 +9,8 @@ pub struct Phase {
     pub arena_bytes: usize,
     /// Bytes of the weights it reads, as the checkpoint stores them.
     pub weight_bytes: u64,
-    /// How often its network is evaluated.
+    /// How often its network is evaluated. A decoder that works in tiles is evaluated once, and
+    /// its multiply-adds are those of all tiles.
     pub evaluations: u64,
     /// Multiply-adds of all its evaluations together, each counted as the longest.
     pub multiply_adds: u64,

@@ -1,5 +1,6 @@
 //! `AutoencoderTiny` (TAESD, by Ollin Boer Bohan): a small stand-in for `AutoencoderKL`.
 
+use super::tiles::Tiles;
 use super::{
     MAX_LAYERS, PerLevel, check_divisor, check_input, check_width, check_widths, levels, refuse,
 };
@@ -8,6 +9,13 @@ use crate::nn::{Conv, conv2d, conv2d_replacing, copy, group_norm_in_place};
 use crate::ops::{self, Activation, Context, GroupNorm};
 use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
+
+/// The side of a tile, in latents, with which TAESD's decoder makes 512x512 pixels within 64 MiB,
+/// the picture included. diffusers' default is 64.
+pub const TILE: usize = 32;
+
+/// Tiles overlap by their 8th part: diffusers' `tile_overlap_factor`, 0.125.
+const OVERLAP_PART: usize = 8;
 
 /// The pooled branch is this much wider than its block.
 const POOL_WIDTH: usize = 4;
@@ -179,6 +187,49 @@ impl AutoencoderTinyConfig {
             }
             ops::scale_shift_in_place(cx, x, 2.0, -1.0)?;
             Ok(x)
+        })
+    }
+
+    /// As [`AutoencoderTinyConfig::decode`], in tiles of `tile` latents a side wherever the latents
+    /// are larger: in the memory of one tile and the picture. Tiles overlap by an eighth and fade
+    /// in over the picture so far, as in diffusers' `_tiled_decode`, so the picture is close to
+    /// that of [`AutoencoderTinyConfig::decode`] and not the same.
+    ///
+    /// # Errors
+    /// As [`AutoencoderTinyConfig::decode`], and [`Error::Config`](crate::Error::Config) where
+    /// `tile` is no multiple of 8.
+    pub fn decode_tiled(
+        &self,
+        cx: &mut Context<'_>,
+        path: &Path<'_>,
+        latents: Tensor,
+        tile: usize,
+    ) -> Result<Tensor> {
+        self.validate()?;
+        let [n, h, w, _] = check_input("AutoencoderTiny's latents", latents, self.latent_channels)?;
+        if tile == 0 || !tile.is_multiple_of(OVERLAP_PART) {
+            refuse("tile", "must be a multiple of 8 latents with AutoencoderTiny")?;
+        }
+        let stride = tile - tile / OVERLAP_PART;
+        let tiles = Tiles::new([h, w], tile, stride);
+        if tiles.is_one() {
+            return self.decode(cx, path, latents);
+        }
+        cx.scope(|cx| {
+            let scale = 1 << (self.num_decoder_blocks.len() - 1);
+            let picture = tiles.picture(cx, n, scale, self.out_channels)?;
+            let decode = |cx: &mut Context<'_>, tile| self.decode(cx, path, tile);
+            tiles.for_each(cx, latents, decode, |cx, pixels, [sample, row, column]| {
+                let picture = picture.sample(sample)?;
+                let [_, h, w, _] = pixels.dims("a tile")?;
+                let at = [row, column].map(|number| number * stride * scale);
+                // The last of the shared rows and columns is the first that is the tile's alone.
+                let fading = (tile - stride) * scale - 1;
+                let over = [row, column].map(|number| if number > 0 { fading } else { 0 });
+                ops::blend_in_place(cx, pixels, (picture, at), over)?;
+                ops::copy_window(cx, (pixels, [0, 0]), (picture, at), [h, w])
+            })?;
+            Ok(picture)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Functions of one element.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
@@ -18,10 +19,11 @@ pub fn activate_in_place(cx: &mut Context<'_>, x: Tensor, activation: Activation
         return Ok(());
     }
     let isa = cx.isa;
-    let x = cx.arena.write(x);
-    for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |_, x, _| {
+    let values = cx.arena.write(x);
+    for_each_chunk::<_, f32>(cx.executor, values, CHUNK, &mut [], |_, x, _| {
         isa.activate_f32(activation, x);
     });
+    cx.ended(Op::Activation, x);
     Ok(())
 }
 
@@ -36,16 +38,22 @@ pub fn geglu(cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
         return Err(Error::Shape { what: "geglu", expected, found: x.shape().to_dims() });
     }
     let out = cx.tensor(x.shape().with_last(m))?;
+    geglu_into(cx, x, out)?;
+    Ok(out)
+}
+
+/// [`geglu`] into a tensor of its result's shape.
+pub(super) fn geglu_into(cx: &mut Context<'_>, x: Tensor, out: Tensor) -> Result<()> {
     if cx.is_planning() || out.is_empty() {
-        return Ok(out);
+        return Ok(());
     }
-    let isa = cx.isa;
+    let (isa, m) = (cx.isa, out.channels());
     let (rows, [x]) = cx.arena.split(out, [x]);
     for_each_chunk::<_, f32>(cx.executor, rows, m, &mut [], |row, out, _| {
         let (value, gate) = x[row * 2 * m..][..2 * m].split_at(m);
-        out.copy_from_slice(gate);
-        isa.activate_f32(Activation::Gelu, out);
-        out.iter_mut().zip(value).for_each(|(out, value)| *out *= value);
+        out.copy_from_slice(value);
+        isa.gelu_times_f32(gate, out);
     });
-    Ok(out)
+    cx.ended(Op::Geglu, out);
+    Ok(())
 }

@@ -6,6 +6,7 @@
 //! keys, and weights with values.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::arch::{Arithmetic, Finish, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Panels};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
@@ -59,7 +60,10 @@ pub fn attention(
     let form = if form == Form::F32 || d % 2 == 1 { Form::F32 } else { Form::Bf16 };
     let out = cx.tensor(q.shape())?;
     cx.count([n, tq, tk, 2 * c]);
-    let sizes = Sizes { d, c, tk, causal, form, scale: 1.0 / libm::sqrtf(d as f32) };
+    // In bf16 the softmax is taken with powers of two.
+    let base = if form == Form::F32 { 1.0 } else { core::f32::consts::LOG2_E };
+    let scale = base / libm::sqrtf(d as f32);
+    let sizes = Sizes { d, c, tk, causal, form, scale };
     cx.scratch(|cx| {
         let keys = cx.tensor(Shape::new([heads, sizes.keys_of_a_head()]))?;
         let values = cx.tensor(Shape::new([heads, sizes.values_of_a_head()]))?;
@@ -75,12 +79,25 @@ pub fn attention(
             let ([out, scratch], [queries, keys, values]) =
                 cx.arena.split_bytes_two([out?, scratch], [queries, keys, values]);
             let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));
-            for_each_tile(executor, out, c, 0..c, [QUERIES, d], scratch, |tile, scratch| {
-                sizes.attend(isa, tile, queries, keys, values, scratch);
-            });
+            // Head by head: one head's keys and values stay in a core's cache.
+            for first in (0..c).step_by(d) {
+                let tile = [QUERIES, d];
+                for_each_tile(
+                    executor,
+                    out,
+                    c,
+                    first..first + d,
+                    tile,
+                    scratch,
+                    |tile, scratch| {
+                        sizes.attend(isa, tile, queries, keys, values, scratch);
+                    },
+                );
+            }
         }
         Ok(())
     })?;
+    cx.ended(Op::Attention, out);
     Ok(out)
 }
 
@@ -266,14 +283,26 @@ impl Sizes {
                     false => count,
                     true => count.min((place.row + row + 1).saturating_sub(first)),
                 };
-                let scores = &mut s.scores[row * KEYS..][..count];
-                let rescale =
-                    online_softmax(isa, scores, visible, &mut s.max[row], &mut s.sum[row]);
+                let weights = &mut s.weights[row * KEYS..][..KEYS];
+                let scores = &mut s.scores[row * KEYS..][..KEYS];
+                let (max, sum) = (&mut s.max[row], &mut s.sum[row]);
+                let rescale = match self.form {
+                    Form::F32 => {
+                        let scores = &mut scores[..count];
+                        let rescale = online_softmax(isa, scores, visible, max, sum);
+                        weights[..count].copy_from_slice(scores);
+                        rescale
+                    }
+                    _ => {
+                        let padded = count.next_multiple_of(PANEL);
+                        scores[visible..padded].fill(f32::NEG_INFINITY);
+                        let weights = &mut bytes_of_mut(weights)[..2 * padded];
+                        online_softmax_bf16(isa, &scores[..padded], weights, max, sum)
+                    }
+                };
                 if first > 0 && rescale != 1.0 {
-                    let out = tile.row(row);
-                    out.iter_mut().for_each(|out| *out *= rescale);
+                    tile.row(row).iter_mut().for_each(|out| *out *= rescale);
                 }
-                self.weigh(isa, &s.scores[row * KEYS..][..count], &mut s.weights[row * KEYS..]);
             }
             let values = &values[4 * (first / KEYS) * self.value_tile()..];
             self.add_values(isa, &mut tile, first > 0, count, values, &s);
@@ -286,17 +315,6 @@ impl Sizes {
 
     /// Bytes of a row of weights.
     const WEIGHTS_ROW: usize = 4 * KEYS;
-
-    /// The weights of one query in the products' form, an odd last one followed by 0.
-    fn weigh(&self, isa: Isa, scores: &[f32], weights: &mut [f32]) {
-        match self.form {
-            Form::F32 => weights[..scores.len()].copy_from_slice(scores),
-            _ => {
-                let bytes = 2 * scores.len().next_multiple_of(2);
-                isa.f32_to_bf16(scores, &mut bytes_of_mut(weights)[..bytes]);
-            }
-        }
-    }
 
     fn arithmetic(&self) -> Arithmetic {
         self.form.into()
@@ -402,6 +420,25 @@ fn online_softmax(
     let largest = isa.max_f32(seen, *max);
     let rescale = if *max == f32::NEG_INFINITY { 0.0 } else { libm::expf(*max - largest) };
     *sum = *sum * rescale + isa.exp_sub_sum_f32(seen, largest);
+    *max = largest;
+    rescale
+}
+
+/// The same in bf16: `weights` are the exponentials, and scores of negative infinity have none.
+fn online_softmax_bf16(
+    isa: Isa,
+    scores: &[f32],
+    weights: &mut [u8],
+    max: &mut f32,
+    sum: &mut f32,
+) -> f32 {
+    let [largest, more] = isa.softmax_bf16(scores, *max, weights);
+    let rescale = match *max {
+        f32::NEG_INFINITY => 0.0,
+        max if max == largest => 1.0,
+        max => libm::exp2f(max - largest),
+    };
+    *sum = *sum * rescale + more;
     *max = largest;
     rescale
 }

@@ -1,5 +1,6 @@
 //! The context of a walk: memory, instruction set, threads and weights, handed from layer to layer.
 
+use super::observe::{Event, Observer, Op};
 use crate::arch::Isa;
 use crate::error::{Error, Result};
 use crate::exec::Executor;
@@ -28,6 +29,9 @@ pub struct Context<'m> {
     pub(super) weights: &'m mut dyn Weights,
     name: Name,
     tally: Tally,
+    observer: Option<&'m mut Observer<'m>>,
+    /// The tally at the end of the op that was observed last.
+    observed: Tally,
 }
 
 impl<'m> Context<'m> {
@@ -38,8 +42,8 @@ impl<'m> Context<'m> {
         executor: &'m dyn Executor,
         weights: &'m mut dyn Weights,
     ) -> Self {
-        let (name, tally) = (Name::new(), Tally::default());
-        Self { arena, isa, executor, weights, name, tally }
+        let (name, tally, observed) = (Name::new(), Tally::default(), Tally::default());
+        Self { arena, isa, executor, weights, name, tally, observer: None, observed }
     }
 
     /// Whether the walk is planned, not run.
@@ -64,7 +68,18 @@ impl<'m> Context<'m> {
 
     /// Begins counting the cost anew.
     pub fn reset_tally(&mut self) {
-        self.tally = Tally::default();
+        (self.tally, self.observed) = (Tally::default(), Tally::default());
+    }
+
+    /// Has `observer` told of each op that ends from here on, unless the walk is planned.
+    pub fn observe(&mut self, observer: &'m mut Observer<'m>) {
+        self.observed = self.tally;
+        self.observer = Some(observer);
+    }
+
+    /// Puts the cost at this much: a plan walks once what a run walks often.
+    pub fn set_tally(&mut self, tally: Tally) {
+        self.tally = tally;
     }
 
     /// The weight asked for last: where an error concerns a weight, that one.
@@ -216,6 +231,7 @@ impl<'m> Context<'m> {
     /// Counts no more weights than `before`: the same were counted already.
     pub fn count_weights_as(&mut self, before: Tally) {
         self.tally.weight_bytes = before.weight_bytes;
+        self.observed.weight_bytes = self.observed.weight_bytes.min(before.weight_bytes);
     }
 
     /// Whether the checkpoint has a weight at `path`: asked where it knows an older naming.
@@ -238,6 +254,22 @@ impl<'m> Context<'m> {
     pub(super) fn count(&mut self, factors: [usize; 4]) {
         let product = factors.iter().fold(1u64, |product, &f| product.saturating_mul(f as u64));
         self.tally.multiply_adds = self.tally.multiply_adds.saturating_add(product);
+    }
+
+    /// An op that wrote `out` has ended: tells the observer, if there is one.
+    pub(super) fn ended(&mut self, op: Op, out: Tensor) {
+        let is_planning = self.is_planning();
+        let Some(observer) = self.observer.as_mut().filter(|_| !is_planning) else { return };
+        let (now, before) = match op {
+            Op::Convert => (self.observed, self.observed),
+            _ => (self.tally, self.observed),
+        };
+        let cost = Tally {
+            multiply_adds: now.multiply_adds - before.multiply_adds,
+            weight_bytes: now.weight_bytes - before.weight_bytes,
+        };
+        self.observed = now;
+        observer(Event { op, weight: &self.name, shape: out.shape(), cost });
     }
 
     /// Memory to copy `bytes` of weights into, where the source does not have them in place.

@@ -2,6 +2,7 @@
 
 use super::context::{Context, Matrix};
 use super::gemm::{Epilogue, Gemm, Rows, check_epilogue, gemm};
+use super::observe::Op;
 use super::resample::nearest_source;
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::{Error, Result};
@@ -132,5 +133,6 @@ pub fn conv2d(
     let product = Gemm { x, matrix, bias, epilogue, out: result, samples };
     let (stride, stored) = (conv.stride, [height, width]);
     gemm(cx, product, &Pixels { stored, size, out, kernel_width, taps, stride, top, left })?;
+    cx.ended(Op::Conv2d, result);
     Ok(result)
 }

@@ -1,6 +1,7 @@
 //! Rows of activations from one form to another: what a product's left side is made of.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::arch::Isa;
 use crate::error::Result;
 use crate::exec::for_each_chunk;
@@ -45,6 +46,7 @@ pub(super) fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Ten
         });
         Ok(())
     })?;
+    cx.ended(Op::Convert, out);
     Ok(out)
 }
 

@@ -1,6 +1,7 @@
 //! Sums, products and copies, element by element.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::tensor::{Shape, Tensor};
@@ -17,10 +18,11 @@ pub fn add_in_place(cx: &mut Context<'_>, x: Tensor, y: Tensor) -> Result<()> {
     if cx.is_planning() {
         return Ok(());
     }
-    let (x, [y]) = cx.arena.split(x, [y]);
-    for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |chunk, x, _| {
+    let (sums, [y]) = cx.arena.split(x, [y]);
+    for_each_chunk::<_, f32>(cx.executor, sums, CHUNK, &mut [], |chunk, x, _| {
         x.iter_mut().zip(&y[chunk * CHUNK..]).for_each(|(x, y)| *x += y);
     });
+    cx.ended(Op::Elementwise, x);
     Ok(())
 }
 
@@ -34,10 +36,11 @@ pub fn add_per_channel_in_place(cx: &mut Context<'_>, x: Tensor, v: Tensor) -> R
     if cx.is_planning() || x.is_empty() {
         return Ok(());
     }
-    let (x, [v]) = cx.arena.split(x, [v]);
-    for_each_chunk::<_, f32>(cx.executor, x, c, &mut [], |row, x, _| {
+    let (sums, [v]) = cx.arena.split(x, [v]);
+    for_each_chunk::<_, f32>(cx.executor, sums, c, &mut [], |row, x, _| {
         x.iter_mut().zip(&v[row / rows * c..]).for_each(|(x, v)| *x += v);
     });
+    cx.ended(Op::Elementwise, x);
     Ok(())
 }
 
@@ -49,10 +52,11 @@ pub fn scale_shift_in_place(cx: &mut Context<'_>, x: Tensor, scale: f32, shift: 
     if cx.is_planning() {
         return Ok(());
     }
-    let x = cx.arena.write(x);
-    for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |_, x, _| {
+    let values = cx.arena.write(x);
+    for_each_chunk::<_, f32>(cx.executor, values, CHUNK, &mut [], |_, x, _| {
         x.iter_mut().for_each(|x| *x = *x * scale + shift);
     });
+    cx.ended(Op::Elementwise, x);
     Ok(())
 }
 
@@ -79,11 +83,12 @@ pub fn scale_add_in_place(
         scale_shift_in_place(cx, x, own, 0.0)?;
     }
     for &(y, factor) in terms {
-        let (x, [y]) = cx.arena.split(x, [y]);
-        for_each_chunk::<_, f32>(cx.executor, x, CHUNK, &mut [], |chunk, x, _| {
+        let (sums, [y]) = cx.arena.split(x, [y]);
+        for_each_chunk::<_, f32>(cx.executor, sums, CHUNK, &mut [], |chunk, x, _| {
             x.iter_mut().zip(&y[chunk * CHUNK..]).for_each(|(x, y)| *x += factor * y);
         });
     }
+    cx.ended(Op::Elementwise, x);
     Ok(())
 }
 
@@ -110,6 +115,7 @@ pub fn slice_channels(
     for_each_chunk::<_, f32>(cx.executor, rows, count, &mut [], |row, out, _| {
         out.copy_from_slice(&x[row * c + start..][..count]);
     });
+    cx.ended(Op::Copy, out);
     Ok(out)
 }
 
@@ -130,6 +136,7 @@ pub fn concat(cx: &mut Context<'_>, a: Tensor, b: Tensor) -> Result<Tensor> {
         first.copy_from_slice(&a[row * ca..][..ca]);
         second.copy_from_slice(&b[row * cb..][..cb]);
     });
+    cx.ended(Op::Copy, out);
     Ok(out)
 }
 
@@ -145,8 +152,9 @@ pub fn copy_into(cx: &mut Context<'_>, x: Tensor, out: Tensor) -> Result<()> {
     if cx.is_planning() {
         return Ok(());
     }
-    let (out, [x]) = cx.arena.split(out, [x]);
-    out.copy_from_slice(x);
+    let (to, [x]) = cx.arena.split(out, [x]);
+    to.copy_from_slice(x);
+    cx.ended(Op::Copy, out);
     Ok(())
 }
 
@@ -163,5 +171,6 @@ pub fn fill(cx: &mut Context<'_>, shape: Shape, values: &[f32]) -> Result<Tensor
     if !cx.is_planning() {
         cx.arena.write(out).copy_from_slice(values);
     }
+    cx.ended(Op::Copy, out);
     Ok(out)
 }

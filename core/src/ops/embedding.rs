@@ -1,6 +1,7 @@
 //! Numbers and tokens as vectors.
 
 use super::context::{Context, to_f32};
+use super::observe::Op;
 use crate::error::{Error, Result};
 use crate::mem::bytes_of_mut;
 use crate::tensor::{Shape, Tensor};
@@ -44,6 +45,7 @@ pub fn sinusoidal_embedding(
             (sin[i], cos[i]) = libm::sincosf(angle);
         }
     }
+    cx.ended(Op::Embedding, out);
     Ok(out)
 }
 
@@ -77,6 +79,7 @@ pub fn fourier_embedding(
         }
         Ok(())
     })?;
+    cx.ended(Op::Embedding, out);
     Ok(out)
 }
 
@@ -107,5 +110,6 @@ pub fn embedding(cx: &mut Context<'_>, ids: &[u32], table: Weight) -> Result<Ten
         }
         Ok(())
     })?;
+    cx.ended(Op::Embedding, out);
     Ok(out)
 }

@@ -51,7 +51,8 @@ pub struct Epilogue {
     pub activation: Option<Activation>,
     /// Whether the product is added to what the output holds.
     pub accumulate: bool,
-    /// The output's second half, after GELU, is the gate of the first (GEGLU, Shazeer 2020).
+    /// The output's second half, after GELU, is the gate of the first (GEGLU, Shazeer 2020). Alone:
+    /// nothing else but a bias goes with it.
     pub geglu: bool,
 }
 

@@ -1,6 +1,7 @@
 //! Between the order of PyTorch's pictures and ours: what noise generators and goldens need.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::error::Result;
 use crate::tensor::{Shape, Tensor};
 
@@ -44,5 +45,6 @@ fn transposed(
             }
         }
     }
+    cx.ended(Op::Copy, out);
     Ok(out)
 }

@@ -1,7 +1,9 @@
 //! Linear layers: one product with the rows of the input.
 
+use super::activation::geglu_into;
 use super::context::{Context, Matrix};
 use super::gemm::{Epilogue, Gemm, Rows, check_epilogue, gemm};
+use super::observe::Op;
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::{Error, Result};
 use crate::tensor::packed::Sizes;
@@ -56,8 +58,8 @@ pub fn linear_into(
         return Err(Error::Shape { what: "linear", expected, found: x.shape().to_dims() });
     }
     let halves = if epilogue.geglu { 2 } else { 1 };
-    if !n.is_multiple_of(halves * if epilogue.geglu { PANEL } else { 1 }) {
-        let expected = x.shape().with_last(n.next_multiple_of(halves * PANEL)).to_dims();
+    if !n.is_multiple_of(halves) {
+        let expected = x.shape().with_last(n.next_multiple_of(halves)).to_dims();
         let found = x.shape().with_last(n).to_dims();
         return Err(Error::Shape { what: "linear's gate", expected, found });
     }
@@ -67,5 +69,14 @@ pub fn linear_into(
         Some(_) => x.samples("linear")?[0],
     };
     check_epilogue("linear", &epilogue, out.shape(), samples)?;
-    gemm(cx, Gemm { x, matrix, bias, epilogue, out, samples }, &Contiguous)
+    if epilogue.geglu && !(n / 2).is_multiple_of(PANEL) {
+        // Values and gates share a panel.
+        return cx.scratch(|cx| {
+            let wide = linear(cx, x, matrix, bias, Epilogue { geglu: false, ..epilogue })?;
+            geglu_into(cx, wide, out)
+        });
+    }
+    gemm(cx, Gemm { x, matrix, bias, epilogue, out, samples }, &Contiguous)?;
+    cx.ended(Op::Linear, out);
+    Ok(())
 }

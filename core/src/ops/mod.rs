@@ -15,8 +15,10 @@ mod embedding;
 mod gemm;
 mod linear;
 mod norm;
+mod observe;
 mod resample;
 mod layout;
+mod window;
 
 pub use crate::arch::Activation;
 pub use activation::{activate_in_place, geglu};
@@ -32,4 +34,6 @@ pub use gemm::Epilogue;
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};
+pub use observe::{Event, Observer, Op};
 pub use resample::{avg_pool_2x2, upsample_nearest};
+pub use window::{blend_in_place, copy_window, crop};

@@ -5,6 +5,7 @@
 
 use super::context::Context;
 use super::convert::write_row;
+use super::observe::Op;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
@@ -93,6 +94,7 @@ pub fn group_norm(
         }
         Ok(())
     })?;
+    cx.ended(Op::GroupNorm, out);
     Ok(out)
 }
 
@@ -130,7 +132,9 @@ pub fn group_norm_in_place(
             });
         }
         Ok(())
-    })
+    })?;
+    cx.ended(Op::GroupNorm, x);
+    Ok(())
 }
 
 /// `[n, 3, c]`: what to subtract from each channel, then multiply it with, then add to it.
@@ -264,5 +268,6 @@ pub fn layer_norm(
         });
         Ok(())
     })?;
+    cx.ended(Op::LayerNorm, out);
     Ok(out)
 }

@@ -1,6 +1,7 @@
 //! Changing a picture's size.
 
 use super::context::Context;
+use super::observe::Op;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::tensor::{Shape, Tensor};
@@ -39,6 +40,7 @@ pub fn upsample_nearest(cx: &mut Context<'_>, x: Tensor, size: [usize; 2]) -> Re
             pixel.copy_from_slice(&source[nearest_source(at, w, size[1]) * c..][..c]);
         }
     });
+    cx.ended(Op::Resample, out);
     Ok(out)
 }
 
@@ -65,5 +67,6 @@ pub fn avg_pool_2x2(cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
             }
         }
     });
+    cx.ended(Op::Resample, out);
     Ok(out)
 }

@@ -43,6 +43,9 @@ pub struct TextToImage<'a> {
     pub unet: &'a UNet2DConditionConfig,
     /// The decoder, and the encoder where a picture is started from.
     pub vae: Autoencoder<'a>,
+    /// Decodes in tiles of so many latents a side where the latents are larger; `None` decodes them
+    /// as a whole. A picture to start from is always encoded as a whole.
+    pub vae_tile: Option<usize>,
     /// How the latents are sampled.
     pub sampling: Sampling<'a>,
     /// The prompt's token ids, with their begin, end and padding.
@@ -108,15 +111,23 @@ impl Autoencoder<'_> {
     }
 
     /// Latents as the UNet knows them to a picture with values from -1 to 1. Latents are consumed.
-    fn decode(&self, cx: &mut Context<'_>, path: &Path<'_>, latents: Tensor) -> Result<Tensor> {
+    fn decode(
+        &self,
+        cx: &mut Context<'_>,
+        path: &Path<'_>,
+        latents: Tensor,
+        tile: Option<usize>,
+    ) -> Result<Tensor> {
         let (scale, shift) = match self {
             Self::Kl(vae) => (vae.scaling_factor, vae.shift_factor),
             Self::Tiny(vae) => (vae.scaling_factor, 0.0),
         };
         ops::scale_shift_in_place(cx, latents, 1.0 / scale, shift)?;
-        match self {
-            Self::Kl(vae) => vae.decode(cx, path, latents),
-            Self::Tiny(vae) => vae.decode(cx, path, latents),
+        match (self, tile) {
+            (Self::Kl(vae), None) => vae.decode(cx, path, latents),
+            (Self::Kl(vae), Some(tile)) => vae.decode_tiled(cx, path, latents, tile),
+            (Self::Tiny(vae), None) => vae.decode(cx, path, latents),
+            (Self::Tiny(vae), Some(tile)) => vae.decode_tiled(cx, path, latents, tile),
         }
     }
 }
@@ -183,7 +194,8 @@ impl TextToImage<'_> {
             })?;
             story.stage(cx, Stage::Decoder, 1, |story, cx| {
                 let vae = root.at("vae");
-                let image = cx.replace(latents, |cx| self.vae.decode(cx, &vae, latents))?;
+                let image =
+                    cx.replace(latents, |cx| self.vae.decode(cx, &vae, latents, self.vae_tile))?;
                 to_unit_range(cx, image)?;
                 story.report(cx, image, Stage::Decoder, 0, [1, 1])?;
                 deliver(cx, image, sink)?;

@@ -213,6 +213,12 @@ pub fn pack_panel(
     let form = packing.form();
     let (step, steps) = (form.per_step(), form.steps(channels));
     panel.data.fill(0);
+    if matches!(packing, Packing::Q8 | Packing::Q4) {
+        panel.scales.fill(0.0);
+    }
+    if packing == Packing::Q4 {
+        panel.groups.fill(0);
+    }
     for j in 0..PANEL.min(n - first) {
         let row = &weight[(first + j) * channels * taps..][..channels * taps];
         let column = Column::new(packing, sizes, row, j, panel);
@@ -288,9 +294,10 @@ impl Column {
             Packing::Q8 => largest / Q8_MAX,
             _ => largest / (7 * GROUP_MAX) as f32,
         };
-        column.inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        panel.scales[j] = scale;
-        (0..sizes.taps).for_each(|tap| panel.scales[(1 + tap) * PANEL + j] = 0.0);
+        // The inverse of a subnormal scale is infinite: such a channel is as good as zero.
+        if scale > 0.0 && (1.0 / scale).is_finite() {
+            (column.inverse, panel.scales[j]) = (1.0 / scale, scale);
+        }
         if packing == Packing::Q4 {
             for group in 0..sizes.groups() {
                 panel.groups[group * PANEL + j] = column.multiplier(row, group) as u8;
@@ -336,6 +343,59 @@ impl Column {
     }
 }
 
+/// A packed panel.
+#[derive(Clone, Copy, Debug)]
+pub struct Panel<'a> {
+    /// As [`PanelMut::data`].
+    pub data: &'a [u8],
+    /// As [`PanelMut::scales`].
+    pub scales: &'a [f32],
+    /// As [`PanelMut::groups`].
+    pub groups: &'a [u8],
+}
+
+/// What the panel that begins at output channel `first` stands for: `out` is
+/// `[min(16, n - first), channels, taps]`.
+///
+/// # Panics
+/// Where a slice is not of its size.
+pub fn unpack_panel(
+    packing: Packing,
+    sizes: Sizes,
+    first: usize,
+    panel: Panel<'_>,
+    out: &mut [f32],
+) {
+    let Sizes { n, channels, taps } = sizes;
+    let columns = PANEL.min(n - first);
+    assert!(out.len() == columns * channels * taps, "a panel of another size");
+    let form = packing.form();
+    let (step, steps) = (form.per_step(), form.steps(channels));
+    let groups = channels.div_ceil(GROUP);
+    for (index, out) in out.iter_mut().enumerate() {
+        let (j, channel, tap) = (index / (channels * taps), index / taps % channels, index % taps);
+        let at = ((tap * steps + channel / step) * PANEL + j) * step + channel % step;
+        *out = match packing {
+            Packing::Plain | Packing::F32 => {
+                let bytes = panel.data[4 * at..].first_chunk();
+                bytes.map_or(0.0, |&bytes| f32::from_le_bytes(bytes))
+            }
+            Packing::Bf16 => {
+                let bytes = panel.data[2 * at..].first_chunk();
+                let half = bytes.map_or(0, |&bytes| u16::from_le_bytes(bytes));
+                f32::from_bits(u32::from(half) << 16)
+            }
+            Packing::Q8 => f32::from(panel.data[at] as i8) * panel.scales[j],
+            Packing::Q4 => {
+                let (byte, high) = q4_place(at);
+                let q = (panel.data[byte] >> (4 * u8::from(high)) & 15) as i8 - 8;
+                let group = (tap * groups + channel / GROUP) * PANEL + j;
+                f32::from(q * panel.groups[group] as i8) * panel.scales[j]
+            }
+        };
+    }
+}
+
 /// Expands a panel of int4 to int8.
 ///
 /// # Panics
@@ -344,10 +404,11 @@ pub fn expand_q4(sizes: Sizes, data: &[u8], groups: &[u8], out: &mut [u8]) {
     let steps = Form::Q8.steps(sizes.channels);
     let groups_a_tap = sizes.channels.div_ceil(GROUP);
     assert!(out.len() == 2 * data.len() && out.len() == sizes.panel_bytes(Form::Q8));
+    assert!(groups.len() == PANEL * sizes.groups(), "groups of another size");
     let (data, out) = (data.as_chunks::<32>().0, out.as_chunks_mut::<64>().0);
     for (step, (data, out)) in data.iter().zip(out).enumerate() {
         let group = step / steps * groups_a_tap + step % steps * 4 / GROUP;
-        let groups: &[u8; PANEL] = groups[group * PANEL..].first_chunk().expect("checked above");
+        let groups: &[u8; PANEL] = groups[group * PANEL..].first_chunk().expect("asserted above");
         let (low, high) = out.split_at_mut(32);
         for (i, (low, high)) in low.iter_mut().zip(high).enumerate() {
             let byte = data[i] as i8;
@@ -365,4 +426,228 @@ pub const fn to_bf16(x: f32) -> u16 {
         return (bits >> 16) as u16 | 0x40;
     }
     (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+    use std::{assert, assert_eq, format, vec};
+
+    use super::*;
+
+    /// Widths about the sizes of panels, steps and groups, and kernels of one, two and nine taps.
+    fn all_sizes() -> impl Iterator<Item = Sizes> {
+        [(1, 1, 1), (15, 3, 1), (16, 4, 9), (17, 31, 1), (33, 33, 2), (48, 65, 9), (2, 130, 1)]
+            .into_iter()
+            .map(|(n, channels, taps)| Sizes { n, channels, taps })
+    }
+
+    /// Weights of several magnitudes, each third channel of output among zeros now and then.
+    fn weights(sizes: Sizes) -> Vec<f32> {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let row = sizes.channels * sizes.taps;
+        let magnitude = |i: usize| [1.0, 1e-3, 0.0, 300.0][i / row % 4];
+        (0..sizes.n * row).map(|i| next() * magnitude(i)).collect()
+    }
+
+    /// A panel's parts, of exactly their sizes, filled with what must not remain.
+    struct Parts {
+        data: Vec<u8>,
+        scales: Vec<f32>,
+        groups: Vec<u8>,
+    }
+
+    impl Parts {
+        fn pack(packing: Packing, sizes: Sizes, weight: &[f32], first: usize) -> Self {
+            let bytes =
+                sizes.panel_bytes(packing.form()) / if packing == Packing::Q4 { 2 } else { 1 };
+            let (quantised, q4) =
+                (matches!(packing, Packing::Q8 | Packing::Q4), packing == Packing::Q4);
+            let mut parts = Self {
+                data: vec![0xAA; bytes],
+                scales: vec![f32::NAN; if quantised { sizes.scales() } else { 0 }],
+                groups: vec![0xAA; if q4 { sizes.groups() * PANEL } else { 0 }],
+            };
+            let Self { data, scales, groups } = &mut parts;
+            pack_panel(packing, sizes, weight, first, &mut PanelMut { data, scales, groups });
+            parts
+        }
+
+        fn panel(&self) -> Panel<'_> {
+            Panel { data: &self.data, scales: &self.scales, groups: &self.groups }
+        }
+    }
+
+    /// Packs and unpacks all panels.
+    fn round_trip(packing: Packing, sizes: Sizes, weight: &[f32]) -> Vec<f32> {
+        let mut all = Vec::new();
+        for first in (0..sizes.n).step_by(PANEL) {
+            let parts = Parts::pack(packing, sizes, weight, first);
+            let mut out = vec![0.0; PANEL.min(sizes.n - first) * sizes.channels * sizes.taps];
+            unpack_panel(packing, sizes, first, parts.panel(), &mut out);
+            all.extend(out);
+        }
+        all
+    }
+
+    #[test]
+    fn a_shape_has_the_bytes_of_its_panels() {
+        for sizes in all_sizes() {
+            for packing in Packing::PACKED {
+                let elements = sizes.shape(packing).unwrap().elements().unwrap();
+                let weight = weights(sizes);
+                let panel = Parts::pack(packing, sizes, &weight, 0);
+                let bytes = sizes.panels() * panel.data.len();
+                assert_eq!(elements * packing.dtype().bytes(), bytes, "{packing:?} {sizes:?}");
+                assert!(panel.scales.iter().all(|scale| scale.is_finite()), "{sizes:?}");
+            }
+            assert_eq!(sizes.shape(Packing::Plain), None);
+            let scales = sizes.scale_shape().elements().unwrap();
+            assert_eq!(scales, sizes.panels() * sizes.scales());
+            let groups = sizes.groups_shape().elements().unwrap();
+            assert_eq!(groups, sizes.panels() * sizes.groups() * PANEL);
+        }
+    }
+
+    #[test]
+    fn f32_comes_back_as_it_was_and_bf16_to_its_last_bit() {
+        for sizes in all_sizes() {
+            let weight = weights(sizes);
+            assert_eq!(round_trip(Packing::F32, sizes, &weight), weight);
+            let near = round_trip(Packing::Bf16, sizes, &weight);
+            for (w, near) in weight.iter().zip(near) {
+                assert!((w - near).abs() <= w.abs() / 256.0, "{w} became {near}");
+            }
+        }
+    }
+
+    #[test]
+    fn int8_is_off_by_half_a_step_of_its_channel() {
+        for sizes in all_sizes() {
+            let weight = weights(sizes);
+            let near = round_trip(Packing::Q8, sizes, &weight);
+            let row = sizes.channels * sizes.taps;
+            for (weight, near) in weight.chunks(row).zip(near.chunks(row)) {
+                let largest = weight.iter().fold(0.0f32, |largest, w| largest.max(w.abs()));
+                let bound = largest / Q8_MAX * 0.5001;
+                for (w, near) in weight.iter().zip(near) {
+                    assert!((w - near).abs() <= bound, "{w} became {near} of {largest}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn int4_is_no_worse_than_one_scale_a_group_rounded_up() {
+        for sizes in all_sizes() {
+            let weight = weights(sizes);
+            let near = round_trip(Packing::Q4, sizes, &weight);
+            let at = |n: usize, channel: usize, tap: usize| {
+                (n * sizes.channels + channel) * sizes.taps + tap
+            };
+            let row = sizes.channels * sizes.taps;
+            for (n, tap) in (0..sizes.n).flat_map(|n| (0..sizes.taps).map(move |tap| (n, tap))) {
+                let largest = weight[n * row..][..row].iter().fold(0.0f32, |l, w| l.max(w.abs()));
+                for group in (0..sizes.channels).step_by(GROUP) {
+                    let members = group..sizes.channels.min(group + GROUP);
+                    let (mut own, mut error) = (0.0f32, 0.0);
+                    for at in members.clone().map(|channel| at(n, channel, tap)) {
+                        own = own.max(weight[at].abs());
+                        error += (weight[at] - near[at]) * (weight[at] - near[at]);
+                    }
+                    // The group's step, rounded up to a whole number of the channel's.
+                    let step = own / 7.0 + largest / 105.0;
+                    let bound = members.len() as f32 * (step / 2.0) * (step / 2.0) * 1.001;
+                    assert!(error <= bound, "{sizes:?} {n} {tap} {group}: {error} > {bound}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_those_of_the_integers_and_expanded_int4_is_int8() {
+        for sizes in all_sizes() {
+            let weight = weights(sizes);
+            for first in (0..sizes.n).step_by(PANEL) {
+                for packing in [Packing::Q8, Packing::Q4] {
+                    let parts = Parts::pack(packing, sizes, &weight, first);
+                    let mut int8 = parts.data.clone();
+                    if packing == Packing::Q4 {
+                        int8 = vec![0xAA; 2 * parts.data.len()];
+                        expand_q4(sizes, &parts.data, &parts.groups, &mut int8);
+                    }
+                    let steps = Form::Q8.steps(sizes.channels);
+                    for tap in 0..sizes.taps {
+                        for j in 0..PANEL {
+                            let places = (0..4 * steps).map(|channel| {
+                                ((tap * steps + channel / 4) * PANEL + j) * 4 + channel % 4
+                            });
+                            let sum: i32 = places.map(|at| i32::from(int8[at] as i8)).sum();
+                            assert_eq!(parts.scales[(1 + tap) * PANEL + j], sum as f32);
+                        }
+                    }
+                    // Unpacked, both say the same.
+                    let mut own = vec![0.0; PANEL.min(sizes.n - first) * weight.len() / sizes.n];
+                    let mut expanded = own.clone();
+                    unpack_panel(packing, sizes, first, parts.panel(), &mut own);
+                    let panel = Panel { data: &int8, ..parts.panel() };
+                    unpack_panel(Packing::Q8, sizes, first, panel, &mut expanded);
+                    assert_eq!(own, expanded, "{packing:?} {sizes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_packed_by_themselves_are_a_panel_of_the_whole() {
+        for sizes in all_sizes() {
+            let weight = weights(sizes);
+            let row = sizes.channels * sizes.taps;
+            for first in (0..sizes.n).step_by(PANEL) {
+                let rows = PANEL.min(sizes.n - first);
+                let part = &weight[first * row..][..rows * row];
+                for packing in Packing::PACKED {
+                    let whole = Parts::pack(packing, sizes, &weight, first);
+                    let alone = Parts::pack(packing, Sizes { n: rows, ..sizes }, part, 0);
+                    assert_eq!(whole.data, alone.data, "{packing:?} {sizes:?}");
+                    assert_eq!(whole.scales, alone.scales);
+                    assert_eq!(whole.groups, alone.groups);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_and_what_is_next_to_nothing_become_zeros_not_nans() {
+        let sizes = Sizes { n: 3, channels: 40, taps: 1 };
+        for tiny in [0.0, -0.0, 1e-44, 1e-39, -3e-38] {
+            let weight = vec![tiny; 120];
+            for packing in [Packing::Q8, Packing::Q4] {
+                let near = round_trip(packing, sizes, &weight);
+                let worst = near.iter().fold(0.0f32, |worst, near| worst.max((near - tiny).abs()));
+                assert!(worst <= tiny.abs(), "{packing:?} {tiny}: {worst}");
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_is_rounded_to_even() {
+        for (x, bits) in [
+            (1.0, 0x3F80),
+            (f32::from_bits(0x3F80_8000), 0x3F80),
+            (f32::from_bits(0x3F81_8000), 0x3F82),
+            (f32::from_bits(0x3F80_8001), 0x3F81),
+            (f32::MAX, 0x7F80),
+            (f32::NEG_INFINITY, 0xFF80),
+            (-0.0, 0x8000),
+        ] {
+            assert_eq!(to_bf16(x), bits, "{}", format!("{x}"));
+        }
+        let nan = to_bf16(f32::from_bits(0x7F80_0001));
+        assert!(f32::from_bits(u32::from(nan) << 16).is_nan());
+    }
 }

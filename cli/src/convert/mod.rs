@@ -1,0 +1,253 @@
+//! `mote convert`: a pipeline in one file, its weights packed as the arithmetic reads them.
+//!
+//! A walk of all networks says which weights there are (`walk`), a table how each is stored
+//! (`policy`); the file is written from one end to the other (`write`). Then each network is
+//! evaluated with the old and the new weights on the same noise (`networks`), and the report tells
+//! what was gained and what was lost.
+
+mod networks;
+mod policy;
+mod report;
+mod walk;
+mod write;
+
+pub use walk::{Converted, GROUPS, SCALE};
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mote::arch::Isa;
+use mote::weights::Weights;
+
+use crate::args::{self, Type};
+use crate::checkpoint::Mapped;
+use crate::config::scheduler;
+use crate::error::{Failure, Result};
+use crate::executor::Pool;
+use crate::output::{self, FileWriter};
+use crate::packed::Packed;
+use crate::place::Place;
+use crate::plan::{self, Model};
+use crate::progress::{Interrupt, Reporter};
+use crate::resolve;
+use crate::tokenizer::Tokenizer;
+use crate::{isa, print};
+use networks::Network;
+use report::Report;
+use walk::Stored;
+use write::{Converter, Difference, Layout, Output};
+
+/// Files of a pipeline that are read wherever they are there.
+const CONFIGURATIONS: [&str; 5] = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "unet/config.json",
+    "vae/config.json",
+];
+
+/// The tokenizer's vocabulary in one file, or else in two.
+const VOCABULARY: [&[&str]; 2] =
+    [&["tokenizer/tokenizer.json"], &["tokenizer/vocab.json", "tokenizer/merges.txt"]];
+
+/// What else there may be of a tokenizer.
+const TOKENIZER: [&str; 3] = [
+    "tokenizer/added_tokens.json",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+];
+
+/// The longest file that is packed: the largest tokenizers have a few MiB.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Work that is done in this time is not worth a line.
+const NOT_WORTH_TELLING: Duration = Duration::from_secs(1);
+
+/// Parts of the work after which its progress is told.
+const PARTS: u64 = 10;
+
+type Tensors = BTreeMap<String, Stored>;
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// Converts a model and tells what came of it.
+///
+/// # Errors
+/// Where the model cannot be converted, or the file not be written; nothing is left behind then.
+pub fn run(args: &args::Convert) -> Result<()> {
+    output::check_model(&args.output)?;
+    let model = Place::model(&args.model)?;
+    let (networks, places) = networks::of(&model)?;
+    resolve::dtype(&model, Some(args.dtype))?;
+    if model.packed().is_some_and(|packed| packed.dtype() == args.dtype) {
+        let (shown, dtype) = (args.model.display(), args.dtype.name());
+        return Err(Failure::new(format!("{shown} is in {dtype} already"))
+            .remedy("Give the folder that it was converted from"));
+    }
+    let files = files(&model)?;
+    let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
+    let mut old = Model::of(&places)?;
+    refuse_input(&args.output, &old)?;
+    let mut reporter = Reporter::new(args.quiet);
+    let interrupt = Interrupt::listen()?;
+    let mut work = Work { to: args.dtype, isa, pool: &pool, reporter: &mut reporter };
+    let networks = old.with_weights(|weights| present(&networks, weights))?;
+    let tensors = old.with_weights(|weights| work.tensors(&networks, weights))??;
+    let layout = Layout::new(args.dtype, &tensors, &files)?;
+    let mut file = FileWriter::begin(Some(&args.output), &interrupt)?;
+    let out: &mut Output<'_> = &mut |bytes| file.write(bytes);
+    let differences =
+        old.with_weights(|weights| work.write(&layout, weights, &interrupt, out))??;
+    file.end()?;
+    let mut report = Report::new(&args.output, args.dtype, &tensors, &layout, differences);
+    if args.output.is_file() {
+        let (_, places) = networks::of(&Place::model(&args.output)?)?;
+        report.outputs = work.compare(&networks, &mut old, &mut Model::of(&places)?)?;
+    }
+    let text = if args.json { report.json() } else { report.text(args.verbose) };
+    print::bytes(text.as_bytes())
+}
+
+/// The networks that the checkpoint has.
+fn present(networks: &[Network], weights: &mut dyn Weights) -> Vec<Network> {
+    networks.iter().filter(|network| network.is_in(weights)).cloned().collect()
+}
+
+/// Refuses to write over what is read.
+fn refuse_input(output: &Path, model: &Model) -> Result<()> {
+    let Ok(target) = fs::canonicalize(output) else { return Ok(()) };
+    match model.files().any(|file| fs::canonicalize(file).is_ok_and(|file| file == target)) {
+        false => Ok(()),
+        true => Err(Failure::new(format!("{} is what is to be converted", output.display()))
+            .remedy("Give -o another name")),
+    }
+}
+
+/// The files that mote reads of a model, by their names in it.
+///
+/// # Errors
+/// Where one cannot be read, or is not what it should be.
+fn files(model: &Place) -> Result<Files> {
+    scheduler::read(model.join("scheduler/scheduler_config.json"), None)?;
+    let mut names: Vec<&str> = CONFIGURATIONS.to_vec();
+    if model.join("text_encoder").is_folder() {
+        Tokenizer::from_folder(model.join("tokenizer"))?;
+        let is_there = |names: &&&[&str]| names.iter().all(|name| model.join(name).exists());
+        names.extend(VOCABULARY.iter().find(is_there).copied().unwrap_or_default());
+        names.extend(TOKENIZER);
+    }
+    let mut files = Files::new();
+    for name in names {
+        let file = model.join(name);
+        if file.exists() {
+            files.insert(name.into(), file.read(MAX_FILE_BYTES)?);
+        }
+    }
+    Ok(files)
+}
+
+/// Who converts, and to what.
+struct Work<'a> {
+    to: Type,
+    isa: Isa,
+    pool: &'a Pool,
+    reporter: &'a mut Reporter,
+}
+
+impl Work<'_> {
+    /// All tensors of the networks.
+    fn tensors(&self, networks: &[Network], weights: &mut dyn Weights) -> Result<Tensors> {
+        let mut converted = Converted::new(weights, self.to);
+        for network in networks {
+            network.plan(self.isa, self.pool, &mut converted)?;
+        }
+        Ok(converted.tensors)
+    }
+
+    fn write(
+        &mut self,
+        layout: &Layout<'_>,
+        weights: &mut dyn Weights,
+        interrupt: &Interrupt,
+        out: &mut Output<'_>,
+    ) -> Result<BTreeMap<String, Difference>> {
+        let (reporter, mut told, begun) = (&mut *self.reporter, 0, Instant::now());
+        reporter.begin("converting", PARTS);
+        let mut watch = |done: u64, all: u64| {
+            let part = if all == 0 { PARTS } else { done.saturating_mul(PARTS) / all };
+            if part > told && begun.elapsed() > NOT_WORTH_TELLING {
+                told = part;
+                reporter.step(part);
+            }
+            if interrupt.pressed() { Err(Failure::interrupted()) } else { Ok(()) }
+        };
+        let (isa, executor) = (self.isa, self.pool);
+        let written = Converter { weights, isa, executor, watch: &mut watch }.write(layout, out);
+        self.reporter.end();
+        written
+    }
+
+    /// How far each network's output is from what it was, on the same input.
+    fn compare(
+        &self,
+        networks: &[Network],
+        old: &mut Model,
+        new: &mut Model,
+    ) -> Result<Vec<(&'static str, f64)>> {
+        let mut outputs = Vec::new();
+        for network in networks.iter().filter(|network| !matches!(network, Network::Encoder(_))) {
+            self.reporter.say(&format!("comparing the {}s", network.title()));
+            let evaluate = |model: &mut Model| {
+                model.with_weights(|weights| network.evaluate(self.isa, self.pool, weights))?
+            };
+            let (exact, near) = (evaluate(old)?, evaluate(new)?);
+            outputs.push((network.title(), Difference::between(&exact, &near).relative()));
+        }
+        Ok(outputs)
+    }
+}
+
+/// A conversion before a run, into a file without a name, which is gone when the program ends.
+pub struct OnTheWay<'a> {
+    /// Plans the run, and so says which weights it asks for.
+    pub plan: &'a dyn Fn(&mut dyn Weights) -> Result<()>,
+    /// The type to convert to.
+    pub to: Type,
+    /// Who reads half precision.
+    pub isa: Isa,
+    /// Who packs.
+    pub pool: &'a Pool,
+}
+
+impl OnTheWay<'_> {
+    /// The weights that the run asks for, converted.
+    ///
+    /// # Errors
+    /// Where they cannot be, or there is no room for them.
+    pub fn convert(
+        &self,
+        model: &mut Model,
+        reporter: &mut Reporter,
+        interrupt: &Interrupt,
+    ) -> Result<Model> {
+        let Self { plan, to, isa, pool } = *self;
+        let tensors = model.with_weights(|weights| {
+            let mut converted = Converted::new(weights, to);
+            plan(&mut converted)?;
+            Ok(converted.tensors)
+        })??;
+        let folder = std::env::temp_dir();
+        let cannot = |error| Failure::file("write to", &folder, &error);
+        let mut file = tempfile::tempfile_in(&folder).map_err(cannot)?;
+        let files = Files::new();
+        let layout = Layout::new(to, &tensors, &files)?;
+        let out: &mut Output<'_> = &mut |bytes| file.write_all(bytes).map_err(cannot);
+        let mut work = Work { to, isa, pool, reporter };
+        model.with_weights(|weights| work.write(&layout, weights, interrupt, out))??;
+        let file = Mapped::of(&folder.join("the converted weights"), &file)?;
+        Ok(Model::packed(Arc::new(Packed::of(file)?)))
+    }
+}

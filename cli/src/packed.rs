@@ -1,0 +1,232 @@
+//! One file with a whole pipeline, as `mote convert` writes it: safetensors, so that other programs
+//! can look into it.
+//!
+//! The tensors of a network are called after it (`unet.conv_in.weight`); the weights of products
+//! lie in panels as [`mote::tensor::packed`] has them, under their own names, their scales and
+//! groups beside them (`unet.conv_in.weight.scale`). Each configuration and each of the tokenizer's
+//! files is a tensor of bytes, `file:unet/config.json`. The metadata say `format` (`mote`),
+//! `version` and `type`. Metadata come first in the header; the header is filled up with blanks so
+//! that the tensors begin at a multiple of [`ALIGNMENT`], and those whose size is one come first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use mote::tensor::Shape;
+use mote::weights::{InPlace, Name, Slot, Weight, Weights};
+use serde_json::{Map, Value};
+
+use crate::args::Type;
+use crate::checkpoint::{self, Mapped};
+use crate::error::{Failure, Result};
+use crate::{files, size};
+
+/// What `format` says in the metadata.
+pub const FORMAT: &str = "mote";
+
+/// The version of the format.
+pub const VERSION: &str = "1";
+
+/// What the names of files begin with.
+pub const FILE: &str = "file:";
+
+/// A cache line, which is also the widest register: tensors whose size is a multiple of it begin
+/// at one.
+pub const ALIGNMENT: u64 = 64;
+
+/// What a header with metadata begins with.
+const METADATA: &[u8] = b"{\"__metadata__\":";
+
+/// The longest metadata that are believed; ours have some 50 bytes.
+const MAX_METADATA: usize = 64 << 10;
+
+/// The most networks that a pipeline has.
+const MAX_NETWORKS: usize = 16;
+
+/// A packed file, mapped.
+#[derive(Debug)]
+pub struct Packed {
+    mapped: Mapped,
+    dtype: Type,
+    files: BTreeMap<String, Weight>,
+    folders: BTreeSet<String>,
+    networks: BTreeSet<String>,
+}
+
+impl Packed {
+    /// Maps the file at `path`; `None` where it is none of ours.
+    ///
+    /// # Errors
+    /// Where it is ours and cannot be used.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        if !claims_to_be_ours(path) {
+            return Ok(None);
+        }
+        Self::of(Mapped::open(path)?).map(Some)
+    }
+
+    /// A mapped file of ours.
+    ///
+    /// # Errors
+    /// Where it is not of this version, or not as it should be.
+    pub fn of(mut mapped: Mapped) -> Result<Self> {
+        let path = mapped.path().to_path_buf();
+        let metadata = metadata(mapped.header()).ok_or_else(|| {
+            checkpoint::damaged(&path, "its metadata are not as mote writes them")
+        })?;
+        let text = |key| metadata.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text("version") != VERSION {
+            return Err(Failure::new(format!(
+                "{} is packed in version {:?} of mote's format, and this mote reads version {VERSION}",
+                path.display(),
+                text("version")
+            ))
+            .remedy("Convert the model again with this mote"));
+        }
+        let dtype = Type::from_name(text("type")).ok_or_else(|| {
+            let why =
+                format!("its metadata name the type {:?}, which mote does not know", text("type"));
+            checkpoint::damaged(&path, why)
+        })?;
+        let (mut files, mut folders) = (BTreeMap::new(), BTreeSet::from([String::new()]));
+        let mut networks = BTreeSet::new();
+        for (name, tensor) in mapped.weights()?.index().iter() {
+            if let Some(name) = name.strip_prefix(FILE) {
+                for (at, _) in name.match_indices('/') {
+                    folders.insert(name[..at].to_string());
+                }
+                files.insert(name.to_string(), tensor);
+            } else if let Some((network, _)) = name.split_once('.')
+                && networks.len() < MAX_NETWORKS
+            {
+                networks.insert(network.to_string());
+            }
+        }
+        Ok(Self { mapped, dtype, files, folders, networks })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        self.mapped.path()
+    }
+
+    /// The type that it was converted to.
+    pub fn dtype(&self) -> Type {
+        self.dtype
+    }
+
+    /// The networks it has weights of, in the order of their names.
+    pub fn networks(&self) -> impl Iterator<Item = &str> {
+        self.networks.iter().map(String::as_str)
+    }
+
+    /// The names of its files, in their order.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// The file called `name`.
+    pub fn file(&self, name: &str) -> Option<&Weight> {
+        self.files.get(name)
+    }
+
+    /// Whether files lie in `folder`; the empty name stands for all.
+    pub fn has_folder(&self, folder: &str) -> bool {
+        self.folders.contains(folder)
+    }
+
+    /// Reads the file called `name`, of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// Where there is none, or it is longer.
+    pub fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let path = self.path().display();
+        let Some(tensor) = self.file(name) else {
+            return Err(Failure::new(format!("{path} holds no {name}"))
+                .remedy("Convert the model again: the file is not whole"));
+        };
+        if tensor.bytes as u64 > limit {
+            let limit = size::show(limit);
+            return Err(Failure::new(format!("{name} in {path} is longer than {limit}"))
+                .remedy("Convert the model again: the file is damaged"));
+        }
+        self.mapped.bytes(tensor).map(<[u8]>::to_vec)
+    }
+
+    /// The weights, their names as they are in the file: with the network's first.
+    ///
+    /// # Errors
+    /// Where the file was altered since it was opened.
+    pub fn weights<'a>(&'a self, slots: &'a mut Vec<Slot>) -> Result<InPlace<'a>> {
+        self.mapped.weights_in(slots)
+    }
+}
+
+/// The metadata of a header, where they come first and are an object.
+fn metadata(header: &[u8]) -> Option<Map<String, Value>> {
+    let rest = header.strip_prefix(METADATA)?;
+    let rest = &rest[..rest.len().min(MAX_METADATA)];
+    let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<Value>();
+    match values.next() {
+        Some(Ok(Value::Object(map))) => Some(map),
+        _ => None,
+    }
+}
+
+/// Whether the beginning of a file says that it is ours; what cannot be read does not.
+fn claims_to_be_ours(path: &Path) -> bool {
+    use std::io::Read;
+    let Ok(file) = files::open(path) else { return false };
+    let mut beginning = Vec::new();
+    let most = (8 + METADATA.len() + MAX_METADATA) as u64;
+    if file.take(most).read_to_end(&mut beginning).is_err() {
+        return false;
+    }
+    let metadata = beginning.get(8..).and_then(metadata);
+    metadata.is_some_and(|metadata| metadata.get("format").is_some_and(|f| f == FORMAT))
+}
+
+/// The weights of one network of a packed file, by their names without the network's.
+#[derive(Clone, Copy, Debug)]
+pub struct Within<'a> {
+    /// What the names in the file begin with, without the dot; empty: nothing.
+    pub network: &'a str,
+    /// All weights of the file.
+    pub weights: InPlace<'a>,
+}
+
+impl Within<'_> {
+    /// The name in the file. A name too long for one cannot be in it.
+    fn full(&self, name: &str) -> Option<Name> {
+        let mut full = Name::new();
+        let dot = if self.network.is_empty() { "" } else { "." };
+        [self.network, dot, name].iter().try_for_each(|part| full.push_str(part)).ok()?;
+        Some(full)
+    }
+}
+
+impl Weights for Within<'_> {
+    fn find(&mut self, name: &str, expected: Shape) -> mote::Result<Option<Weight>> {
+        match self.full(name) {
+            Some(name) => self.weights.find(&name, expected),
+            None => Ok(None),
+        }
+    }
+
+    fn contains(&mut self, name: &str) -> bool {
+        self.full(name).is_some_and(|name| self.weights.contains(&name))
+    }
+
+    fn is_staged(&self) -> bool {
+        self.weights.is_staged()
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        weight: &Weight,
+        start: usize,
+        len: usize,
+        staging: &'a mut [u8],
+    ) -> mote::Result<&'a [u8]> {
+        self.weights.read(weight, start, len, staging)
+    }
+}
