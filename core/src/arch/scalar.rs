@@ -114,13 +114,8 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> Self::F {
-        unsafe { Self::splat(from.cast::<f32>().read_unaligned()) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_f32<const LANE: usize>(sums: Self::F, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { Self::mul_add(a, b, sums) }
+    unsafe fn half_bf16<const ODD: bool>(words: Self::F) -> Self::F {
+        words.map(|word| bf16(u32::from_le(word.to_bits()), u32::from(ODD)))
     }
 
     #[inline(always)]
@@ -153,7 +148,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn dot_q8<const LANE: usize>(sums: Self::I, a: Self::LeftQ8, b: Self::RightQ8) -> Self::I {
+    unsafe fn dot_q8<const LANE: usize>(
+        sums: Self::I,
+        a: Self::LeftQ8,
+        b: Self::RightQ8,
+    ) -> Self::I {
         each(sums, |i, mut sum| {
             for (a, b) in a.iter().zip(b[i]) {
                 sum = sum.wrapping_add(a * i32::from(b));

@@ -21,6 +21,9 @@ pub(super) trait Simd: Copy {
     const BY_LANE: bool = false;
     /// Whether 8-bit integers are.
     const BY_LANE_Q8: bool = false;
+    /// Whether, by lane, the even bf16 of four steps are multiplied first and then the odd ones:
+    /// widened all at once, they would push sums out of the registers.
+    const BF16_BY_HALVES: bool = false;
     /// A register of f32.
     type F: Copy;
     /// A register of i32.
@@ -76,17 +79,36 @@ pub(super) trait Simd: Copy {
     /// `c − a · b`
     unsafe fn mul_sub_i32(c: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
-    unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> Self::F;
-    /// `sums + a·b` in each lane.
-    unsafe fn dot_f32<const LANE: usize>(sums: Self::F, a: Self::F, b: Self::F) -> Self::F;
+    #[inline(always)]
+    unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { Self::splat(from.cast::<f32>().read_unaligned()) }
+    }
 
+    /// `sums + a·b` in each lane.
+    #[inline(always)]
+    unsafe fn dot_f32<const LANE: usize>(sums: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { Self::mul_add(a, b, sums) }
+    }
+
+    /// The even or the odd bf16 of each word.
+    unsafe fn half_bf16<const ODD: bool>(words: Self::F) -> Self::F;
     unsafe fn left_bf16<const STEPS: usize>(from: *const u8) -> Self::LeftBf16;
     unsafe fn right_bf16(from: *const u8) -> Self::RightBf16;
     /// `sums + a₀·b₀ + a₁·b₁` in each lane.
-    unsafe fn dot_bf16<const LANE: usize>(sums: Self::F, a: Self::LeftBf16, b: Self::RightBf16) -> Self::F;
+    unsafe fn dot_bf16<const LANE: usize>(
+        sums: Self::F,
+        a: Self::LeftBf16,
+        b: Self::RightBf16,
+    ) -> Self::F;
 
     unsafe fn left_q8<const STEPS: usize>(from: *const u8) -> Self::LeftQ8;
     unsafe fn right_q8(from: *const u8) -> Self::RightQ8;
     /// `sums + Σ (aᵢ − LEFT_BIAS)·bᵢ` in each lane, exactly.
-    unsafe fn dot_q8<const LANE: usize>(sums: Self::I, a: Self::LeftQ8, b: Self::RightQ8) -> Self::I;
+    unsafe fn dot_q8<const LANE: usize>(
+        sums: Self::I,
+        a: Self::LeftQ8,
+        b: Self::RightQ8,
+    ) -> Self::I;
 }

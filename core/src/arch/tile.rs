@@ -15,19 +15,34 @@ use crate::tensor::PANEL;
 const STEP: usize = 4 * PANEL;
 
 /// How numbers of one type are multiplied and summed.
-trait Sums<S: Simd> {
+trait Sums<S: Simd>: Sized {
     type Left: Copy;
     type Right: Copy;
     type Sum: Copy;
+    /// Whether four steps are taken at once.
     const BY_LANE: bool;
     unsafe fn zero() -> Self::Sum;
     unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left;
     unsafe fn right(from: *const u8) -> Self::Right;
     unsafe fn step<const LANE: usize>(sum: Self::Sum, a: Self::Left, b: Self::Right) -> Self::Sum;
+
+    /// Four steps from `step` on.
+    #[inline(always)]
+    unsafe fn four_steps<const MR: usize, const REGS: usize>(
+        sums: &mut [[Self::Sum; REGS]; MR],
+        rows: &[*const u8; MR],
+        right: &[*const u8; REGS],
+        step: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe { by_lane::<S, Self, MR, REGS>(sums, rows, right, step) }
+    }
 }
 
 struct F32;
 struct Bf16;
+/// The even or the odd ones of bf16, as f32.
+struct HalfBf16<const ODD: bool>;
 struct Q8;
 
 impl<S: Simd> Sums<S> for F32 {
@@ -82,6 +97,53 @@ impl<S: Simd> Sums<S> for Bf16 {
     unsafe fn step<const LANE: usize>(sum: S::F, a: Self::Left, b: Self::Right) -> S::F {
         unsafe { S::dot_bf16::<LANE>(sum, a, b) }
     }
+
+    #[inline(always)]
+    unsafe fn four_steps<const MR: usize, const REGS: usize>(
+        sums: &mut [[S::F; REGS]; MR],
+        rows: &[*const u8; MR],
+        right: &[*const u8; REGS],
+        step: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            if S::BF16_BY_HALVES {
+                by_lane::<S, HalfBf16<false>, MR, REGS>(sums, rows, right, step);
+                // The bytes are read again, not kept: there are no registers for that.
+                compiler_fence(Ordering::SeqCst);
+                by_lane::<S, HalfBf16<true>, MR, REGS>(sums, rows, right, step);
+            } else {
+                by_lane::<S, Self, MR, REGS>(sums, rows, right, step);
+            }
+        }
+    }
+}
+
+impl<S: Simd, const ODD: bool> Sums<S> for HalfBf16<ODD> {
+    type Left = S::F;
+    type Right = S::F;
+    type Sum = S::F;
+    const BY_LANE: bool = S::BY_LANE;
+
+    #[inline(always)]
+    unsafe fn zero() -> S::F {
+        unsafe { S::zero() }
+    }
+
+    #[inline(always)]
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> S::F {
+        unsafe { S::half_bf16::<ODD>(S::left_f32::<STEPS>(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn right(from: *const u8) -> S::F {
+        unsafe { S::half_bf16::<ODD>(S::load(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const LANE: usize>(sum: S::F, a: S::F, b: S::F) -> S::F {
+        unsafe { S::dot_f32::<LANE>(sum, a, b) }
+    }
 }
 
 impl<S: Simd> Sums<S> for Q8 {
@@ -130,6 +192,27 @@ unsafe fn one_lane<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize, cons
     }
 }
 
+/// Four steps from `step` on, the left side of all in one register a row.
+#[inline(always)]
+unsafe fn by_lane<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
+    sums: &mut [[A::Sum; REGS]; MR],
+    rows: &[*const u8; MR],
+    right: &[*const u8; REGS],
+    step: usize,
+) {
+    // SAFETY: the caller's: each row holds four words from `step` on, and each panel four steps.
+    unsafe {
+        let mut left = [A::left::<4>(rows[0].add(4 * step)); MR];
+        for r in 1..MR {
+            left[r] = A::left::<4>(rows[r].add(4 * step));
+        }
+        one_lane::<S, A, MR, REGS, 0>(sums, &left, right, step);
+        one_lane::<S, A, MR, REGS, 1>(sums, &left, right, step + 1);
+        one_lane::<S, A, MR, REGS, 2>(sums, &left, right, step + 2);
+        one_lane::<S, A, MR, REGS, 3>(sums, &left, right, step + 3);
+    }
+}
+
 /// Goes through the channels of one tap. `right`: the panels' bytes at this tap.
 #[inline(always)]
 unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
@@ -138,21 +221,12 @@ unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
     right: &[*const u8; REGS],
     steps: usize,
 ) {
-    let by_lane = if A::BY_LANE { steps / 4 * 4 } else { 0 };
-    for step in (0..by_lane).step_by(4) {
+    let whole = if A::BY_LANE { steps / 4 * 4 } else { 0 };
+    for step in (0..whole).step_by(4) {
         // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
-        unsafe {
-            let mut left = [A::left::<4>(rows[0].add(4 * step)); MR];
-            for r in 1..MR {
-                left[r] = A::left::<4>(rows[r].add(4 * step));
-            }
-            one_lane::<S, A, MR, REGS, 0>(sums, &left, right, step);
-            one_lane::<S, A, MR, REGS, 1>(sums, &left, right, step + 1);
-            one_lane::<S, A, MR, REGS, 2>(sums, &left, right, step + 2);
-            one_lane::<S, A, MR, REGS, 3>(sums, &left, right, step + 3);
-        }
+        unsafe { A::four_steps(sums, rows, right, step) };
     }
-    for step in by_lane..steps {
+    for step in whole..steps {
         // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
         unsafe {
             let mut b = [A::right(right[0].add(step * STEP)); REGS];

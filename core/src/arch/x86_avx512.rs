@@ -117,13 +117,15 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> __m512 {
-        unsafe { Self::splat(from.cast::<f32>().read_unaligned()) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_f32<const LANE: usize>(sums: __m512, a: __m512, b: __m512) -> __m512 {
-        unsafe { Self::mul_add(a, b, sums) }
+    unsafe fn half_bf16<const ODD: bool>(words: __m512) -> __m512 {
+        unsafe {
+            let words = _mm512_castps_si512(words);
+            _mm512_castsi512_ps(if ODD {
+                _mm512_and_si512(words, _mm512_set1_epi32(0xFFFF_0000_u32 as i32))
+            } else {
+                _mm512_slli_epi32::<16>(words)
+            })
+        }
     }
 
     #[inline(always)]
@@ -142,10 +144,10 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
             if BF16 {
                 return _mm512_dpbf16_ps(sums, as_bf16(a), as_bf16(b));
             }
-            let high = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
-            let odd = |x| _mm512_castsi512_ps(_mm512_and_si512(x, high));
-            let even = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
-            _mm512_fmadd_ps(odd(a), odd(b), _mm512_fmadd_ps(even(a), even(b), sums))
+            let [a, b] = [_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)];
+            let [a_even, b_even] = [Self::half_bf16::<false>(a), Self::half_bf16::<false>(b)];
+            let [a_odd, b_odd] = [Self::half_bf16::<true>(a), Self::half_bf16::<true>(b)];
+            _mm512_fmadd_ps(a_odd, b_odd, _mm512_fmadd_ps(a_even, b_even, sums))
         }
     }
 
