@@ -104,7 +104,8 @@ impl<const INT8: u8, const BF16: bool> Simd for Neon<INT8, BF16> {
 
     #[inline(always)]
     unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vmaxnmq_f32(a, b) }
+        // Of what is no number, b is taken, as elsewhere.
+        unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) }
     }
 
     #[inline(always)]
@@ -116,22 +117,21 @@ impl<const INT8: u8, const BF16: bool> Simd for Neon<INT8, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(to: *mut u8, x: float32x4_t) {
+    unsafe fn store_bf16_pairs(to: *mut u8, a: float32x4_t, b: float32x4_t) {
         unsafe {
-            let halves: uint16x4_t;
-            if BF16 {
-                asm!(
-                    "bfcvtn {to:v}.4h, {x:v}.4s", to = out(vreg) halves, x = in(vreg) x,
-                    options(pure, nomem, nostack, preserves_flags)
-                );
-            } else {
+            let rounded = |x| {
                 let bits = vreinterpretq_u32_f32(x);
                 let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
-                let half = vaddq_u32(odd, vdupq_n_u32(0x7FFF));
-                halves = vaddhn_u32(bits, half);
-            }
-            vst1_u8(to, vreinterpret_u8_u16(halves));
+                vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7FFF)))
+            };
+            let words = vsriq_n_u32::<16>(rounded(b), rounded(a));
+            vst1q_u8(to, vreinterpretq_u8_u32(words));
         }
+    }
+
+    #[inline(always)]
+    unsafe fn any_above(a: float32x4_t, b: float32x4_t) -> bool {
+        unsafe { vmaxvq_u32(vcgtq_f32(a, b)) != 0 }
     }
 
     #[inline(always)]
@@ -282,7 +282,8 @@ kernels! {
     NEON = "neon", Neon<WIDENING, false>,
     one panel: 4 registers, [1, 2, 4, 5],
     two panels: 8 registers, [1, 2],
-    prefers 1
+    prefers 1,
+    attends 4 keys with 4 registers of queries
 }
 
 kernels! {
@@ -290,7 +291,8 @@ kernels! {
     NEON_DOTPROD = "dotprod", Neon<DOTPROD, false>,
     one panel: 4 registers, [1, 2, 4, 5],
     two panels: 8 registers, [1, 2],
-    prefers 1
+    prefers 1,
+    attends 4 keys with 4 registers of queries
 }
 
 kernels! {
@@ -298,7 +300,8 @@ kernels! {
     NEON_I8MM = "i8mm", Neon<I8MM, false>,
     one panel: 4 registers, [1, 2, 4, 5],
     two panels: 8 registers, [1, 2],
-    prefers 1
+    prefers 1,
+    attends 4 keys with 4 registers of queries
 }
 
 kernels! {
@@ -306,5 +309,6 @@ kernels! {
     NEON_BF16 = "bf16", Neon<I8MM, true>,
     one panel: 4 registers, [1, 2, 4, 6],
     two panels: 8 registers, [1, 2, 3],
-    prefers 1
+    prefers 1,
+    attends 6 keys with 4 registers of queries
 }

@@ -120,6 +120,37 @@ pub struct Finish<'a, 'r> {
     pub activation: Option<Activation>,
 }
 
+/// Keys in one tile of [`Isa::attend`](super::Isa::attend).
+pub const KEYS: usize = 96;
+
+/// A block of queries of one head, and all that they look at. Words are f32 or, in bf16, two bf16.
+pub struct Attend<'a> {
+    /// Whether both products are computed in bf16.
+    pub is_bf16: bool,
+    /// The queries, scaled, as panels: `[panels, steps, 16]` words.
+    pub queries: &'a [u8],
+    /// Words that a head's channels take.
+    pub steps: usize,
+    /// The keys: row i begins at byte `i·key_stride` and holds `steps` words.
+    pub keys: &'a [u8],
+    /// Bytes from key to key.
+    pub key_stride: usize,
+    /// The values, transposed: `[tiles of KEYS, d, KEYS]`; those that are not there are finite.
+    pub values: &'a [u8],
+    /// How many keys and values there are.
+    pub tk: usize,
+    /// Whether a query sees no key with a higher number than its own.
+    pub causal: bool,
+    /// Number of the first query.
+    pub first_query: usize,
+    /// Working memory: `KEYS` words for each query.
+    pub weights: &'a mut [u8],
+    /// The weighted values `[d, queries]`, not yet divided by
+    pub out: &'a mut [f32],
+    /// the sum of each query's weights.
+    pub sums: &'a mut [f32],
+}
+
 /// A function of one element, applied after a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -155,7 +186,9 @@ pub(super) struct Kernels {
     /// How many panels a tile has where there are enough.
     pub tile_panels: usize,
     pub product: Product,
-    pub softmax_bf16: unsafe fn(&[f32], f32, &mut [u8]) -> [f32; 2],
+    /// Queries that one call of `attend` takes: whole panels.
+    pub attend_queries: usize,
+    pub attend: unsafe fn(&mut Attend<'_>),
     pub activate_f32: unsafe fn(Activation, &mut [f32]),
     pub gelu_times_f32: unsafe fn(&[f32], &mut [f32]),
     pub exp_sub_sum_f32: unsafe fn(&mut [f32], f32) -> f32,
@@ -178,11 +211,12 @@ macro_rules! kernels {
         $name:ident = $level:literal, $simd:ty,
         one panel: $one:literal registers, [$($one_rows:literal),*],
         two panels: $two:literal registers, [$($two_rows:literal),*],
-        prefers $prefers:literal
+        prefers $prefers:literal,
+        attends $keys:literal keys with $queries:literal registers of queries
     ) => {
         pub(super) static $name: $crate::arch::kernels::Kernels = {
-            use $crate::arch::kernels::{Activation, Arithmetic, Finish, Gather, Kernels, Panels};
-            use $crate::arch::{portable, register_loop, tile};
+            use $crate::arch::kernels::{Activation, Arithmetic, Attend, Finish, Gather, Kernels, Panels};
+            use $crate::arch::{attend, portable, register_loop, tile};
 
             /// # Safety
             /// The CPU has the features; `Isa::product` has checked all lengths.
@@ -213,11 +247,11 @@ macro_rules! kernels {
             }
 
             /// # Safety
-            /// The CPU has the features; `Isa::softmax_bf16` has checked the lengths.
+            /// The CPU has the features; `Isa::attend` has checked all lengths.
             $(#[$feature])*
-            unsafe fn softmax_bf16(scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
+            unsafe fn attend(job: &mut Attend<'_>) {
                 // SAFETY: the caller's.
-                unsafe { tile::softmax_bf16::<$simd>(scores, max, out) }
+                unsafe { attend::attend::<$simd, $keys, $queries>(job) }
             }
 
             /// # Safety
@@ -253,7 +287,8 @@ macro_rules! kernels {
                 tile_rows: [last(&[$($one_rows),*]), last(&[$($two_rows),*])],
                 tile_panels: $prefers,
                 product,
-                softmax_bf16,
+                attend_queries: $queries * <$simd as $crate::arch::simd::Simd>::LANES,
+                attend,
                 activate_f32,
                 gelu_times_f32,
                 exp_sub_sum_f32,

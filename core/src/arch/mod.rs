@@ -6,6 +6,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64_neon;
+mod attend;
 mod kernels;
 mod portable;
 mod register_loop;
@@ -18,7 +19,8 @@ mod x86_avx2;
 mod x86_avx512;
 
 pub use kernels::{
-    Activation, Arithmetic, Finish, Gate, Gather, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX, Panels,
+    Activation, Arithmetic, Attend, Finish, Gate, Gather, KEYS, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX,
+    Panels,
 };
 
 use core::fmt;
@@ -211,17 +213,29 @@ impl Isa {
         unsafe { (self.0.product)(arithmetic, a, panels, finish) }
     }
 
-    /// The weights of a row of scores whose logarithms are to base 2, and their sum: `out =
-    /// 2^(score − max)` in bf16, little-endian, where max is the largest of all scores and `max`.
-    /// Gives back that maximum and the sum, each weight within 4e-6 before it is rounded to bf16.
+    /// Queries that [`Isa::attend`] takes at once: whole panels.
+    pub fn attend_queries(self) -> usize {
+        self.0.attend_queries
+    }
+
+    /// Attention of a block of queries: see [`Attend`]. Weights are powers of two of the scores.
     ///
     /// # Panics
-    /// Where the scores are not whole panels of 16, or `out` has not two bytes for each.
-    pub fn softmax_bf16(self, scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
-        assert!(scores.len().is_multiple_of(PANEL), "whole panels of scores");
-        assert!(out.len() == 2 * scores.len(), "two bytes for each score");
-        // SAFETY: the token proves the CPU's features; the lengths were just checked.
-        unsafe { (self.0.softmax_bf16)(scores, max, out) }
+    /// Where a slice is too short for what `job` says.
+    pub fn attend(self, job: &mut Attend<'_>) {
+        let queries = self.0.attend_queries;
+        let size = if job.is_bf16 { 2 } else { 4 };
+        let words = |count: usize| count.checked_mul(4).expect("a size overflows");
+        assert!(job.tk > 0 && job.sums.len() >= queries, "keys, and a sum for each query");
+        assert!(job.out.len().is_multiple_of(queries), "whole rows of queries");
+        assert!(job.queries.len() >= words(queries.saturating_mul(job.steps)), "too few queries");
+        let last = (job.tk - 1).saturating_mul(job.key_stride);
+        assert!(job.keys.len() >= last.saturating_add(words(job.steps)), "too few keys");
+        let values = (job.tk.div_ceil(KEYS) * KEYS).saturating_mul(job.out.len() / queries);
+        assert!(job.values.len() >= values.saturating_mul(size), "too few values");
+        assert!(job.weights.len() >= queries * KEYS * size, "too few weights");
+        // SAFETY: the token proves the CPU's features; all lengths were just checked.
+        unsafe { (self.0.attend)(job) }
     }
 
     /// Applies an activation to every element. Errors: see each [`Activation`].
