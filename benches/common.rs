@@ -1,24 +1,10 @@
 //! What the benchmarks share: the instruction sets of this machine, and weights that are all alike.
 
-use mote::arch::{Isa, Level};
 use mote::tensor::{DType, Shape};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
+pub use mote_cli::isa::all as isas;
 
-/// Every instruction set that this machine can run.
-pub fn isas() -> Vec<Isa> {
-    let can_run = |level: &Level| match level {
-        Level::Scalar => true,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => is_x86_feature_detected!("avx512f"),
-        _ => false,
-    };
-    let levels = Level::ALL.iter().copied().filter(can_run);
-    // SAFETY: the features were just detected.
-    levels.map(|level| unsafe { Isa::assume(level) }).collect()
-}
 
 /// Every weight a layer asks for, in f16, small and never zero.
 pub struct Alike {

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 
-use mote::arch::{Isa, Level};
+use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{ALIGNMENT, Arena};
 use mote::ops::Context;
-use mote::tensor::{DType, Shape, Tensor};
+use mote::tensor::packed::{PanelMut, Sizes, pack_panel};
+use mote::tensor::{DType, PANEL, Packing, Shape, Tensor};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
+pub use mote_cli::isa::all as isas;
 use safetensors::SafeTensors;
 
 /// A file or folder of the data that lies beside the repository, or `None` (and a line that says
@@ -38,20 +40,6 @@ pub fn golden(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(path)
 }
 
-/// Every instruction set that this machine can run.
-pub fn isas() -> Vec<Isa> {
-    let can_run = |level: &Level| match level {
-        Level::Scalar => true,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => is_x86_feature_detected!("avx512f"),
-        _ => false,
-    };
-    let levels = Level::ALL.iter().copied().filter(can_run);
-    // SAFETY: the features were just detected.
-    levels.map(|level| unsafe { Isa::assume(level) }).collect()
-}
 
 /// The best instruction set that this machine can run.
 pub fn best_isa() -> Isa {
@@ -107,6 +95,36 @@ impl TestWeights {
 }
 
 impl TestWeights {
+    /// Adds the weight of a product, `[n, channels, taps…]`, packed, with what belongs to it.
+    ///
+    /// # Panics
+    /// Where the packing is plain.
+    pub fn push_packed(&mut self, name: &str, packing: Packing, dims: &[usize], values: &[f32]) {
+        let taps = dims[2..].iter().product();
+        let sizes = Sizes { n: dims[0], channels: dims[1], taps };
+        let shape = sizes.shape(packing).expect("a packing");
+        let (mut data, mut scales, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+        for first in (0..sizes.n).step_by(PANEL) {
+            let bytes = shape.elements().unwrap() * packing.dtype().bytes() / sizes.panels();
+            let (mut panel, mut scale) = (vec![0xFF; bytes], vec![0.0; sizes.scales()]);
+            let mut group = vec![0; sizes.groups() * PANEL];
+            let (data_of, scales_of) = (&mut panel[..], &mut scale[..]);
+            let mut out = PanelMut { data: data_of, scales: scales_of, groups: &mut group };
+            pack_panel(packing, sizes, values, first, &mut out);
+            data.extend(panel);
+            scales.extend(scale);
+            groups.extend(group);
+        }
+        self.push_bytes(name, packing.dtype(), shape.as_slice(), data);
+        if matches!(packing, Packing::Q8 | Packing::Q4) {
+            self.push(&format!("{name}.scale"), sizes.scale_shape().as_slice(), &scales);
+        }
+        if packing == Packing::Q4 {
+            let shape = sizes.groups_shape();
+            self.push_bytes(&format!("{name}.groups"), DType::U8, shape.as_slice(), groups);
+        }
+    }
+
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.names.contains_key(name)
@@ -220,7 +238,7 @@ impl Memory {
 pub fn run(
     isa: Isa,
     executor: &dyn Executor,
-    weights: &mut TestWeights,
+    weights: &mut dyn Weights,
     walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
 ) -> (Vec<usize>, Vec<f32>) {
     let planned = plan(isa, executor, weights, &walk).expect("the plan succeeds");
@@ -247,7 +265,7 @@ pub fn run(
 pub fn plan(
     isa: Isa,
     executor: &dyn Executor,
-    weights: &mut TestWeights,
+    weights: &mut dyn Weights,
     walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
 ) -> Result<usize> {
     let mut cx = Context::new(Arena::measuring(), isa, executor, weights);

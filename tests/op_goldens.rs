@@ -1,8 +1,10 @@
 //! Every op against PyTorch, on the cases of `golden/ops.json`.
 
 use mote::exec::Sequential;
-use mote::ops::{self, Activation, Context, Conv2d, GroupNorm, SinusoidalEmbedding};
-use mote::tensor::{Shape, Tensor};
+use mote::ops::{
+    self, Activation, Attention, Context, Conv2d, Epilogue, GroupNorm, Matrix, SinusoidalEmbedding,
+};
+use mote::tensor::{Form, Shape, Tensor};
 use mote::weights::{Path, Weight};
 use mote::{Error, Result};
 use mote_tests::{TestWeights, golden, isas, json, run, safetensors};
@@ -57,6 +59,12 @@ impl Case<'_> {
         cx.weight(&Path::root().at(&self.full(role)), <[usize; N]>::try_from(dims).unwrap())
     }
 
+    fn matrix<const N: usize>(&self, cx: &mut Context<'_>) -> Result<Matrix> {
+        let name = self.full("weight");
+        let dims = self.tensors.dims(&name);
+        cx.matrix(&Path::root().at(&name), <[usize; N]>::try_from(dims).unwrap())
+    }
+
     fn bias(&self, cx: &mut Context<'_>) -> Result<Option<Weight>> {
         if self.has("bias") { self.weight::<1>(cx, "bias").map(Some) } else { Ok(None) }
     }
@@ -76,12 +84,15 @@ fn activation(name: &str) -> Activation {
 
 fn convolve(cx: &mut Context<'_>, case: &Case<'_>) -> Result<Tensor> {
     let x = case.picture(cx, "x")?;
-    let weight = case.weight::<4>(cx, "weight")?;
+    let matrix = case.matrix::<4>(cx)?;
     let bias = case.bias(cx)?;
+    let [.., height, width] = <[usize; 4]>::try_from(case.tensors.dims(&case.full("weight"))).unwrap();
     let upsample_to =
         if case.params["upsample_to"].is_null() { None } else { Some(case.list("upsample_to")) };
-    let conv = Conv2d { stride: case.count("stride"), padding: case.list("padding"), upsample_to };
-    let y = ops::conv2d(cx, x, weight, bias, conv, None)?;
+    let (kernel, stride, padding) =
+        ([height, width], case.count("stride"), case.list("padding"));
+    let conv = Conv2d { kernel, stride, padding, upsample_to };
+    let y = ops::conv2d(cx, x, matrix, bias, conv, Epilogue::NONE)?;
     ops::nhwc_to_nchw(cx, y)
 }
 
@@ -94,6 +105,7 @@ fn normalise(cx: &mut Context<'_>, case: &Case<'_>) -> Result<Tensor> {
         eps: case.number("eps"),
         scale_shift,
         activation: case.params["activation"].as_str().map(activation),
+        form: Form::F32,
     };
     let [weight, bias] = [case.weight::<1>(cx, "weight")?, case.weight::<1>(cx, "bias")?];
     let y = ops::group_norm(cx, x, weight, bias, norm)?;
@@ -111,7 +123,7 @@ fn compute(cx: &mut Context<'_>, case: &Case<'_>, op: &str) -> Result<Tensor> {
         "layer_norm" => {
             let x = case.tensor(cx, "x")?;
             let [weight, bias] = [case.weight::<1>(cx, "weight")?, case.weight::<1>(cx, "bias")?];
-            ops::layer_norm(cx, x, weight, bias, case.number("eps"))
+            ops::layer_norm(cx, x, weight, bias, case.number("eps"), Form::F32)
         }
         "activate" => {
             let x = case.tensor(cx, "x")?;
@@ -125,7 +137,8 @@ fn compute(cx: &mut Context<'_>, case: &Case<'_>, op: &str) -> Result<Tensor> {
         }
         "attention" => {
             let [q, k, v] = [case.tensor(cx, "q")?, case.tensor(cx, "k")?, case.tensor(cx, "v")?];
-            ops::attention(cx, q, k, v, case.count("heads"), case.flag("causal"))
+            let (heads, causal) = (case.count("heads"), case.flag("causal"));
+            ops::attention(cx, q, k, v, Attention { heads, causal, form: Form::F32 })
         }
         "sinusoidal_embedding" => {
             let t = case.tensors.f32(&case.full("timesteps"));
@@ -160,9 +173,9 @@ fn compute(cx: &mut Context<'_>, case: &Case<'_>, op: &str) -> Result<Tensor> {
         }
         "linear" => {
             let x = case.tensor(cx, "x")?;
-            let weight = case.weight::<2>(cx, "weight")?;
+            let matrix = case.matrix::<2>(cx)?;
             let bias = case.bias(cx)?;
-            ops::linear(cx, x, weight, bias, None)
+            ops::linear(cx, x, matrix, bias, Epilogue::NONE)
         }
         _ => Err(Error::Config { key: "op", what: "is unknown to this test" }),
     }

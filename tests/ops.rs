@@ -3,8 +3,8 @@
 
 use mote::exec::{Executor, Sequential};
 use mote::mem::Arena;
-use mote::ops::{self, Context, Conv2d};
-use mote::tensor::Shape;
+use mote::ops::{self, Attention, Context, Conv2d, Epilogue};
+use mote::tensor::{Form, Shape};
 use mote::weights::{Path, Weight, Weights};
 use mote_tests::{Memory, TestWeights, Threads, assert_close, best_isa, isas, numbers, run};
 
@@ -45,9 +45,10 @@ fn linear_is_a_matrix_product_with_bias_and_residual() {
                 let (shape, found) = run(isa, executor, &mut weights, |cx| {
                     let x = ops::fill(cx, Shape::new([m, k]), &x)?;
                     let residual = ops::fill(cx, Shape::new([m, n]), &residual)?;
-                    let weight = cx.weight(&Path::root().at("weight"), [n, k])?;
+                    let matrix = cx.matrix(&Path::root().at("weight"), [n, k])?;
                     let bias = cx.weight(&Path::root().at("bias"), [n])?;
-                    ops::linear(cx, x, weight, Some(bias), Some(residual))
+                    let epilogue = Epilogue { residual: Some(residual), ..Epilogue::NONE };
+                    ops::linear(cx, x, matrix, Some(bias), epilogue)
                 });
                 assert_eq!(shape, [m, n]);
                 assert_close(&format!("linear {m}x{k}x{n}"), &found, &expected, 2e-5);
@@ -151,16 +152,10 @@ fn conv2d_is_a_sum_over_its_taps() {
         everywhere(|isa, executor| {
             let (shape, found) = run(isa, executor, &mut weights, |cx| {
                 let x = ops::fill(cx, Shape::new([n, h, w, ci]), &x)?;
-                let weight = cx.weight(&Path::root().at("weight"), [co, ci, kernel, kernel])?;
+                let matrix = cx.matrix(&Path::root().at("weight"), [co, ci, kernel, kernel])?;
                 let bias = cx.weight(&Path::root().at("bias"), [co])?;
-                ops::conv2d(
-                    cx,
-                    x,
-                    weight,
-                    Some(bias),
-                    Conv2d { stride, padding, upsample_to },
-                    None,
-                )
+                let conv = Conv2d { kernel: [kernel; 2], stride, padding, upsample_to };
+                ops::conv2d(cx, x, matrix, Some(bias), conv, Epilogue::NONE)
             });
             assert_eq!(shape, [n, out[0], out[1], co]);
             assert_close(&format!("conv2d {h}x{w}x{ci}"), &found, &expected, 2e-5);
@@ -206,7 +201,7 @@ fn attention_is_a_softmax_over_the_keys() {
                 let q = ops::fill(cx, Shape::new([n, tq, c]), &q)?;
                 let k = ops::fill(cx, Shape::new([n, tk, c]), &k)?;
                 let v = ops::fill(cx, Shape::new([n, tk, c]), &v)?;
-                ops::attention(cx, q, k, v, heads, causal)
+                ops::attention(cx, q, k, v, Attention { heads, causal, form: Form::F32 })
             });
             assert_eq!(shape, [n, tq, c]);
             assert_close(&format!("attention {tq}x{tk}x{d}"), &found, &expected, 1e-5);
@@ -259,7 +254,7 @@ fn streamed_weights_are_read_once() {
     let arena = Arena::new(memory.bytes());
     let mut cx = Context::new(arena, best_isa(), &Sequential, &mut counted);
     let x = ops::fill(&mut cx, Shape::new([1, k]), &x).unwrap();
-    let weight = cx.weight(&Path::root().at("weight"), [n, k]).unwrap();
-    ops::linear(&mut cx, x, weight, None, None).unwrap();
+    let matrix = cx.matrix(&Path::root().at("weight"), [n, k]).unwrap();
+    ops::linear(&mut cx, x, matrix, None, Epilogue::NONE).unwrap();
     assert_eq!(counted.bytes, 4 * n * k);
 }

@@ -7,8 +7,10 @@ use half::{bf16, f16};
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::Arena;
-use mote::ops::{self, Activation, Context, Conv2d, GroupNorm, SinusoidalEmbedding};
-use mote::tensor::{DType, Shape, Tensor};
+use mote::ops::{
+    self, Activation, Attention, Context, Conv2d, Epilogue, GroupNorm, Matrix, SinusoidalEmbedding,
+};
+use mote::tensor::{DType, Form, Packing, Shape, Tensor};
 use mote::weights::{Path, Weight};
 use mote::{Error, Result};
 use mote_tests::{Memory, TestWeights, Threads, best_isa, numbers};
@@ -106,7 +108,35 @@ impl Case {
         Of { name, dims }
     }
 
-    /// The same, or none.
+    /// The weight of a product, plain or packed, by its name.
+    fn matrix<const N: usize>(&mut self, name: &'static str, dims: [usize; N]) -> Of<N> {
+        let packing = self.choices.pick(&Packing::PACKED);
+        if self.choices.flag() {
+            return self.weight(name, dims);
+        }
+        let values = numbers(self.choices.below(1000) as u32, dims.iter().product());
+        self.weights.push_packed(name, packing, &dims, &values);
+        Of { name, dims }
+    }
+
+    /// A way to end a product whose output has these dimensions.
+    fn epilogue(&mut self, out: &[usize]) -> End {
+        let (samples, n) = (out.first().copied().unwrap_or(1), out.last().copied().unwrap_or(1));
+        let activation = self.choices.pick(&[None, Some(Activation::Silu)]);
+        End {
+            residual: self.choices.flag().then(|| self.tensor(out)),
+            per_sample: self.choices.flag().then(|| self.tensor(&[samples, n])),
+            activation,
+        }
+    }
+
+    /// What gives a product its input in a form: a layer normalisation before it.
+    fn form(&mut self, c: usize) -> Norm {
+        let form = self.choices.pick(&[Form::F32, Form::F32, Form::Bf16, Form::Q8]);
+        Norm { weight: self.weight("norm", [c]), form }
+    }
+
+    /// The same as [`Case::weight`], or none.
     fn weight_or_none<const N: usize>(
         &mut self,
         name: &'static str,
@@ -126,6 +156,42 @@ struct Of<const N: usize> {
 impl<const N: usize> Of<N> {
     fn get(self, cx: &mut Context<'_>) -> Result<Weight> {
         cx.weight(&Path::root().at(self.name), self.dims)
+    }
+
+    fn matrix(self, cx: &mut Context<'_>) -> Result<Matrix> {
+        cx.matrix(&Path::root().at(self.name), self.dims)
+    }
+}
+
+/// The end of a product, its tensors by their numbers.
+#[derive(Clone, Copy)]
+struct End {
+    residual: Option<usize>,
+    per_sample: Option<usize>,
+    activation: Option<Activation>,
+}
+
+impl End {
+    fn of(self, tensors: &[Tensor]) -> Epilogue {
+        let [residual, per_sample] = [self.residual, self.per_sample].map(|i| Some(tensors[i?]));
+        Epilogue { residual, per_sample, activation: self.activation, ..Epilogue::NONE }
+    }
+}
+
+/// A layer normalisation, where the form is not f32.
+#[derive(Clone, Copy)]
+struct Norm {
+    weight: Of<1>,
+    form: Form,
+}
+
+impl Norm {
+    fn of(self, cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
+        if self.form == Form::F32 {
+            return Ok(x);
+        }
+        let weight = self.weight.get(cx)?;
+        ops::layer_norm(cx, x, weight, weight, 1e-5, self.form)
     }
 }
 
@@ -171,14 +237,14 @@ fn check(seed: u64, make: impl Fn(&mut Case) -> Walk) {
     assert!(successes > ROUNDS / 2, "{successes} of {ROUNDS} on two instruction sets succeed");
 }
 
-/// The bits of a walk's result, or `None` where it is refused.
+/// The bytes of a walk's result, or `None` where it is refused.
 fn check_one(
     what: &str,
     isa: Isa,
     executor: &dyn Executor,
     weights: &mut TestWeights,
     walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
-) -> Option<Vec<u32>> {
+) -> Option<Vec<u8>> {
     let mut cx = Context::new(Arena::measuring(), isa, executor, weights);
     let plan = walk(&mut cx).map(|tensor| (cx.arena().peak(), tensor));
     let mut run = |bytes, dirt| {
@@ -186,8 +252,8 @@ fn check_one(
         let mut cx = Context::new(Arena::new(memory.bytes()), isa, executor, weights);
         let result = walk(&mut cx);
         result.map(|tensor| {
-            let bits = cx.arena().read(tensor).iter().map(|value| value.to_bits());
-            (cx.arena().peak(), tensor, bits.collect::<Vec<_>>())
+            let bytes = cx.arena_mut().split_bytes(tensor, []).0.to_vec();
+            (cx.arena().peak(), tensor, bytes)
         })
     };
     let (planned, tensor) = match plan {
@@ -199,10 +265,10 @@ fn check_one(
     };
     let mut first = None;
     for dirt in [0x00, 0xFF, 0x7F] {
-        let (peak, found, bits) = run(planned, dirt).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        let (peak, found, bytes) = run(planned, dirt).unwrap_or_else(|e| panic!("{what}: {e:?}"));
         assert_eq!((peak, found), (planned, tensor), "{what}: a run goes as planned");
-        let first = first.get_or_insert_with(|| bits.clone());
-        assert_eq!(*first, bits, "{what}: memory full of {dirt:#x} changes nothing");
+        let first = first.get_or_insert_with(|| bytes.clone());
+        assert_eq!(*first, bytes, "{what}: memory full of {dirt:#x} changes nothing");
     }
     if planned > 0 {
         let error = run(planned - 1, 0).unwrap_err();
@@ -226,12 +292,33 @@ fn linear_layers_plan_as_they_run() {
         let dims = with_channels(case, k);
         let x = case.tensor(&dims);
         let out = [&dims[..dims.len() - 1], &[n]].concat();
-        let residual = case.choices.flag().then(|| case.tensor(&out));
-        let weight = case.weight("weight", [n, k]);
+        let end = case.epilogue(&out);
+        let (matrix, norm) = (case.matrix("weight", [n, k]), case.form(k));
         let bias = case.weight_or_none("bias", [n]);
         Box::new(move |cx, tensors| {
-            let (weight, bias) = (weight.get(cx)?, get_or_none(bias, cx)?);
-            ops::linear(cx, tensors[x], weight, bias, residual.map(|i| tensors[i]))
+            let x = norm.of(cx, tensors[x])?;
+            let (matrix, bias) = (matrix.matrix(cx)?, get_or_none(bias, cx)?);
+            ops::linear(cx, x, matrix, bias, end.of(tensors))
+        })
+    });
+}
+
+#[test]
+fn gated_linear_layers_plan_as_they_run() {
+    check(9, |case| {
+        let k = case.choices.size();
+        let n = case.choices.pick(&[0, 2, 16, 32, 32, 32, 64, 64, 96, 96, 128]);
+        let dims = with_channels(case, k);
+        let x = case.tensor(&dims);
+        let end = case.epilogue(&[&dims[..dims.len() - 1], &[n / 2]].concat());
+        let end = End { per_sample: None, ..end };
+        let (matrix, norm) = (case.matrix("weight", [n, k]), case.form(k));
+        let bias = case.weight_or_none("bias", [n]);
+        Box::new(move |cx, tensors| {
+            let x = norm.of(cx, tensors[x])?;
+            let (matrix, bias) = (matrix.matrix(cx)?, get_or_none(bias, cx)?);
+            let epilogue = Epilogue { geglu: true, ..end.of(tensors) };
+            ops::linear(cx, x, matrix, bias, epilogue)
         })
     });
 }
@@ -242,10 +329,11 @@ fn linear_layers_into_a_view_plan_as_they_run() {
         let [k, n, rows, first, more] = [0; 5].map(|_| case.choices.size());
         let x = case.tensor(&[rows, k]);
         let whole = case.tensor(&[first + rows + more, n]);
-        let weight = case.weight("weight", [n, k, 1, 1]);
+        let matrix = case.matrix("weight", [n, k, 1, 1]);
+        let epilogue = Epilogue { accumulate: case.choices.flag(), ..Epilogue::NONE };
         Box::new(move |cx, tensors| {
-            let (weight, out) = (weight.get(cx)?, tensors[whole].rows(first, rows)?);
-            ops::linear_into(cx, tensors[x], weight, None, None, out)?;
+            let (matrix, out) = (matrix.matrix(cx)?, tensors[whole].rows(first, rows)?);
+            ops::linear_into(cx, tensors[x], matrix, None, epilogue, out)?;
             Ok(tensors[whole])
         })
     });
@@ -263,14 +351,16 @@ fn convolutions_plan_as_they_run() {
         let upsample_to =
             case.choices.pick(&[None, None, Some([tall, wide]), Some([2 * h, 2 * w])]);
         let x = case.tensor(&[n, h, w, ci]);
-        let weight = case.weight("weight", [co, ci, kernel[0], kernel[1]]);
+        let matrix = case.matrix("weight", [co, ci, kernel[0], kernel[1]]);
         let bias = case.weight_or_none("bias", [co]);
-        let residual = case.choices.flag().then(|| case.tensor(&[n, h, w, co]));
-        let conv = Conv2d { stride, padding, upsample_to };
+        let (end, norm) = (case.epilogue(&[n, h, w, co]), case.form(ci));
+        let kernel = case.choices.pick(&[kernel, kernel, kernel, kernel, kernel, [3, 4]]);
+        let conv = Conv2d { kernel, stride, padding, upsample_to };
         Box::new(move |cx, tensors| {
-            let (weight, bias) = (weight.get(cx)?, get_or_none(bias, cx)?);
-            let residual = residual.map(|i| tensors[i]).filter(|_| stride == 1);
-            ops::conv2d(cx, tensors[x], weight, bias, conv, residual)
+            let x = norm.of(cx, tensors[x])?;
+            let (matrix, bias) = (matrix.matrix(cx)?, get_or_none(bias, cx)?);
+            let end = End { residual: end.residual.filter(|_| stride == 1), ..end };
+            ops::conv2d(cx, x, matrix, bias, conv, end.of(tensors))
         })
     });
 }
@@ -287,13 +377,14 @@ fn normalisations_plan_as_they_run() {
         let len = case.choices.fitting(c);
         let (weight, bias) = (case.weight("weight", [len]), case.weight("bias", [c]));
         let (kind, activation) = (case.choices.below(3), case.choices.pick(&activations));
+        let form = case.choices.pick(&[Form::F32, Form::Bf16, Form::Q8]);
         Box::new(move |cx, tensors| {
             let (weight, bias) = (weight.get(cx)?, bias.get(cx)?);
             let scale_shift = scale_shift.map(|i| tensors[i]);
-            let norm = GroupNorm { groups, eps: 1e-5, scale_shift, activation };
+            let norm = GroupNorm { groups, eps: 1e-5, scale_shift, activation, form };
             match kind {
                 0 => ops::group_norm(cx, tensors[x], weight, bias, norm),
-                1 => ops::layer_norm(cx, tensors[x], weight, bias, 1e-5),
+                1 => ops::layer_norm(cx, tensors[x], weight, bias, 1e-5, form),
                 _ => ops::group_norm_in_place(cx, tensors[x], weight, bias, norm)
                     .map(|()| tensors[x]),
             }
@@ -310,9 +401,10 @@ fn attention_plans_as_it_runs() {
         let c = heads * d + case.choices.pick(&[0, 0, 0, 0, 1]);
         let q = case.tensor(&[n, tq, c]);
         let [k, v] = [0; 2].map(|_| case.tensor(&[n, tk, c]));
-        let causal = case.choices.flag();
+        let form = case.choices.pick(&[Form::F32, Form::Bf16, Form::Q8]);
+        let attention = Attention { heads, causal: case.choices.flag(), form };
         Box::new(move |cx, tensors| {
-            ops::attention(cx, tensors[q], tensors[k], tensors[v], heads, causal)
+            ops::attention(cx, tensors[q], tensors[k], tensors[v], attention)
         })
     });
 }
@@ -416,9 +508,10 @@ fn an_inner_product_over_nothing_is_the_bias() {
         let (shape, found) = mote_tests::run(isa, &Threads(1), &mut weights, |cx| {
             let x = ops::fill(cx, Shape::new([3, 0]), &[])?;
             let residual = ops::fill(cx, Shape::new([3, 2]), &[1., 2., 3., 4., 5., 6.])?;
-            let weight = cx.weight(&Path::root().at("weight"), [2, 0])?;
+            let matrix = cx.matrix(&Path::root().at("weight"), [2, 0])?;
             let bias = cx.weight(&Path::root().at("bias"), [2])?;
-            ops::linear(cx, x, weight, Some(bias), Some(residual))
+            let epilogue = Epilogue { residual: Some(residual), ..Epilogue::NONE };
+            ops::linear(cx, x, matrix, Some(bias), epilogue)
         });
         assert_eq!((shape, found), (vec![3, 2], vec![4., 6., 6., 8., 8., 10.]));
     }

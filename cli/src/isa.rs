@@ -109,6 +109,13 @@ fn detect() -> Level {
     levels.into_iter().find(|level| lacks(*level).is_empty()).unwrap_or(Level::Scalar)
 }
 
+/// Every instruction set that this CPU has and mote has kernels for, the plainest first.
+pub fn all() -> Vec<Isa> {
+    let levels = Level::ALL.iter().copied().filter(|level| lacks(*level).is_empty());
+    // SAFETY: `lacks` has just asked the CPU for the level's features.
+    levels.map(|level| unsafe { Isa::assume(level) }).collect()
+}
+
 /// The level of this name, if the CPU has it.
 fn by_name(name: &str) -> Result<Level> {
     let Some(&level) = Level::ALL.iter().find(|level| level.name().eq_ignore_ascii_case(name))

@@ -189,7 +189,8 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
 unsafe fn exp2<S: Simd>(x: S::F, polynomial: &[f32]) -> S::F {
     // SAFETY: the caller's.
     unsafe {
-        let x = S::max(x, S::splat(LEAST_POWER));
+        // In this order what is no number stays none.
+        let x = S::max(S::splat(LEAST_POWER), x);
         let power = S::add(x, S::splat(ROUND));
         let n = S::add(power, S::splat(-ROUND));
         let r = S::mul_add(n, S::splat(-1.0), x);

@@ -196,7 +196,8 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [
 const ROUND: f32 = 12_582_912.0;
 
 /// Quantises a row to [`Form::Q8`](crate::tensor::Form): the range, which always holds 0, is cut
-/// into 255 steps. A row that holds an infinity gets a scale that is no number.
+/// into 255 steps. A row that is not finite throughout gets a scale that is no number, so that it
+/// does not pass for one that is.
 #[inline(always)]
 pub fn quantise_row(x: &[f32], out: &mut [u8]) {
     let largest = max(x, 0.0);
@@ -210,7 +211,9 @@ pub fn quantise_row(x: &[f32], out: &mut [u8]) {
         }
         lanes.iter().fold(0.0, |min, &x| if x < min { x } else { min })
     };
-    let scale = (largest - smallest) / 255.0;
+    // Zero, or no number.
+    let flaw = sum(x, |x| x * 0.0);
+    let scale = (largest - smallest) / 255.0 + flaw;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let zero = -smallest * inverse;
     let zero = (zero + ROUND) - ROUND;

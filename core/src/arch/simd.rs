@@ -44,6 +44,7 @@ pub(super) trait Simd: Copy {
     /// `a · b + c`, rounded once where the CPU can.
     unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
+    /// The larger of both; b where it is no number.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// x times two to the power that the low bits of `power` hold, by the exponent's bits.
     unsafe fn shift_exponent(x: Self::F, power: Self::F) -> Self::F;

@@ -24,7 +24,7 @@ pub(super) fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Ten
     cx.scratch(|cx| {
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), row]))?;
         if cx.is_planning() || out.is_empty() {
-            return Ok(());
+            return without_channels(cx, out);
         }
         let isa = cx.isa;
         let (from, to) = (x.row_bytes(), out.row_bytes());
@@ -48,6 +48,14 @@ pub(super) fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Ten
     })?;
     cx.ended(Op::Convert, out);
     Ok(out)
+}
+
+/// Ends an op whose result `rows` have no elements: what they have beside is that of zeros.
+pub(super) fn without_channels(cx: &mut Context<'_>, rows: Tensor) -> Result<()> {
+    if !cx.is_planning() {
+        cx.arena.split_bytes(rows, []).0.fill(0);
+    }
+    Ok(())
 }
 
 /// A row of channels in `form`.

@@ -141,7 +141,8 @@ struct Packer {
     /// Panels at a time, and where to; `None` where they are read in place.
     packed: Option<(usize, Tensor)>,
     staging: Tensor,
-    groups: Option<Tensor>,
+    /// Of int4; empty otherwise.
+    groups: Tensor,
     /// Panels between a value's and its gate's.
     gate: Option<usize>,
 }
@@ -166,7 +167,10 @@ impl Packer {
             _ => 0,
         };
         let staging = cx.staging(staged)?;
-        let groups = matrix.groups.map(|groups| cx.load_bytes(groups)).transpose()?;
+        let groups = match matrix.groups {
+            None => cx.tensor(Shape::new([0]))?,
+            Some(groups) => cx.load_bytes(groups)?,
+        };
         let gate = geglu.then_some(panels);
         Ok(Self { matrix, panels, packed, staging, groups, gate })
     }
@@ -180,6 +184,9 @@ impl Packer {
     /// Makes a block's panels readable.
     fn fill(&self, cx: &mut Context<'_>, block: Range<usize>) -> Result<Source> {
         let Some((_, packed)) = self.packed else { return Ok(Source::InPlace) };
+        if packed.is_empty() {
+            return Ok(Source::Packed(packed));
+        }
         self.fill_part(cx, block.clone(), packed, 0)?;
         if let Some(gate) = self.gate {
             let gates = block.start + gate..block.end + gate;
@@ -198,8 +205,8 @@ impl Packer {
     ) -> Result<()> {
         let Matrix { weight, packing, sizes, .. } = self.matrix;
         let panel = sizes.panel_bytes(packing.form());
-        let groups = self.groups.unwrap_or(self.staging);
-        let ([packed, staging], [groups]) = cx.arena.split_two([packed, self.staging], [groups]);
+        let ([packed, staging], [groups]) =
+            cx.arena.split_two([packed, self.staging], [self.groups]);
         let packed = &mut bytes_of_mut(packed)[at * panel..][..block.len() * panel];
         let staging = bytes_of_mut(staging);
         match packing {

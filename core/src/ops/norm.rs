@@ -4,7 +4,7 @@
 //! so that a large mean costs no precision; the blocks are the same whatever the number of threads.
 
 use super::context::Context;
-use super::convert::write_row;
+use super::convert::{without_channels, write_row};
 use super::observe::Op;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
@@ -64,7 +64,7 @@ pub fn group_norm(
         let row = if norm.form == Form::F32 { 0 } else { c };
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), row]))?;
         if cx.is_planning() || x.is_empty() {
-            return Ok(());
+            return without_channels(cx, out);
         }
         let (isa, bytes) = (cx.isa, out.row_bytes());
         let ([out, scratch], [x, affine]) = cx.arena.split_bytes_two([out, scratch], [x, affine]);
@@ -248,7 +248,7 @@ pub fn layer_norm(
         let row = if form == Form::F32 { 0 } else { c };
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), row]))?;
         if cx.is_planning() || x.is_empty() {
-            return Ok(());
+            return without_channels(cx, out);
         }
         let (isa, bytes, rows) = (cx.isa, out.row_bytes(), (TASK / c).max(1));
         let ([out, scratch], [x, weight, bias]) =
