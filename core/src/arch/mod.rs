@@ -145,8 +145,25 @@ impl Isa {
         }
         #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma"))]
         return Self(&x86_avx2::AVX2);
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        return Self::compiled_neon();
         #[allow(unreachable_code, reason = "reached where no level above was compiled for")]
         Self::SCALAR
+    }
+
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    fn compiled_neon() -> Self {
+        let has_dotprod = cfg!(target_feature = "dotprod");
+        let has_i8mm = has_dotprod && cfg!(target_feature = "i8mm");
+        Self(if has_i8mm && cfg!(target_feature = "bf16") {
+            &aarch64_neon::NEON_BF16
+        } else if has_i8mm {
+            &aarch64_neon::NEON_I8MM
+        } else if has_dotprod {
+            &aarch64_neon::NEON_DOTPROD
+        } else {
+            &aarch64_neon::NEON
+        })
     }
 
     /// The token for `level`, on the host's word.
