@@ -40,7 +40,6 @@ pub fn golden(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(path)
 }
 
-
 /// The best instruction set that this machine can run.
 pub fn best_isa() -> Isa {
     isas().pop().unwrap_or(Isa::SCALAR)
