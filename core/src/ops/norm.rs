@@ -4,7 +4,7 @@
 //! so that a large mean costs no precision; the blocks are the same whatever the number of threads.
 
 use super::context::Context;
-use super::convert::{without_channels, write_row};
+use super::convert::{without_channels, write_rows};
 use super::observe::Op;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
@@ -87,7 +87,7 @@ pub fn group_norm(
                         isa.activate_f32(activation, to);
                     }
                     if norm.form != Form::F32 {
-                        write_row(isa, norm.form, row, out);
+                        write_rows(isa, norm.form, row, c, out);
                     }
                 }
             });
@@ -262,7 +262,7 @@ pub fn layer_norm(
                     isa.layer_norm_f32(x, weight, bias, eps, floats_of_mut(out));
                 } else {
                     isa.layer_norm_f32(x, weight, bias, eps, row);
-                    write_row(isa, form, row, out);
+                    write_rows(isa, form, row, c, out);
                 }
             }
         });
