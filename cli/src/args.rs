@@ -38,7 +38,8 @@ const ENVIRONMENT: &str = "Environment:\n  \
         safetensors:\n\n  \
         mote inspect FOLDER                    tells what is in it\n  \
         mote plan -m FOLDER -p \"a lighthouse\"  tells the memory a picture takes\n  \
-        mote generate -m FOLDER -p \"a lighthouse\" -o lighthouse.png",
+        mote generate -m FOLDER -p \"a lighthouse\" -o lighthouse.png\n  \
+        mote convert -m FOLDER --type int8 -o FILE  packs it into one file, smaller and faster",
     after_help = ENVIRONMENT,
     styles = STYLES,
     arg_required_else_help = true,

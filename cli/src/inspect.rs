@@ -1,4 +1,5 @@
-//! `mote inspect`: what is in a model's folder, a file of weights, or a picture's text chunk.
+//! `mote inspect`: what is in a model's folder or packed file, a file of weights, or a picture's
+//! text chunk.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,6 +9,7 @@ use std::path::Path;
 use mote::diffusion::prediction::{Clipping, Prediction};
 use mote::diffusion::schedule::BetaSchedule;
 use mote::tensor::DType;
+use mote::weights::Weight;
 use serde_json::{Value, json};
 
 use crate::args::Inspect;
@@ -15,8 +17,11 @@ use crate::checkpoint::{self, Checkpoint, Mapped};
 use crate::config::scheduler::SchedulerConfig;
 use crate::config::taesd::{self, Taesd};
 use crate::config::{self, json as config_json};
+use crate::convert::{GROUPS, SCALE};
 use crate::error::{Failure, Result};
+use crate::packed::Packed;
 use crate::parameters::{KEYWORD, Parameters};
+use crate::place::Place;
 use crate::{files, output, print, size};
 
 /// The folders of a pipeline that may hold weights.
@@ -32,9 +37,14 @@ const PNG: &[u8] = b"\x89PNG";
 pub fn run(args: &Inspect) -> Result<()> {
     let path = &args.path;
     let report = if path.is_dir() {
-        if path.join("model_index.json").exists() { pipeline(path)? } else { folder(path)? }
+        let is_pipeline = path.join("model_index.json").exists();
+        if is_pipeline { pipeline(&path.into())? } else { folder(path)? }
     } else if is_png(path)? {
         picture(path)?
+    } else if let model = Place::model(path)?
+        && model.packed().is_some()
+    {
+        pipeline(&model)?
     } else {
         let network = Network::new(path, None, &mut [weights(path)?])?;
         Report { text: network.text(true), json: network.json() }
@@ -113,7 +123,7 @@ fn folder(path: &Path) -> Result<Report> {
     {
         return taesd(path, &found);
     }
-    let class = class_name(path);
+    let class = class_name(&path.into());
     let network = Network::new(path, class, &mut Checkpoint::open(path)?.files)?;
     Ok(Report { text: network.text(true), json: network.json() })
 }
@@ -134,22 +144,30 @@ fn taesd(path: &Path, found: &Taesd) -> Result<Report> {
     Ok(Report { text, json })
 }
 
-fn pipeline(path: &Path) -> Result<Report> {
-    let index = config_json::read(&path.join("model_index.json"))?;
+fn pipeline(model: &Place) -> Result<Report> {
+    let index = config_json::read(model.join("model_index.json"))?;
     let class = index["_class_name"].as_str().unwrap_or("unknown").to_string();
-    let problem = config::model_index::read(path).err();
-    let mut text = format!("{}: {class}\n", path.display());
+    let problem = config::model_index::read(model).err();
+    let packed = model.packed().map(|packed| packed.dtype().name());
+    let shown = packed.map(|dtype| format!(", packed in {dtype}")).unwrap_or_default();
+    let mut text = format!("{}: {class}{shown}\n", model.path().display());
     if let Some(problem) = &problem {
         let _ = writeln!(text, "Not supported: {problem}");
     }
     let mut networks = Vec::new();
     for name in NETWORKS {
-        let folder = path.join(name);
-        if !folder.is_dir() {
+        let folder = model.join(name);
+        if !folder.is_folder() {
             continue;
         }
-        let mut files = Checkpoint::open(&folder)?.files;
-        let network = Network::new(Path::new(name), class_name(&folder), &mut files)?;
+        let class = class_name(&folder);
+        let network = match model.packed() {
+            Some(packed) => Network::packed(name, class, packed)?,
+            None => {
+                let mut files = Checkpoint::open(folder.path())?.files;
+                Network::new(Path::new(name), class, &mut files)?
+            }
+        };
         let problem = unsupported(name, &network.class, &folder.join("config.json"));
         text.push('\n');
         text.push_str(&network.text(false));
@@ -160,9 +178,12 @@ fn pipeline(path: &Path) -> Result<Report> {
         }
         networks.push(json);
     }
-    let (schedule_text, schedule) = schedule(&path.join("scheduler/scheduler_config.json"));
+    let (schedule_text, schedule) = schedule(&model.join("scheduler/scheduler_config.json"));
     text.push_str(&schedule_text);
     let mut json = json!({ "pipeline": class, "networks": networks, "schedule": schedule });
+    if let Some(dtype) = packed {
+        json["packed"] = dtype.into();
+    }
     if let Some(problem) = problem {
         json["problem"] = problem.to_string().into();
     }
@@ -170,7 +191,7 @@ fn pipeline(path: &Path) -> Result<Report> {
 }
 
 /// What mote has against a network's configuration.
-fn unsupported(name: &str, class: &str, path: &Path) -> Option<Failure> {
+fn unsupported(name: &str, class: &str, path: &Place) -> Option<Failure> {
     match (name, class) {
         ("text_encoder", _) => config::clip_text::read(path).err(),
         ("vae", _) => config::autoencoder::read(path).err(),
@@ -180,13 +201,13 @@ fn unsupported(name: &str, class: &str, path: &Path) -> Option<Failure> {
 }
 
 /// The class that a folder's `config.json` names, in diffusers' or transformers' way.
-fn class_name(folder: &Path) -> Option<String> {
-    let config = config_json::read(&folder.join("config.json")).ok()?;
+fn class_name(folder: &Place) -> Option<String> {
+    let config = config_json::read(folder.join("config.json")).ok()?;
     let class = config["_class_name"].as_str().or_else(|| config["architectures"][0].as_str());
     class.map(str::to_string)
 }
 
-fn schedule(path: &Path) -> (String, Value) {
+fn schedule(path: &Place) -> (String, Value) {
     match config::scheduler::read(path, None) {
         Err(problem) => {
             let text = format!("\nscheduler\n  Not supported: {problem}\n");
@@ -246,8 +267,23 @@ struct Described {
 }
 
 impl Described {
+    fn new((name, weight): (&str, Weight)) -> Self {
+        Self {
+            name: name.into(),
+            dtype: weight.dtype,
+            shape: weight.shape.as_slice().to_vec(),
+            bytes: weight.bytes,
+        }
+    }
+
+    /// The elements; of a packed weight with what fills up its panels, and none of its companions.
     fn parameters(&self) -> u64 {
-        self.shape.iter().map(|&dim| dim as u64).product()
+        if self.name.ends_with(SCALE) || self.name.ends_with(GROUPS) {
+            return 0;
+        }
+        // Two integers of four bits are a byte.
+        let packed = if self.dtype == DType::U8 && self.shape.len() == 4 { 2 } else { 1 };
+        packed * self.shape.iter().map(|&dim| dim as u64).product::<u64>()
     }
 }
 
@@ -266,15 +302,23 @@ impl Network {
         for file in files {
             let path = file.path().file_name().unwrap_or_default();
             names.push(path.to_string_lossy().into_owned());
-            tensors.extend(file.weights()?.index().iter().map(|(name, weight)| Described {
-                name: name.into(),
-                dtype: weight.dtype,
-                shape: weight.shape.as_slice().to_vec(),
-                bytes: weight.bytes,
-            }));
+            tensors.extend(file.weights()?.index().iter().map(Described::new));
         }
         let class = class.unwrap_or_default();
         Ok(Self { name: name.display().to_string(), class, files: names, tensors })
+    }
+
+    /// The network called `name` of a packed file.
+    fn packed(name: &str, class: Option<String>, packed: &Packed) -> Result<Self> {
+        let mut slots = Vec::new();
+        let weights = packed.weights(&mut slots)?;
+        let own = |(full, weight): (&str, Weight)| {
+            let rest = full.strip_prefix(name)?.strip_prefix('.')?;
+            Some(Described::new((rest, weight)))
+        };
+        let tensors = weights.index().iter().filter_map(own).collect();
+        let file = packed.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name: name.into(), class: class.unwrap_or_default(), files: vec![file], tensors })
     }
 
     fn parameters(&self) -> u64 {

@@ -75,12 +75,10 @@ impl Packed {
         })?;
         let text = |key| metadata.get(key).and_then(Value::as_str).unwrap_or_default();
         if text("version") != VERSION {
-            return Err(Failure::new(format!(
-                "{} is packed in version {:?} of mote's format, and this mote reads version {VERSION}",
-                path.display(),
-                text("version")
-            ))
-            .remedy("Convert the model again with this mote"));
+            let (shown, found) = (path.display(), text("version"));
+            let what = format!("{shown} is packed in version {found:?} of mote's format");
+            return Err(Failure::new(format!("{what}, and this mote reads version {VERSION}"))
+                .remedy("Convert the model again with this mote"));
         }
         let dtype = Type::from_name(text("type")).ok_or_else(|| {
             let why =

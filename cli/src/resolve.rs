@@ -666,10 +666,6 @@ pub fn explain(error: mote::Error, weight: &str) -> Failure {
                 if error == Error::MissingWeight { "is missing".into() } else { error.to_string() };
             Failure::new(format!("`{weight}`: {what}")).remedy(AGAIN)
         }
-        Error::WeightDtype { found: "I8" | "U8" } => {
-            Failure::new(format!("`{weight}` is packed, and that cannot be in its place"))
-                .remedy(AGAIN)
-        }
         Error::MissingWeight => Failure::new(format!("the checkpoint has no weight `{weight}`"))
             .remedy("Its config.json and its weights do not belong together"),
         Error::WeightShape { .. } => failure

@@ -65,7 +65,8 @@ pub fn read(folder: impl Into<Place>) -> Result<ModelIndex> {
     let folder = folder.path();
     let name = folder.display();
     if folder.is_file() {
-        return Err(Failure::new(format!("{name} is a file, and none that `mote convert` wrote")).remedy(
+        let what = "is a file, and none that `mote convert` wrote";
+        return Err(Failure::new(format!("{name} {what}")).remedy(
             "Convert a single file once: python -c \"from diffusers import StableDiffusionPipeline \
              as P; P.from_single_file('FILE').save_pretrained('FOLDER')\"",
         ));

@@ -82,7 +82,10 @@ impl Report {
             json!({ "name": network.name, "before_bytes": network.before,
                 "after_bytes": network.after, "weight_error": network.error })
         };
-        let layer = |layer: &Layer| json!({ "name": layer.name, "type": layer.stored_as, "error": layer.error });
+        let layer = |layer: &Layer| {
+            let (name, dtype) = (&layer.name, &layer.stored_as);
+            json!({ "name": name, "type": dtype, "error": layer.error })
+        };
         let output = |(name, error): &(&str, f64)| json!({ "name": name, "error": error });
         let json = json!({
             "file": self.file.display().to_string(),

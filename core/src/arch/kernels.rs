@@ -62,14 +62,14 @@ impl Gather<'_> {
         assert!(needed.is_some_and(|needed| needed <= self.row_bytes), "a row is too short");
         assert!(self.taps <= MAX_TAPS && rows <= MR_MAX, "too many taps or rows");
         assert!(self.zeros.len() >= self.row_bytes, "too few zeros");
-        let last = self.data.len().checked_sub(self.row_bytes);
+        // `NO_ROW` is the largest number: one more, and it is the smallest.
+        let limit = self.data.len().checked_sub(self.row_bytes).map_or(0, |last| last + 1);
         for offsets in self.offsets.chunks_exact(MR_MAX).take(self.taps) {
+            let mut largest = 0;
             for &offset in offsets {
-                assert!(
-                    offset == NO_ROW || last.is_some_and(|last| offset <= last),
-                    "a row lies outside its tensor"
-                );
+                largest = largest.max(offset.wrapping_add(1));
             }
+            assert!(largest <= limit, "a row lies outside its tensor");
         }
     }
 
@@ -120,6 +120,37 @@ pub struct Finish<'a, 'r> {
     pub activation: Option<Activation>,
 }
 
+/// Keys in one tile of [`Isa::attend`](super::Isa::attend).
+pub const KEYS: usize = 96;
+
+/// A block of queries of one head, and all that they look at. Words are f32 or, in bf16, two bf16.
+pub struct Attend<'a> {
+    /// Whether both products are computed in bf16.
+    pub is_bf16: bool,
+    /// The queries, scaled, as panels: `[panels, steps, 16]` words.
+    pub queries: &'a [u8],
+    /// Words that a head's channels take.
+    pub steps: usize,
+    /// The keys: row i begins at byte `i·key_stride` and holds `steps` words.
+    pub keys: &'a [u8],
+    /// Bytes from key to key.
+    pub key_stride: usize,
+    /// The values, transposed: `[tiles of KEYS, d, KEYS]`; those that are not there are finite.
+    pub values: &'a [u8],
+    /// How many keys and values there are.
+    pub tk: usize,
+    /// Whether a query sees no key with a higher number than its own.
+    pub causal: bool,
+    /// Number of the first query.
+    pub first_query: usize,
+    /// Working memory: `KEYS` words for each query.
+    pub weights: &'a mut [u8],
+    /// The weighted values `[d, queries]`, not yet divided by
+    pub out: &'a mut [f32],
+    /// the sum of each query's weights.
+    pub sums: &'a mut [f32],
+}
+
 /// A function of one element, applied after a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -155,7 +186,9 @@ pub(super) struct Kernels {
     /// How many panels a tile has where there are enough.
     pub tile_panels: usize,
     pub product: Product,
-    pub softmax_bf16: unsafe fn(&[f32], f32, &mut [u8]) -> [f32; 2],
+    /// Queries that one call of `attend` takes: whole panels.
+    pub attend_queries: usize,
+    pub attend: unsafe fn(&mut Attend<'_>),
     pub activate_f32: unsafe fn(Activation, &mut [f32]),
     pub gelu_times_f32: unsafe fn(&[f32], &mut [f32]),
     pub exp_sub_sum_f32: unsafe fn(&mut [f32], f32) -> f32,
@@ -164,7 +197,7 @@ pub(super) struct Kernels {
     pub moments_f32: unsafe fn(&[f32], &mut [f32]),
     pub normalise_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub layer_norm_f32: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
-    pub quantise_row: unsafe fn(&[f32], &mut [u8]),
+    pub quantise_rows: unsafe fn(&[f32], usize, &mut [u8]),
     pub f32_to_bf16: unsafe fn(&[f32], &mut [u8]),
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
     pub bf16_to_f32: unsafe fn(&[u8], &mut [f32]),
@@ -178,11 +211,12 @@ macro_rules! kernels {
         $name:ident = $level:literal, $simd:ty,
         one panel: $one:literal registers, [$($one_rows:literal),*],
         two panels: $two:literal registers, [$($two_rows:literal),*],
-        prefers $prefers:literal
+        prefers $prefers:literal,
+        attends $keys:literal keys with $queries:literal registers of queries
     ) => {
         pub(super) static $name: $crate::arch::kernels::Kernels = {
-            use $crate::arch::kernels::{Activation, Arithmetic, Finish, Gather, Kernels, Panels};
-            use $crate::arch::{portable, register_loop, tile};
+            use $crate::arch::kernels::{Activation, Arithmetic, Attend, Finish, Gather, Kernels, Panels};
+            use $crate::arch::{attend, portable, register_loop, tile};
 
             /// # Safety
             /// The CPU has the features; `Isa::product` has checked all lengths.
@@ -213,11 +247,11 @@ macro_rules! kernels {
             }
 
             /// # Safety
-            /// The CPU has the features; `Isa::softmax_bf16` has checked the lengths.
+            /// The CPU has the features; `Isa::attend` has checked all lengths.
             $(#[$feature])*
-            unsafe fn softmax_bf16(scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
+            unsafe fn attend(job: &mut Attend<'_>) {
                 // SAFETY: the caller's.
-                unsafe { tile::softmax_bf16::<$simd>(scores, max, out) }
+                unsafe { attend::attend::<$simd, $keys, $queries>(job) }
             }
 
             /// # Safety
@@ -238,7 +272,7 @@ macro_rules! kernels {
                 normalise_f32(x: &[f32], affine: &[f32], out: &mut [f32]) = normalise;
                 layer_norm_f32(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32])
                     = layer_norm;
-                quantise_row(x: &[f32], out: &mut [u8]) = quantise_row;
+                quantise_rows(x: &[f32], c: usize, out: &mut [u8]) = quantise_rows;
                 f32_to_bf16(x: &[f32], out: &mut [u8]) = f32_to_bf16;
                 f16_to_f32(from: &[u8], to: &mut [f32]) = f16_to_f32;
                 bf16_to_f32(from: &[u8], to: &mut [f32]) = bf16_to_f32;
@@ -253,7 +287,8 @@ macro_rules! kernels {
                 tile_rows: [last(&[$($one_rows),*]), last(&[$($two_rows),*])],
                 tile_panels: $prefers,
                 product,
-                softmax_bf16,
+                attend_queries: $queries * <$simd as $crate::arch::simd::Simd>::LANES,
+                attend,
                 activate_f32,
                 gelu_times_f32,
                 exp_sub_sum_f32,
@@ -262,7 +297,7 @@ macro_rules! kernels {
                 moments_f32,
                 normalise_f32,
                 layer_norm_f32,
-                quantise_row,
+                quantise_rows,
                 f32_to_bf16,
                 f16_to_f32,
                 bf16_to_f32,

@@ -4,6 +4,7 @@
 //! core never detects; the host does, once. `kernels.rs` is the list of all kernels; `scalar.rs` is
 //! fallback, oracle and explanation. An island of `unsafe`: instruction sets and raw loads.
 
+mod attend;
 mod kernels;
 mod portable;
 mod register_loop;
@@ -16,14 +17,14 @@ mod x86_avx2;
 mod x86_avx512;
 
 pub use kernels::{
-    Activation, Arithmetic, Finish, Gate, Gather, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX, Panels,
+    Activation, Arithmetic, Attend, Finish, Gate, Gather, KEYS, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX,
+    Panels,
 };
 
 use core::fmt;
 use kernels::Kernels;
 
-use crate::tensor::PANEL;
-use crate::tensor::packed::ROW_TAIL;
+use crate::tensor::{Form, PANEL};
 
 /// An instruction set that mote has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,17 +182,29 @@ impl Isa {
         unsafe { (self.0.product)(arithmetic, a, panels, finish) }
     }
 
-    /// The weights of a row of scores whose logarithms are to base 2, and their sum: `out =
-    /// 2^(score − max)` in bf16, little-endian, where max is the largest of all scores and `max`.
-    /// Gives back that maximum and the sum, each weight within 4e-6 before it is rounded to bf16.
+    /// Queries that [`Isa::attend`] takes at once: whole panels.
+    pub fn attend_queries(self) -> usize {
+        self.0.attend_queries
+    }
+
+    /// Attention of a block of queries: see [`Attend`]. Weights are powers of two of the scores.
     ///
     /// # Panics
-    /// Where the scores are not whole panels of 16, or `out` has not two bytes for each.
-    pub fn softmax_bf16(self, scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
-        assert!(scores.len().is_multiple_of(PANEL), "whole panels of scores");
-        assert!(out.len() == 2 * scores.len(), "two bytes for each score");
-        // SAFETY: the token proves the CPU's features; the lengths were just checked.
-        unsafe { (self.0.softmax_bf16)(scores, max, out) }
+    /// Where a slice is too short for what `job` says.
+    pub fn attend(self, job: &mut Attend<'_>) {
+        let queries = self.0.attend_queries;
+        let size = if job.is_bf16 { 2 } else { 4 };
+        let words = |count: usize| count.checked_mul(4).expect("a size overflows");
+        assert!(job.tk > 0 && job.sums.len() >= queries, "keys, and a sum for each query");
+        assert!(job.out.len().is_multiple_of(queries), "whole rows of queries");
+        assert!(job.queries.len() >= words(queries.saturating_mul(job.steps)), "too few queries");
+        let last = (job.tk - 1).saturating_mul(job.key_stride);
+        assert!(job.keys.len() >= last.saturating_add(words(job.steps)), "too few keys");
+        let values = job.tk.div_ceil(KEYS).saturating_mul(KEYS * (job.out.len() / queries));
+        assert!(job.values.len() >= values.saturating_mul(size), "too few values");
+        assert!(job.weights.len() >= queries * KEYS * size, "too few weights");
+        // SAFETY: the token proves the CPU's features; all lengths were just checked.
+        unsafe { (self.0.attend)(job) }
     }
 
     /// Applies an activation to every element. Errors: see each [`Activation`].
@@ -236,14 +249,15 @@ impl Isa {
         unsafe { (self.0.moments_f32)(x, moments) }
     }
 
-    /// `out = (x − mean) · scale + shift` along one row of channels; `affine` is `[3, c]`: mean,
+    /// `out = (x − mean) · scale + shift` along each row of channels; `affine` is `[3, c]`: mean,
     /// scale, shift.
     ///
     /// # Panics
     /// Where the lengths do not fit.
     pub fn normalise_f32(self, x: &[f32], affine: &[f32], out: &mut [f32]) {
-        let n = x.len();
-        assert!(affine.len() == 3 * n && out.len() == n, "three values per channel");
+        let c = affine.len() / 3;
+        assert!(c > 0 && affine.len() == 3 * c, "three values per channel");
+        assert!(x.len().is_multiple_of(c) && out.len() == x.len(), "whole rows of channels");
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.0.normalise_f32)(x, affine, out) }
     }
@@ -266,15 +280,15 @@ impl Isa {
         unsafe { (self.0.layer_norm_f32)(x, weight, bias, eps, out) }
     }
 
-    /// Quantises a row to [`Form::Q8`](crate::tensor::Form::Q8).
+    /// Quantises rows of `c` channels to [`Form::Q8`].
     ///
     /// # Panics
-    /// Where `out` is not of [`Form::row_bytes`](crate::tensor::Form::row_bytes).
-    pub fn quantise_row(self, x: &[f32], out: &mut [u8]) {
-        let bytes = x.len().next_multiple_of(4) + ROW_TAIL;
-        assert!(out.len() == bytes, "a row with its scale and zero point");
+    /// Where x is not whole rows, or `out` not as many of [`Form::row_bytes`].
+    pub fn quantise_rows(self, x: &[f32], c: usize, out: &mut [u8]) {
+        assert!(c > 0 && x.len().is_multiple_of(c), "whole rows of channels");
+        assert!(out.len() == x.len() / c * Form::Q8.row_bytes(c), "as many rows");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.quantise_row)(x, out) }
+        unsafe { (self.0.quantise_rows)(x, c, out) }
     }
 
     /// The nearest bf16, ties to even, little-endian; an odd last channel is followed by a zero.

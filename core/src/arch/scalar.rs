@@ -82,10 +82,19 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(to: *mut u8, x: Self::F) {
-        let halves = x.map(|x| to_bf16(x).to_le_bytes());
+    unsafe fn store_bf16_pairs(to: *mut u8, a: Self::F, b: Self::F) {
+        let mut words = [[0; 4]; LANES];
+        for (i, word) in words.iter_mut().enumerate() {
+            let [low, high] = [to_bf16(a[i]), to_bf16(b[i])].map(u32::from);
+            *word = (high << 16 | low).to_le_bytes();
+        }
         // SAFETY: the caller's.
-        unsafe { to.cast::<[[u8; 2]; LANES]>().write(halves) }
+        unsafe { to.cast::<[[u8; 4]; LANES]>().write(words) }
+    }
+
+    #[inline(always)]
+    unsafe fn any_above(a: Self::F, b: Self::F) -> bool {
+        (0..LANES).any(|i| a[i] > b[i])
     }
 
     #[inline(always)]
@@ -157,5 +166,6 @@ kernels! {
     KERNELS = "scalar", Scalar,
     one panel: 4 registers, [1, 2],
     two panels: 8 registers, [1],
-    prefers 1
+    prefers 1,
+    attends 2 keys with 4 registers of queries
 }

@@ -1,7 +1,5 @@
 //! The vector primitives that an instruction set lends to the product tiles of `tile.rs`.
 
-use crate::tensor::PANEL;
-
 /// A vector register's worth of lanes and what products do with them.
 ///
 /// Every step of a product reads four bytes of each row of the left side (one f32, two bf16 or
@@ -41,26 +39,10 @@ pub(super) trait Simd: Copy {
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// x times two to the power that the low bits of `power` hold, by the exponent's bits.
     unsafe fn shift_exponent(x: Self::F, power: Self::F) -> Self::F;
-    /// The nearest bf16, [`Simd::LANES`] of them.
-    unsafe fn store_bf16(to: *mut u8, x: Self::F);
-
-    /// The largest lane.
-    #[inline(always)]
-    unsafe fn largest(x: Self::F) -> f32 {
-        let mut lanes = [f32::NEG_INFINITY; PANEL];
-        // SAFETY: the caller's; a register has at most as many lanes as a panel columns.
-        unsafe { Self::store(lanes.as_mut_ptr(), x) };
-        lanes.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
-    }
-
-    /// The sum of all lanes.
-    #[inline(always)]
-    unsafe fn sum(x: Self::F) -> f32 {
-        let mut lanes = [0.0; PANEL];
-        // SAFETY: as in `largest`.
-        unsafe { Self::store(lanes.as_mut_ptr(), x) };
-        lanes.iter().sum()
-    }
+    /// Bytes of the nearest bf16 of a in the lower half of each lane, of b in the upper half.
+    unsafe fn store_bf16_pairs(to: *mut u8, a: Self::F, b: Self::F);
+    /// Whether any lane of a is above that of b.
+    unsafe fn any_above(a: Self::F, b: Self::F) -> bool;
 
     unsafe fn zero_i32() -> Self::I;
     unsafe fn splat_i32(x: i32) -> Self::I;

@@ -15,7 +15,7 @@ use crate::tensor::PANEL;
 const STEP: usize = 4 * PANEL;
 
 /// How numbers of one type are multiplied and summed.
-trait Sums<S: Simd> {
+pub(super) trait Sums<S: Simd> {
     type Left: Copy;
     type Right: Copy;
     type Sum: Copy;
@@ -25,8 +25,8 @@ trait Sums<S: Simd> {
     unsafe fn step(sum: Self::Sum, a: Self::Left, b: Self::Right) -> Self::Sum;
 }
 
-struct F32;
-struct Bf16;
+pub(super) struct F32;
+pub(super) struct Bf16;
 struct Q8;
 
 impl<S: Simd> Sums<S> for F32 {
@@ -109,7 +109,7 @@ impl<S: Simd> Sums<S> for Q8 {
 
 /// Goes through the channels of one tap. `right`: the panels' bytes at this tap.
 #[inline(always)]
-unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
+pub(super) unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
     sums: &mut [[A::Sum; REGS]; MR],
     rows: &[*const u8; MR],
     right: &[*const u8; REGS],
@@ -170,6 +170,22 @@ unsafe fn rows_at<const MR: usize>(a: &Gather<'_>, tap: usize) -> [*const u8; MR
     rows
 }
 
+/// A copy of the sums. What takes rows by number finds them in memory; the sums themselves, which
+/// must not lie there, stay in registers.
+#[inline(always)]
+pub(super) unsafe fn in_memory<S: Simd, const MR: usize, const REGS: usize>(
+    sums: &[[S::F; REGS]; MR],
+) -> [[S::F; REGS]; MR] {
+    // SAFETY: the caller's: the CPU has the features of `S`.
+    let mut copy = [[unsafe { S::zero() }; REGS]; MR];
+    for r in 0..MR {
+        for j in 0..REGS {
+            copy[r][j] = sums[r][j];
+        }
+    }
+    copy
+}
+
 /// One tile of a product in f32 or bf16: all taps add to the same sums.
 #[inline(always)]
 unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: usize>(
@@ -188,14 +204,7 @@ unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: us
             let right = registers::<S, REGS>(a, panels, first, tap);
             one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, steps);
         }
-        // A copy of its own: what follows takes rows by number, for which they must lie in memory,
-        // and the sums above must not.
-        let mut total = [[S::zero(); REGS]; MR];
-        for r in 0..MR {
-            for j in 0..REGS {
-                total[r][j] = sums[r][j];
-            }
-        }
+        let total = in_memory::<S, MR, REGS>(&sums);
         end::<S, MR, REGS>(&total, panels, first, finish);
     }
 }
@@ -372,46 +381,5 @@ pub(super) unsafe fn product<S: Simd, const MR: usize, const ONE: usize, const T
                 panel += 1;
             }
         }
-    }
-}
-
-/// Weights of a row of scores whose logarithms are to base 2: `out = 2^(score − max)` in bf16, for
-/// the largest of all scores and `max`; gives back that maximum and the sum of the weights.
-///
-/// `2^x` for x ≤ 0: x = n + r with |r| ≤ 1/2, `2^r` by a polynomial of degree 4 (relative error
-/// 4e-6, a thousandth of what bf16 rounds), and n goes into the exponent.
-///
-/// # Safety
-/// The CPU has the features of `S`; the scores are whole registers, and `out` has two bytes for
-/// each.
-#[inline(always)]
-pub(super) unsafe fn softmax_bf16<S: Simd>(scores: &[f32], max: f32, out: &mut [u8]) -> [f32; 2] {
-    const ROUND: f32 = 12_582_912.0;
-    const POLYNOMIAL: [f32; 5] = [9.582_853e-3, 5.590_642_6e-2, 2.402_409_9e-1, 6.931_242e-1, 1.0];
-    // SAFETY: the caller's.
-    unsafe {
-        let from = scores.as_ptr();
-        let mut largest = S::splat(max);
-        for i in (0..scores.len()).step_by(S::LANES) {
-            largest = S::max(largest, S::load(from.add(i)));
-        }
-        let max = S::largest(largest);
-        let (negative, round, minus_round) = (S::splat(-max), S::splat(ROUND), S::splat(-ROUND));
-        let mut sum = S::zero();
-        for i in (0..scores.len()).step_by(S::LANES) {
-            // In this order what is no number stays none.
-            let x = S::max(S::splat(-120.0), S::add(S::load(from.add(i)), negative));
-            let power = S::add(x, round);
-            let n = S::add(power, minus_round);
-            let r = S::mul_add(n, S::splat(-1.0), x);
-            let mut p = S::splat(POLYNOMIAL[0]);
-            for &c in &POLYNOMIAL[1..] {
-                p = S::mul_add(p, r, S::splat(c));
-            }
-            let weight = S::shift_exponent(p, power);
-            sum = S::add(sum, weight);
-            S::store_bf16(out.as_mut_ptr().add(2 * i), weight);
-        }
-        [max, S::sum(sum)]
     }
 }

@@ -96,16 +96,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(to: *mut u8, x: __m256) {
+    unsafe fn store_bf16_pairs(to: *mut u8, a: __m256, b: __m256) {
         unsafe {
-            let bits = _mm256_castps_si256(x);
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
-            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
-            let (low, high) =
-                (_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
-            _mm_storeu_si128(to.cast(), _mm_packus_epi32(low, high));
+            let rounded = |x| {
+                let bits = _mm256_castps_si256(x);
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)))
+            };
+            let low = _mm256_srli_epi32::<16>(rounded(a));
+            let words = _mm256_blend_epi16::<0xAA>(low, rounded(b));
+            _mm256_storeu_si256(to.cast(), words);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn any_above(a: __m256, b: __m256) -> bool {
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) != 0 }
     }
 
     #[inline(always)]
@@ -182,7 +188,8 @@ kernels! {
     AVX2 = "avx2", Avx2<false>,
     one panel: 2 registers, [1, 2, 4, 6],
     two panels: 4 registers, [1, 2, 3],
-    prefers 1
+    prefers 1,
+    attends 4 keys with 2 registers of queries
 }
 
 kernels! {
@@ -190,5 +197,6 @@ kernels! {
     AVX_VNNI = "avxvnni", Avx2<true>,
     one panel: 2 registers, [1, 2, 4, 6],
     two panels: 4 registers, [1, 2, 3],
-    prefers 1
+    prefers 1,
+    attends 4 keys with 2 registers of queries
 }

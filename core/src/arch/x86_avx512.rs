@@ -77,18 +77,22 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(to: *mut u8, x: __m512) {
+    unsafe fn store_bf16_pairs(to: *mut u8, a: __m512, b: __m512) {
         unsafe {
-            if BF16 {
-                let halves: __m256i = core::mem::transmute(_mm512_cvtneps_pbh(x));
-                return _mm256_storeu_si256(to.cast(), halves);
-            }
-            let bits = _mm512_castps_si512(x);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
-            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
-            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(rounded));
+            let rounded = |x| {
+                let bits = _mm512_castps_si512(x);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)))
+            };
+            let low = _mm512_srli_epi32::<16>(rounded(a));
+            let words = _mm512_mask_blend_epi16(0xAAAA_AAAA, low, rounded(b));
+            _mm512_storeu_si512(to.cast(), words);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn any_above(a: __m512, b: __m512) -> bool {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0 }
     }
 
     #[inline(always)]
@@ -171,7 +175,8 @@ kernels! {
     AVX512 = "avx512", Avx512<false, false>,
     one panel: 1 registers, [1, 4, 8, 12],
     two panels: 2 registers, [1, 4, 8, 12],
-    prefers 2
+    prefers 2,
+    attends 12 keys with 2 registers of queries
 }
 
 kernels! {
@@ -179,7 +184,8 @@ kernels! {
     AVX512_VNNI = "avx512vnni", Avx512<true, false>,
     one panel: 1 registers, [1, 4, 8, 12],
     two panels: 2 registers, [1, 4, 8, 12],
-    prefers 2
+    prefers 2,
+    attends 12 keys with 2 registers of queries
 }
 
 kernels! {
@@ -188,5 +194,6 @@ kernels! {
     AVX512_BF16 = "avx512bf16", Avx512<true, true>,
     one panel: 1 registers, [1, 4, 8, 12],
     two panels: 2 registers, [1, 4, 8, 12],
-    prefers 2
+    prefers 2,
+    attends 12 keys with 2 registers of queries
 }

@@ -33,6 +33,9 @@ const RUN: usize = 28 * MAX_TAPS;
 /// Tasks that each worker should find, so that all end at about the same time.
 const TASKS_PER_WORKER: usize = 8;
 
+/// Steps of a panel and a row that a task has at least: some microseconds.
+const LEAST_STEPS: usize = 32 << 10;
+
 /// Where the rows of the left side lie.
 pub(super) trait Rows: Sync {
     /// For rows `first..first + rows` of the output, which row of the input lies under each tap:
@@ -359,7 +362,8 @@ fn tile_size(
 ) -> [usize; 2] {
     let step = PANEL * isa.tile_panels();
     let mr = isa.tile_rows()[isa.tile_panels() - 1];
-    let wanted = workers * TASKS_PER_WORKER;
+    let work = m.saturating_mul(n.div_ceil(PANEL)).saturating_mul(panel / (4 * PANEL));
+    let wanted = (workers * TASKS_PER_WORKER).min(work / LEAST_STEPS).max(1);
     let most_columns = (COLUMN_BYTES / panel.max(1) * PANEL).max(step);
     let most_rows = (ROW_BYTES / row_bytes.max(1)).max(mr);
     let row_blocks = m.div_ceil(most_rows);

@@ -4,7 +4,7 @@
 //! so that a large mean costs no precision; the blocks are the same whatever the number of threads.
 
 use super::context::Context;
-use super::convert::{without_channels, write_row};
+use super::convert::{without_channels, write_rows};
 use super::observe::Op;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ const MAX_BLOCKS: usize = 64;
 const TASK: usize = 16 * 1024;
 
 /// The fewest pixels in a block.
-const MIN_BLOCK: usize = 16;
+const MIN_BLOCK: usize = 64;
 
 /// What a group normalisation does beside normalising.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,7 +87,7 @@ pub fn group_norm(
                         isa.activate_f32(activation, to);
                     }
                     if norm.form != Form::F32 {
-                        write_row(isa, norm.form, row, out);
+                        write_rows(isa, norm.form, row, c, out);
                     }
                 }
             });
@@ -176,7 +176,7 @@ fn statistics(
             cx.arena.split(affine, [moments, weight, bias, extra]);
         for (sample, affine) in affine.chunks_exact_mut(3 * c).enumerate() {
             let moments = &moments[sample * blocks * 2 * c..][..blocks * 2 * c];
-            let mut groups = Groups { c, size: c / norm.groups, block, pixels, eps: norm.eps };
+            let groups = Groups { c, size: c / norm.groups, block, pixels, eps: norm.eps };
             groups.affine(moments, weight, bias, affine);
             if norm.scale_shift.is_some() {
                 let (scale, shift) = extra[sample * 2 * c..][..2 * c].split_at(c);
@@ -202,28 +202,47 @@ struct Groups {
 }
 
 impl Groups {
-    /// Merges the blocks' moments `[blocks, 2, c]` group by group.
-    fn affine(&mut self, moments: &[f32], weight: &[f32], bias: &[f32], affine: &mut [f32]) {
-        let c = self.c;
-        for group in (0..c).step_by(self.size) {
-            let (mut count, mut mean, mut squares) = (0.0f32, 0.0f32, 0.0f32);
-            for (number, moments) in moments.chunks_exact(2 * c).enumerate() {
-                let more = self.block.min(self.pixels - number * self.block) as f32;
-                for channel in group..group + self.size {
-                    let delta = moments[channel] - mean;
-                    let total = count + more;
-                    mean += delta * (more / total);
-                    squares += moments[c + channel] + delta * delta * (count * more / total);
-                    count = total;
-                }
-            }
-            let scale = 1.0 / libm::sqrtf(squares / count + self.eps);
-            for channel in group..group + self.size {
-                affine[channel] = mean;
-                affine[c + channel] = scale * weight[channel];
-                affine[2 * c + channel] = bias[channel];
+    /// Merges the blocks' moments `[blocks, 2, c]` channel by channel, and the channels' group by
+    /// group.
+    fn affine(&self, moments: &[f32], weight: &[f32], bias: &[f32], affine: &mut [f32]) {
+        let (c, all) = (self.c, self.pixels as f32);
+        let (means, rest) = affine.split_at_mut(c);
+        let (squares, shifts) = rest.split_at_mut(c);
+        let blocks = || {
+            moments.chunks_exact(2 * c).enumerate().map(|(number, moments)| {
+                let count = self.block.min(self.pixels - number * self.block) as f32;
+                (count, moments.split_at(c))
+            })
+        };
+        // Means are summed relative to the first block's, so that a large one costs no precision.
+        let first = &moments[..c];
+        means.fill(0.0);
+        for (count, (mean, _)) in blocks() {
+            for ((sum, mean), first) in means.iter_mut().zip(mean).zip(first) {
+                *sum += count * (mean - first);
             }
         }
+        means.iter_mut().zip(first).for_each(|(mean, first)| *mean = first + *mean / all);
+        squares.fill(0.0);
+        for (count, (mean, deviations)) in blocks() {
+            let merged = means.iter().zip(mean).zip(deviations);
+            for (square, ((all, mean), deviation)) in squares.iter_mut().zip(merged) {
+                *square += deviation + count * (mean - all) * (mean - all);
+            }
+        }
+        for group in (0..c).step_by(self.size) {
+            let channels = group..group + self.size;
+            let (means, squares) = (&mut means[channels.clone()], &mut squares[channels.clone()]);
+            let first = means[0];
+            let mean =
+                means.iter().map(|mean| mean - first).sum::<f32>() / self.size as f32 + first;
+            let between = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f32>();
+            let squared = squares.iter().sum::<f32>() + all * between;
+            let scale = 1.0 / libm::sqrtf(squared / (all * self.size as f32) + self.eps);
+            means.fill(mean);
+            squares.iter_mut().zip(&weight[channels]).for_each(|(to, weight)| *to = scale * weight);
+        }
+        shifts.copy_from_slice(bias);
     }
 }
 
@@ -262,7 +281,7 @@ pub fn layer_norm(
                     isa.layer_norm_f32(x, weight, bias, eps, floats_of_mut(out));
                 } else {
                     isa.layer_norm_f32(x, weight, bias, eps, row);
-                    write_row(isa, form, row, out);
+                    write_rows(isa, form, row, c, out);
                 }
             }
         });

@@ -196,8 +196,9 @@ pub struct PanelMut<'a> {
 
 /// Packs the panel that begins at output channel `first` of `weight` `[n, channels, taps]`.
 ///
-/// int8: `q = round(w / scale)` with the channel's `scale = max|w| / 127`. int4: a group's own
-/// scale is its largest magnitude over 7, rounded to a whole multiple, at most 15, of the channel's.
+/// int8: `q = round(w / scale)` with the channel's `scale = max|w| / 127`. int4: a group's scale is
+/// about its largest magnitude over 7: the whole multiple, at most 15, of the channel's that loses
+/// least.
 ///
 /// # Panics
 /// Where a slice is not of its size.

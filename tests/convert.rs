@@ -1,0 +1,452 @@
+//! Packed models: what `mote convert` writes, that it is read in place of the folder, and that no
+//! damage to it goes unnoticed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mote::arch::Isa;
+use mote::exec::Sequential;
+use mote::mem::Arena;
+use mote::ops::Context;
+use mote::tensor::{DType, Shape};
+use mote::weights::{Path as Name, Weight, Weights};
+use mote_cli::config::unet_2d;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+
+const TYPES: [&str; 5] = ["f32", "bf16", "f16", "int8", "int4"];
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pipelines").join(path)
+}
+
+fn mote(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mote")).args(arguments).output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("the binary speaks UTF-8")
+}
+
+/// Standard output of a run that succeeds.
+fn says(arguments: &[&str]) -> String {
+    let output = mote(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The one line of standard error of a run that fails.
+fn fails(arguments: &[&str]) -> String {
+    let output = mote(arguments);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+    assert!(output.stdout.is_empty(), "{arguments:?} wrote {}", text(&output.stdout));
+    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
+    error
+}
+
+fn str(path: &Path) -> &str {
+    path.to_str().expect("the tests' paths are UTF-8")
+}
+
+/// Takes every weight to be there, and remembers its shape.
+struct Recorder(BTreeMap<String, Vec<usize>>);
+
+impl Weights for Recorder {
+    fn find(&mut self, name: &str, expected: Shape) -> mote::Result<Option<Weight>> {
+        let bytes = 4 * expected.elements()?;
+        self.0.insert(name.into(), expected.as_slice().to_vec());
+        Ok(Some(Weight { dtype: DType::F32, shape: expected, part: 0, begin: 0, bytes }))
+    }
+
+    fn contains(&mut self, _name: &str) -> bool {
+        false
+    }
+
+    fn is_staged(&self) -> bool {
+        false
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        _weight: &Weight,
+        _start: usize,
+        _len: usize,
+        _staging: &'a mut [u8],
+    ) -> mote::Result<&'a [u8]> {
+        Err(mote::Error::WeightRead)
+    }
+}
+
+/// Values as a fresh network has them: norms 1, biases 0, weights uniform about 0 so that a sum
+/// keeps its size.
+fn values(name: &str, shape: &[usize], state: &mut u32) -> Vec<u8> {
+    let count: usize = shape.iter().product();
+    let bound = (3.0 / (count / shape[0]) as f32).sqrt();
+    let mut bytes = Vec::with_capacity(4 * count);
+    for _ in 0..count {
+        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let uniform = (*state >> 8) as f32 / (1 << 23) as f32 - 1.0;
+        let value = match (shape.len(), name.ends_with("weight")) {
+            (1, true) => 1.0,
+            (1, false) => 0.0,
+            _ => bound * uniform,
+        };
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes
+}
+
+/// A model for pictures of 16x16, wide enough that products are packed as integers, and of widths
+/// that are multiples of nothing.
+fn model() -> (tempfile::TempDir, PathBuf) {
+    let kept = tempfile::tempdir().unwrap();
+    let folder = kept.path().join("model");
+    for name in ["unet", "scheduler"] {
+        fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    let scheduler = "scheduler/scheduler_config.json";
+    fs::copy(golden("ddim-eta-batch-2/model").join(scheduler), folder.join(scheduler)).unwrap();
+    let index = json!({ "_class_name": "DDIMPipeline", "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", "DDIMScheduler"] });
+    fs::write(folder.join("model_index.json"), index.to_string()).unwrap();
+    let config = json!({ "_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 3,
+        "out_channels": 3, "layers_per_block": 1, "block_out_channels": [36, 52],
+        "norm_num_groups": 4, "attention_head_dim": 4, "act_fn": "silu",
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"] });
+    fs::write(folder.join("unet/config.json"), config.to_string()).unwrap();
+    let unet = unet_2d::read(&folder.join("unet/config.json")).unwrap();
+    let mut recorder = Recorder(BTreeMap::new());
+    let mut cx = Context::new(Arena::measuring(), Isa::SCALAR, &Sequential, &mut recorder);
+    let x = cx.tensor(Shape::new([1, 16, 16, 3])).unwrap();
+    unet.forward(&mut cx, &Name::root(), x, &[0.0], None).unwrap();
+    let (mut header, mut data, mut state) = (json!({}), Vec::new(), 1);
+    for (name, shape) in &recorder.0 {
+        let begin = data.len();
+        data.extend(values(name, shape, &mut state));
+        header[name] =
+            json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] });
+    }
+    let file = folder.join("unet/diffusion_pytorch_model.safetensors");
+    fs::write(file, whole(&header.to_string(), &data)).unwrap();
+    (kept, folder)
+}
+
+/// A safetensors file.
+fn whole(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend(data);
+    file
+}
+
+/// A file's header and data.
+fn parts(file: &[u8]) -> (Value, &[u8]) {
+    let len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    (serde_json::from_slice(&file[8..8 + len]).unwrap(), &file[8 + len..])
+}
+
+fn convert(model: &Path, dtype: &str, to: &Path) -> Value {
+    let report = says(&["convert", "-m", str(model), "--type", dtype, "-o", str(to), "--json"]);
+    serde_json::from_str(&report).unwrap()
+}
+
+/// Arguments that say what to draw, for a model that wants to know.
+fn request(model: &Path) -> &'static [&'static str] {
+    let words = ["-p", "a red circle", "-W", "24", "-H", "24"].as_slice();
+    if model.ends_with("shared-sd") { words } else { &[] }
+}
+
+fn pixels(model: &Path, more: &[&str], like: &Path) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.png");
+    let all = ["generate", "--quiet", "--steps", "3", "-m", str(model), "-o", str(&out)];
+    says(&[&all, more, request(like)].concat());
+    let file = std::io::BufReader::new(fs::File::open(&out).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut bytes).unwrap();
+    bytes
+}
+
+/// Peak signal-to-noise ratio in dB.
+fn psnr(a: &[u8], b: &[u8]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum::<f64>();
+    20.0 * 255f64.log10() - 10.0 * (squares / a.len() as f64).log10()
+}
+
+fn models() -> (tempfile::TempDir, [PathBuf; 3]) {
+    let (kept, wide) = model();
+    (kept, [wide, golden("shared-sd"), golden("ddim-eta-batch-2/model")])
+}
+
+#[test]
+fn any_program_can_load_the_file_and_its_tensors_are_aligned() {
+    let (_kept, models) = models();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    for (model, dtype) in models.iter().flat_map(|model| TYPES.map(|dtype| (model, dtype))) {
+        convert(model, dtype, &file);
+        let bytes = fs::read(&file).unwrap();
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        let told = metadata.metadata().clone().unwrap();
+        let told = ["format", "version", "type"].map(|key| told[key].as_str());
+        assert_eq!(told, ["mote", "1", dtype]);
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let mut files = 0;
+        for (name, tensor) in tensors.tensors() {
+            let (data, at) = (tensor.data(), tensor.data().as_ptr().addr() - bytes.as_ptr().addr());
+            let is_whole = data.len().is_multiple_of(64);
+            assert!(!is_whole || at.is_multiple_of(64), "{name} begins at {at}");
+            assert!(at.is_multiple_of(tensor.dtype().bitsize() / 8), "{name} begins at {at}");
+            if let Some(path) = name.strip_prefix("file:") {
+                assert_eq!(
+                    (tensor.dtype(), fs::read(model.join(path)).unwrap()),
+                    (Dtype::U8, data.into())
+                );
+                files += 1;
+            }
+        }
+        assert!(files >= 3, "{files} files");
+    }
+}
+
+#[test]
+fn the_bytes_are_the_same_for_every_number_of_threads() {
+    let (_kept, model) = model();
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| folder.path().join(name).with_extension("safetensors"));
+    for dtype in TYPES {
+        let common = ["convert", "-m", str(&model), "--type", dtype];
+        says(&[&common[..], &["-t", "1", "-o", str(&a)]].concat());
+        says(&[&common[..], &["-t", "3", "-o", str(&b)]].concat());
+        assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap(), "{dtype}");
+    }
+}
+
+#[test]
+fn a_plan_is_the_same_of_the_file_and_of_the_folder_with_its_type() {
+    let (_kept, models) = models();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    for (model, dtype) in models.iter().flat_map(|model| TYPES.map(|dtype| (model, dtype))) {
+        convert(model, dtype, &file);
+        let plan = |more: &[&str]| says(&[&["plan", "--json"], more, request(model)].concat());
+        let of_file = plan(&["-m", str(&file)]);
+        assert_eq!(of_file, plan(&["-m", str(model), "--type", dtype]), "{dtype}");
+        assert_eq!(of_file, plan(&["-m", str(&file), "--type", dtype]), "{dtype}");
+    }
+}
+
+#[test]
+fn pictures_are_the_same_from_the_file_and_converted_on_the_way_in() {
+    let (_kept, models) = models();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    for model in &models {
+        let plain = pixels(model, &[], model);
+        for dtype in TYPES {
+            convert(model, dtype, &file);
+            let packed = pixels(&file, &[], model);
+            assert_eq!(packed, pixels(model, &["--type", dtype], model), "{dtype}");
+            let near = psnr(&packed, &plain);
+            let least = match dtype {
+                "f32" => f64::INFINITY,
+                "int4" => 20.0,
+                _ => 35.0,
+            };
+            assert!(near >= least, "{} in {dtype}: {near} dB", model.display());
+        }
+    }
+}
+
+#[test]
+fn the_report_tells_sizes_and_errors_in_the_order_of_the_types() {
+    let (_kept, model) = model();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    let reports = TYPES.map(|dtype| convert(&model, dtype, &file));
+    let number = |report: &Value, key: &str| report["networks"][0][key].as_f64().unwrap();
+    let after = reports.each_ref().map(|report| number(report, "after_bytes"));
+    assert!(after[0] > after[1] && after[1] > after[3] && after[3] > after[4], "{after:?}");
+    let [f32, bf16, f16, int8, int4] =
+        reports.each_ref().map(|report| report["outputs"][0]["error"].as_f64().unwrap());
+    assert_eq!(f32, 0.0);
+    assert!(f16 > 0.0 && f16 < bf16, "{f16} {bf16}");
+    assert!(bf16 < 1e-2 && int8 < 2e-2 && int4 < 0.2 && int4 > int8, "{bf16} {int8} {int4}");
+    let layer = |report: &Value, name: &str| {
+        let layers = report["layers"].as_array().unwrap().iter();
+        layers.filter(|layer| layer["name"] == name).map(|layer| layer["type"].clone()).next()
+    };
+    for (name, dtype) in [
+        ("unet.mid_block.resnets.0.conv1.weight", "int8"),
+        ("unet.up_blocks.0.resnets.0.conv_shortcut.weight", "bf16"),
+        ("unet.conv_in.weight", "f32"),
+    ] {
+        assert_eq!(layer(&reports[3], name), Some(dtype.into()), "{name}");
+    }
+    let common = ["convert", "-m", str(&model), "--type", "int8", "-o", str(&file)];
+    let short = says(&common);
+    assert!(short.contains("noise predictor") && !short.contains("conv_in.weight"), "{short}");
+    assert!(says(&[&common[..], &["-v"]].concat()).contains("conv_in.weight"));
+}
+
+#[test]
+fn inspect_describes_a_packed_file_like_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    let model = golden("shared-sd");
+    convert(&model, "f32", &file);
+    let inspect = |path: &Path| -> Value {
+        serde_json::from_str(&says(&["inspect", "--json", str(path)])).unwrap()
+    };
+    let (packed, plain) = (inspect(&file), inspect(&model));
+    assert_eq!((&packed["packed"], &packed["pipeline"]), (&json!("f32"), &plain["pipeline"]));
+    assert_eq!(packed["schedule"], plain["schedule"]);
+    for (packed, plain) in [0, 1, 2].map(|i| (&packed["networks"][i], &plain["networks"][i])) {
+        assert_eq!((&packed["name"], &packed["class"]), (&plain["name"], &plain["class"]));
+    }
+    let text = says(&["inspect", str(&file)]);
+    assert!(text.contains("packed in f32") && text.contains("down_blocks.0"), "{text}");
+}
+
+#[test]
+fn a_file_in_f16_can_be_converted_on_and_others_cannot() {
+    let (_kept, model) = model();
+    let folder = tempfile::tempdir().unwrap();
+    let [f16, int8] = ["f16", "int8"].map(|dtype| {
+        let file = folder.path().join(dtype).with_extension("safetensors");
+        convert(&model, dtype, &file);
+        file
+    });
+    let again = folder.path().join("again.safetensors");
+    convert(&f16, "int8", &again);
+    assert_eq!(pixels(&again, &[], &model), pixels(&f16, &["--type", "int8"], &model));
+    let to = |file: &Path, dtype: &str| {
+        fails(&["convert", "-m", str(file), "--type", dtype, "-o", str(&again)])
+    };
+    assert!(to(&int8, "bf16").contains("is packed in int8"));
+    assert!(to(&int8, "int8").contains("is in int8 already"));
+    let error = fails(&["plan", "-m", str(&int8), "--type", "f32"]);
+    assert!(error.contains("is packed in int8") && error.contains("Leave out --type"), "{error}");
+    assert!(to(&golden("shared-sd").join("unet"), "int8").contains("model_index.json"));
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error_and_leaves_what_was_there() {
+    let (_kept, model) = model();
+    let weights = model.join("unet/diffusion_pytorch_model.safetensors");
+    let before = fs::read(&weights).unwrap();
+    let to = |path: &str| fails(&["convert", "-m", str(&model), "--type", "int8", "-o", path]);
+    assert!(to(str(&weights)).contains("is what is to be converted"));
+    assert_eq!(fs::read(&weights).unwrap(), before);
+    assert!(to("a.bin").contains("Take -o a.safetensors"));
+    assert!(to("no/such/a.safetensors").contains("there is no folder no/such"));
+    assert!(to(str(&model)).contains("is a folder"));
+    if cfg!(target_os = "linux") {
+        let error = to("/dev/full");
+        assert!(error.contains("cannot write /dev/full") && error.contains("Free some"), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.safetensors");
+    fs::write(&out, "the old one").unwrap();
+    if cfg!(unix) {
+        // No file may grow beyond some blocks: as if the disk were full after them.
+        let output = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""])
+            .arg(env!("CARGO_BIN_EXE_mote"))
+            .args(["convert", "-m", str(&model), "--type", "int8", "-o", str(&out)])
+            .output()
+            .unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("cannot write") && error.contains("a.safetensors"), "{error}");
+    }
+    // A weight that is no number shows only in the middle of the work.
+    let mut damaged = before.clone();
+    let end = damaged.len();
+    damaged[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, damaged).unwrap();
+    assert!(to(str(&out)).contains("is not a number"));
+    assert_eq!(fs::read(&out).unwrap(), b"the old one");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// What is wrong with a packed file, done to its header, and what is said of it.
+type Damage = (&'static str, fn(&mut Value));
+
+const DAMAGES: [Damage; 13] = [
+    ("version \"2\"", |header| header["__metadata__"]["version"] = "2".into()),
+    ("version \"\"", |header| header["__metadata__"]["version"] = 1.into()),
+    ("the type \"int2\"", |header| header["__metadata__"]["type"] = "int2".into()),
+    ("none that `mote convert` wrote", |header| header["__metadata__"]["format"] = "pt".into()),
+    ("none that `mote convert` wrote", |header| header["__metadata__"] = json!(["mote"])),
+    ("`unet.mid_block.resnets.0.conv1.weight.scale`: is missing", |header| {
+        header.as_object_mut().unwrap().remove("unet.mid_block.resnets.0.conv1.weight.scale");
+    }),
+    ("no weight `unet.conv_in.weight`", |header| {
+        header.as_object_mut().unwrap().remove("unet.conv_in.weight");
+    }),
+    ("`unet.mid_block.resnets.0.conv1.weight`", |header| {
+        let shape = &mut header["unet.mid_block.resnets.0.conv1.weight"]["shape"];
+        let (panels, steps) = (shape[0].clone(), shape[1].clone());
+        (shape[0], shape[1]) = (steps, panels);
+    }),
+    ("`unet.mid_block.resnets.0.conv1.weight.scale`: weight of shape", |header| {
+        let scale = &mut header["unet.mid_block.resnets.0.conv1.weight.scale"]["shape"];
+        let (panels, rows) = (scale[0].clone(), scale[1].clone());
+        (scale[0], scale[1]) = (rows, panels);
+    }),
+    ("`unet.mid_block.resnets.0.conv1.weight`: weight of shape", |header| {
+        header["unet.mid_block.resnets.0.conv1.weight"]["dtype"] = "U8".into();
+    }),
+    ("`unet.conv_in.bias`: weight of unusable type I8", |header| {
+        let bias = &mut header["unet.conv_in.bias"];
+        let begin = bias["data_offsets"][0].as_u64().unwrap();
+        let end = begin + bias["shape"][0].as_u64().unwrap();
+        *bias = json!({ "dtype": "I8", "shape": bias["shape"], "data_offsets": [begin, end] });
+    }),
+    ("holds no unet/config.json", |header| {
+        header.as_object_mut().unwrap().remove("file:unet/config.json");
+    }),
+    ("holds no model_index.json", |header| {
+        header.as_object_mut().unwrap().remove("file:model_index.json");
+    }),
+];
+
+#[test]
+fn damage_is_told_in_a_sentence() {
+    let (_kept, model) = model();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    convert(&model, "int8", &file);
+    let good = fs::read(&file).unwrap();
+    let (header, data) = parts(&good);
+    // Metadata come first, as they do where `__metadata__` sorts before all other names.
+    fs::write(&file, whole(&header.to_string(), data)).unwrap();
+    says(&["plan", "-m", str(&file)]);
+    for (said, damage) in DAMAGES {
+        let mut header = header.clone();
+        damage(&mut header);
+        fs::write(&file, whole(&header.to_string(), data)).unwrap();
+        let error = fails(&["plan", "-m", str(&file)]);
+        assert!(error.contains(said), "{said}: {error}");
+    }
+    let header_bytes = good.len() - data.len();
+    for len in [0, 7, 8, 30, 100, header_bytes - 1, header_bytes, good.len() / 2, good.len() - 1] {
+        fs::write(&file, &good[..len]).unwrap();
+        fails(&["plan", "-m", str(&file)]);
+        fails(&["generate", "-m", str(&file), "-o", str(&folder.path().join("a.png"))]);
+    }
+    let mut absurd = good.clone();
+    absurd[..8].fill(0xFF);
+    fs::write(&file, absurd).unwrap();
+    fails(&["plan", "-m", str(&file)]);
+    let brackets = format!("{{\"__metadata__\":{}", "[".repeat(1 << 20));
+    fs::write(&file, whole(&brackets, &[])).unwrap();
+    fails(&["plan", "-m", str(&file)]);
+    assert!(!folder.path().join("a.png").exists());
+}
