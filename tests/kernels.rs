@@ -172,7 +172,8 @@ fn sums_and_gates_take_as_many_as_there_are_of_both() {
 
 #[test]
 fn activations_are_within_their_stated_errors() {
-    let functions: [(Activation, fn(f64) -> f64); 5] = [
+    type Function = fn(f64) -> f64;
+    let functions: [(Activation, Function); 5] = [
         (Activation::Silu, |x| x / (1.0 + (-x).exp())),
         (Activation::GeluTanh, |x| {
             let inner = (2.0 / core::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));

@@ -432,7 +432,7 @@ pub const fn to_bf16(x: f32) -> u16 {
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
-    use std::{assert, assert_eq, format, vec};
+    use std::{assert, assert_eq, vec};
 
     use super::*;
 
