@@ -325,7 +325,10 @@ fn a_softmax_in_powers_of_two_is_within_its_stated_error() {
                 assert!((found - expected).abs() <= limit, "{score} on {isa:?}: {found}");
                 total += expected;
             }
-            assert!((f64::from(sum) - total).abs() <= 5e-6 * total + 1e-35, "{len} on {isa:?}: {sum}, not {total}");
+            assert!(
+                (f64::from(sum) - total).abs() <= 5e-6 * total + 1e-35,
+                "{len} on {isa:?}: {sum}, not {total}"
+            );
         }
     }
 }
