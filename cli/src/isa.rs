@@ -76,6 +76,14 @@ fn needs(level: Level) -> &'static [&'static str] {
         Level::Avx512Vnni => const { &with_avx512::<1, 7>(["avx512vnni"]) },
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => const { &with_avx512::<2, 8>(["avx512vnni", "avx512bf16"]) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => &["neon"],
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonDotprod => &["neon", "dotprod"],
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonI8mm => &["neon", "dotprod", "i8mm"],
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonBf16 => &["neon", "dotprod", "i8mm", "bf16"],
         // A level this file does not know yet is not taken.
         _ => &["a feature without a name"],
     }

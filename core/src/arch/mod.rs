@@ -4,6 +4,8 @@
 //! core never detects; the host does, once. `kernels.rs` is the list of all kernels; `scalar.rs` is
 //! fallback, oracle and explanation. An island of `unsafe`: instruction sets and raw loads.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64_neon;
 mod attend;
 mod kernels;
 mod portable;
@@ -47,6 +49,18 @@ pub enum Level {
     /// The same, VNNI and BF16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// aarch64, which always has NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// aarch64 with dotprod.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// aarch64 with dotprod and i8mm.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
+    /// aarch64 with dotprod, i8mm and bf16.
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16,
 }
 
 impl Level {
@@ -63,6 +77,14 @@ impl Level {
         Self::Avx512Vnni,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Bf16,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonDotprod,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonI8mm,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonBf16,
     ];
 
     /// Its name: `scalar`, `avx2`, `avx512`.
@@ -83,6 +105,14 @@ impl Level {
             Self::Avx512Vnni => &x86_avx512::AVX512_VNNI,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => &x86_avx512::AVX512_BF16,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => &aarch64_neon::NEON,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => &aarch64_neon::NEON_DOTPROD,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => &aarch64_neon::NEON_I8MM,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonBf16 => &aarch64_neon::NEON_BF16,
         }
     }
 }
@@ -114,8 +144,25 @@ impl Isa {
         }
         #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma"))]
         return Self(&x86_avx2::AVX2);
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        return Self::compiled_neon();
         #[allow(unreachable_code, reason = "reached where no level above was compiled for")]
         Self::SCALAR
+    }
+
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    fn compiled_neon() -> Self {
+        let has_dotprod = cfg!(target_feature = "dotprod");
+        let has_i8mm = has_dotprod && cfg!(target_feature = "i8mm");
+        Self(if has_i8mm && cfg!(target_feature = "bf16") {
+            &aarch64_neon::NEON_BF16
+        } else if has_i8mm {
+            &aarch64_neon::NEON_I8MM
+        } else if has_dotprod {
+            &aarch64_neon::NEON_DOTPROD
+        } else {
+            &aarch64_neon::NEON
+        })
     }
 
     /// The token for `level`, on the host's word.
@@ -256,7 +303,10 @@ impl Isa {
     /// Where the lengths do not fit.
     pub fn normalise_f32(self, x: &[f32], affine: &[f32], out: &mut [f32]) {
         let c = affine.len() / 3;
-        assert!(c > 0 && affine.len() == 3 * c, "three values per channel");
+        assert!(affine.len() == 3 * c, "three values per channel");
+        if c == 0 {
+            return;
+        }
         assert!(x.len().is_multiple_of(c) && out.len() == x.len(), "whole rows of channels");
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.0.normalise_f32)(x, affine, out) }

@@ -88,7 +88,7 @@ unsafe fn bf16<S: Simd, const SUMS: usize>(rounds: usize) -> f32 {
     let ones = black_box([ONE_BF16; 2 * MAX_LANES]);
     // SAFETY: the caller's; `ones` is as long as the largest register.
     unsafe {
-        let left = [S::left_bf16(ones.as_ptr().cast()); SUMS];
+        let left = [S::left_bf16::<1>(ones.as_ptr().cast()); SUMS];
         let right = S::right_bf16(ones.as_ptr().cast());
         let mut sums = [S::zero(); SUMS];
         for (i, sum) in sums.iter_mut().enumerate() {
@@ -97,7 +97,7 @@ unsafe fn bf16<S: Simd, const SUMS: usize>(rounds: usize) -> f32 {
         for _ in 0..rounds {
             let left = black_box(&left);
             for (sum, left) in sums.iter_mut().zip(left) {
-                *sum = S::dot_bf16(*sum, *left, right);
+                *sum = S::dot_bf16::<0>(*sum, *left, right);
             }
         }
         total::<S, SUMS>(&sums)
@@ -111,7 +111,7 @@ unsafe fn q8<S: Simd, const SUMS: usize>(rounds: usize) -> f32 {
     let ones = black_box([1u8; 4 * MAX_LANES]);
     // SAFETY: the caller's; `ones` is as long as the largest register.
     unsafe {
-        let left = [S::left_q8(bytes.as_ptr()); SUMS];
+        let left = [S::left_q8::<1>(bytes.as_ptr()); SUMS];
         let right = S::right_q8(ones.as_ptr());
         let mut sums = [S::zero_i32(); SUMS];
         for (i, sum) in sums.iter_mut().enumerate() {
@@ -120,7 +120,7 @@ unsafe fn q8<S: Simd, const SUMS: usize>(rounds: usize) -> f32 {
         for _ in 0..rounds {
             let left = black_box(&left);
             for (sum, left) in sums.iter_mut().zip(left) {
-                *sum = S::dot_q8(*sum, *left, right);
+                *sum = S::dot_q8::<0>(*sum, *left, right);
             }
         }
         let mut floats = [S::zero(); SUMS];

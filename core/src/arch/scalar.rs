@@ -123,7 +123,12 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn left_bf16(from: *const u8) -> u32 {
+    unsafe fn half_bf16<const ODD: bool>(words: Self::F) -> Self::F {
+        words.map(|word| bf16(u32::from_le(word.to_bits()), u32::from(ODD)))
+    }
+
+    #[inline(always)]
+    unsafe fn left_bf16<const STEPS: usize>(from: *const u8) -> u32 {
         // SAFETY: the caller's.
         u32::from_le(unsafe { from.cast::<u32>().read_unaligned() })
     }
@@ -135,12 +140,12 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn dot_bf16(sums: Self::F, a: u32, b: Self::RightBf16) -> Self::F {
+    unsafe fn dot_bf16<const LANE: usize>(sums: Self::F, a: u32, b: Self::RightBf16) -> Self::F {
         each(sums, |i, sum| sum + bf16(a, 0) * bf16(b[i], 0) + bf16(a, 1) * bf16(b[i], 1))
     }
 
     #[inline(always)]
-    unsafe fn left_q8(from: *const u8) -> Self::LeftQ8 {
+    unsafe fn left_q8<const STEPS: usize>(from: *const u8) -> Self::LeftQ8 {
         // SAFETY: the caller's.
         unsafe { from.cast::<[u8; 4]>().read() }.map(i32::from)
     }
@@ -152,7 +157,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn dot_q8(sums: Self::I, a: Self::LeftQ8, b: Self::RightQ8) -> Self::I {
+    unsafe fn dot_q8<const LANE: usize>(
+        sums: Self::I,
+        a: Self::LeftQ8,
+        b: Self::RightQ8,
+    ) -> Self::I {
         each(sums, |i, mut sum| {
             for (a, b) in a.iter().zip(b[i]) {
                 sum = sum.wrapping_add(a * i32::from(b));

@@ -4,24 +4,33 @@
 ///
 /// Every step of a product reads four bytes of each row of the left side (one f32, two bf16 or
 /// four 8-bit integers) and, for each column of the right side, the four bytes that go with them.
+/// Where an instruction set multiplies by a lane of a register, the left side is read `STEPS` = 4
+/// steps at a time, and `dot…` takes step `LANE` of them; else both are 1 step, and lane 0.
 ///
 /// # Safety
 /// All functions need the CPU's features; those that take a pointer read or write as many bytes as
-/// the register holds (`left…`: four bytes), at any alignment.
+/// the register holds (`left…`: four bytes a step), at any alignment.
 pub(super) trait Simd: Copy {
     /// f32 lanes of a register.
     const LANES: usize;
     /// What [`Simd::left_q8`] takes off the unsigned integers of the left side.
     const LEFT_BIAS: i32;
+    /// Whether f32 and bf16 are multiplied by a lane of a register.
+    const BY_LANE: bool = false;
+    /// Whether 8-bit integers are.
+    const BY_LANE_Q8: bool = false;
+    /// Whether, by lane, the even bf16 of four steps are multiplied first and then the odd ones:
+    /// widened all at once, they would push sums out of the registers.
+    const BF16_BY_HALVES: bool = false;
     /// A register of f32.
     type F: Copy;
     /// A register of i32.
     type I: Copy;
-    /// Two bf16 of a row, in every lane, as [`Simd::dot_bf16`] wants them.
+    /// Two bf16 of a row, as [`Simd::dot_bf16`] wants them.
     type LeftBf16: Copy;
     /// Two bf16 of each column.
     type RightBf16: Copy;
-    /// Four unsigned integers of a row, in every lane, as [`Simd::dot_q8`] wants them.
+    /// Four unsigned integers of a row, as [`Simd::dot_q8`] wants them.
     type LeftQ8: Copy;
     /// Four signed integers of each column.
     type RightQ8: Copy;
@@ -53,13 +62,36 @@ pub(super) trait Simd: Copy {
     /// `c − a · b`
     unsafe fn mul_sub_i32(c: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
-    unsafe fn left_bf16(from: *const u8) -> Self::LeftBf16;
+    #[inline(always)]
+    unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { Self::splat(from.cast::<f32>().read_unaligned()) }
+    }
+
+    /// `sums + a·b` in each lane.
+    #[inline(always)]
+    unsafe fn dot_f32<const LANE: usize>(sums: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { Self::mul_add(a, b, sums) }
+    }
+
+    /// The even or the odd bf16 of each word.
+    unsafe fn half_bf16<const ODD: bool>(words: Self::F) -> Self::F;
+    unsafe fn left_bf16<const STEPS: usize>(from: *const u8) -> Self::LeftBf16;
     unsafe fn right_bf16(from: *const u8) -> Self::RightBf16;
     /// `sums + a₀·b₀ + a₁·b₁` in each lane.
-    unsafe fn dot_bf16(sums: Self::F, a: Self::LeftBf16, b: Self::RightBf16) -> Self::F;
+    unsafe fn dot_bf16<const LANE: usize>(
+        sums: Self::F,
+        a: Self::LeftBf16,
+        b: Self::RightBf16,
+    ) -> Self::F;
 
-    unsafe fn left_q8(from: *const u8) -> Self::LeftQ8;
+    unsafe fn left_q8<const STEPS: usize>(from: *const u8) -> Self::LeftQ8;
     unsafe fn right_q8(from: *const u8) -> Self::RightQ8;
     /// `sums + Σ (aᵢ − LEFT_BIAS)·bᵢ` in each lane, exactly.
-    unsafe fn dot_q8(sums: Self::I, a: Self::LeftQ8, b: Self::RightQ8) -> Self::I;
+    unsafe fn dot_q8<const LANE: usize>(
+        sums: Self::I,
+        a: Self::LeftQ8,
+        b: Self::RightQ8,
+    ) -> Self::I;
 }

@@ -15,24 +15,41 @@ use crate::tensor::PANEL;
 const STEP: usize = 4 * PANEL;
 
 /// How numbers of one type are multiplied and summed.
-pub(super) trait Sums<S: Simd> {
+pub(super) trait Sums<S: Simd>: Sized {
     type Left: Copy;
     type Right: Copy;
     type Sum: Copy;
+    /// Whether four steps are taken at once.
+    const BY_LANE: bool;
     unsafe fn zero() -> Self::Sum;
-    unsafe fn left(from: *const u8) -> Self::Left;
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left;
     unsafe fn right(from: *const u8) -> Self::Right;
-    unsafe fn step(sum: Self::Sum, a: Self::Left, b: Self::Right) -> Self::Sum;
+    unsafe fn step<const LANE: usize>(sum: Self::Sum, a: Self::Left, b: Self::Right) -> Self::Sum;
+
+    /// Four steps from `step` on.
+    #[inline(always)]
+    unsafe fn four_steps<const MR: usize, const REGS: usize>(
+        sums: &mut [[Self::Sum; REGS]; MR],
+        rows: &[*const u8; MR],
+        right: &[*const u8; REGS],
+        step: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe { by_lane::<S, Self, MR, REGS>(sums, rows, right, step) }
+    }
 }
 
 pub(super) struct F32;
 pub(super) struct Bf16;
+/// The even or the odd ones of bf16, as f32.
+struct HalfBf16<const ODD: bool>;
 struct Q8;
 
 impl<S: Simd> Sums<S> for F32 {
     type Left = S::F;
     type Right = S::F;
     type Sum = S::F;
+    const BY_LANE: bool = S::BY_LANE;
 
     #[inline(always)]
     unsafe fn zero() -> S::F {
@@ -40,8 +57,8 @@ impl<S: Simd> Sums<S> for F32 {
     }
 
     #[inline(always)]
-    unsafe fn left(from: *const u8) -> S::F {
-        unsafe { S::splat(from.cast::<f32>().read_unaligned()) }
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> S::F {
+        unsafe { S::left_f32::<STEPS>(from) }
     }
 
     #[inline(always)]
@@ -50,8 +67,8 @@ impl<S: Simd> Sums<S> for F32 {
     }
 
     #[inline(always)]
-    unsafe fn step(sum: S::F, a: S::F, b: S::F) -> S::F {
-        unsafe { S::mul_add(a, b, sum) }
+    unsafe fn step<const LANE: usize>(sum: S::F, a: S::F, b: S::F) -> S::F {
+        unsafe { S::dot_f32::<LANE>(sum, a, b) }
     }
 }
 
@@ -59,6 +76,7 @@ impl<S: Simd> Sums<S> for Bf16 {
     type Left = S::LeftBf16;
     type Right = S::RightBf16;
     type Sum = S::F;
+    const BY_LANE: bool = S::BY_LANE;
 
     #[inline(always)]
     unsafe fn zero() -> S::F {
@@ -66,8 +84,8 @@ impl<S: Simd> Sums<S> for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn left(from: *const u8) -> Self::Left {
-        unsafe { S::left_bf16(from) }
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left {
+        unsafe { S::left_bf16::<STEPS>(from) }
     }
 
     #[inline(always)]
@@ -76,8 +94,55 @@ impl<S: Simd> Sums<S> for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn step(sum: S::F, a: Self::Left, b: Self::Right) -> S::F {
-        unsafe { S::dot_bf16(sum, a, b) }
+    unsafe fn step<const LANE: usize>(sum: S::F, a: Self::Left, b: Self::Right) -> S::F {
+        unsafe { S::dot_bf16::<LANE>(sum, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn four_steps<const MR: usize, const REGS: usize>(
+        sums: &mut [[S::F; REGS]; MR],
+        rows: &[*const u8; MR],
+        right: &[*const u8; REGS],
+        step: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            if S::BF16_BY_HALVES {
+                by_lane::<S, HalfBf16<false>, MR, REGS>(sums, rows, right, step);
+                // The bytes are read again, not kept: there are no registers for that.
+                compiler_fence(Ordering::SeqCst);
+                by_lane::<S, HalfBf16<true>, MR, REGS>(sums, rows, right, step);
+            } else {
+                by_lane::<S, Self, MR, REGS>(sums, rows, right, step);
+            }
+        }
+    }
+}
+
+impl<S: Simd, const ODD: bool> Sums<S> for HalfBf16<ODD> {
+    type Left = S::F;
+    type Right = S::F;
+    type Sum = S::F;
+    const BY_LANE: bool = S::BY_LANE;
+
+    #[inline(always)]
+    unsafe fn zero() -> S::F {
+        unsafe { S::zero() }
+    }
+
+    #[inline(always)]
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> S::F {
+        unsafe { S::half_bf16::<ODD>(S::left_f32::<STEPS>(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn right(from: *const u8) -> S::F {
+        unsafe { S::half_bf16::<ODD>(S::load(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const LANE: usize>(sum: S::F, a: S::F, b: S::F) -> S::F {
+        unsafe { S::dot_f32::<LANE>(sum, a, b) }
     }
 }
 
@@ -85,6 +150,7 @@ impl<S: Simd> Sums<S> for Q8 {
     type Left = S::LeftQ8;
     type Right = S::RightQ8;
     type Sum = S::I;
+    const BY_LANE: bool = S::BY_LANE_Q8;
 
     #[inline(always)]
     unsafe fn zero() -> S::I {
@@ -92,8 +158,8 @@ impl<S: Simd> Sums<S> for Q8 {
     }
 
     #[inline(always)]
-    unsafe fn left(from: *const u8) -> Self::Left {
-        unsafe { S::left_q8(from) }
+    unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left {
+        unsafe { S::left_q8::<STEPS>(from) }
     }
 
     #[inline(always)]
@@ -102,8 +168,48 @@ impl<S: Simd> Sums<S> for Q8 {
     }
 
     #[inline(always)]
-    unsafe fn step(sum: S::I, a: Self::Left, b: Self::Right) -> S::I {
-        unsafe { S::dot_q8(sum, a, b) }
+    unsafe fn step<const LANE: usize>(sum: S::I, a: Self::Left, b: Self::Right) -> S::I {
+        unsafe { S::dot_q8::<LANE>(sum, a, b) }
+    }
+}
+
+/// One step of all registers: the left side is lane `LANE` of what was read.
+#[inline(always)]
+unsafe fn one_lane<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize, const LANE: usize>(
+    sums: &mut [[A::Sum; REGS]; MR],
+    left: &[A::Left; MR],
+    right: &[*const u8; REGS],
+    step: usize,
+) {
+    for j in 0..REGS {
+        // SAFETY: the caller's: each panel holds more than `step` steps.
+        unsafe {
+            let b = A::right(right[j].add(step * STEP));
+            for r in 0..MR {
+                sums[r][j] = A::step::<LANE>(sums[r][j], left[r], b);
+            }
+        }
+    }
+}
+
+/// Four steps from `step` on, the left side of all in one register a row.
+#[inline(always)]
+unsafe fn by_lane<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
+    sums: &mut [[A::Sum; REGS]; MR],
+    rows: &[*const u8; MR],
+    right: &[*const u8; REGS],
+    step: usize,
+) {
+    // SAFETY: the caller's: each row holds four words from `step` on, and each panel four steps.
+    unsafe {
+        let mut left = [A::left::<4>(rows[0].add(4 * step)); MR];
+        for r in 1..MR {
+            left[r] = A::left::<4>(rows[r].add(4 * step));
+        }
+        one_lane::<S, A, MR, REGS, 0>(sums, &left, right, step);
+        one_lane::<S, A, MR, REGS, 1>(sums, &left, right, step + 1);
+        one_lane::<S, A, MR, REGS, 2>(sums, &left, right, step + 2);
+        one_lane::<S, A, MR, REGS, 3>(sums, &left, right, step + 3);
     }
 }
 
@@ -115,7 +221,12 @@ pub(super) unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: u
     right: &[*const u8; REGS],
     steps: usize,
 ) {
-    for step in 0..steps {
+    let whole = if A::BY_LANE { steps / 4 * 4 } else { 0 };
+    for step in (0..whole).step_by(4) {
+        // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
+        unsafe { A::four_steps(sums, rows, right, step) };
+    }
+    for step in whole..steps {
         // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
         unsafe {
             let mut b = [A::right(right[0].add(step * STEP)); REGS];
@@ -123,9 +234,9 @@ pub(super) unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: u
                 b[j] = A::right(right[j].add(step * STEP));
             }
             for r in 0..MR {
-                let a = A::left(rows[r].add(4 * step));
+                let a = A::left::<1>(rows[r].add(4 * step));
                 for j in 0..REGS {
-                    sums[r][j] = A::step(sums[r][j], a, b[j]);
+                    sums[r][j] = A::step::<0>(sums[r][j], a, b[j]);
                 }
                 // Loads stay beside their use: fetched early, they would push sums out of the
                 // registers.

@@ -23,17 +23,6 @@ unsafe fn signed_halves(x: __m256i) -> [__m256i; 2] {
     unsafe { [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x)] }
 }
 
-/// The even and the odd bf16 of each word, as f32.
-#[inline(always)]
-unsafe fn widened(x: __m256i) -> [__m256; 2] {
-    // SAFETY: the caller's.
-    unsafe {
-        let high = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
-        let [even, odd] = [_mm256_slli_epi32::<16>(x), _mm256_and_si256(x, high)];
-        [_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd)]
-    }
-}
-
 // SAFETY (of all that follows): the caller's, as `Simd` says.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "each is what the trait asks of its caller")]
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
@@ -140,22 +129,40 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn left_bf16(from: *const u8) -> [__m256; 2] {
-        unsafe { widened(_mm256_set1_epi32(from.cast::<i32>().read_unaligned())) }
+    unsafe fn half_bf16<const ODD: bool>(words: __m256) -> __m256 {
+        unsafe {
+            let words = _mm256_castps_si256(words);
+            _mm256_castsi256_ps(if ODD {
+                _mm256_and_si256(words, _mm256_set1_epi32(0xFFFF_0000_u32 as i32))
+            } else {
+                _mm256_slli_epi32::<16>(words)
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn left_bf16<const STEPS: usize>(from: *const u8) -> [__m256; 2] {
+        unsafe {
+            let words = Self::left_f32::<STEPS>(from);
+            [Self::half_bf16::<false>(words), Self::half_bf16::<true>(words)]
+        }
     }
 
     #[inline(always)]
     unsafe fn right_bf16(from: *const u8) -> [__m256; 2] {
-        unsafe { widened(_mm256_loadu_si256(from.cast())) }
+        unsafe {
+            let words = Self::load(from.cast());
+            [Self::half_bf16::<false>(words), Self::half_bf16::<true>(words)]
+        }
     }
 
     #[inline(always)]
-    unsafe fn dot_bf16(sums: __m256, a: [__m256; 2], b: [__m256; 2]) -> __m256 {
+    unsafe fn dot_bf16<const LANE: usize>(sums: __m256, a: [__m256; 2], b: [__m256; 2]) -> __m256 {
         unsafe { _mm256_fmadd_ps(a[1], b[1], _mm256_fmadd_ps(a[0], b[0], sums)) }
     }
 
     #[inline(always)]
-    unsafe fn left_q8(from: *const u8) -> [__m256i; 2] {
+    unsafe fn left_q8<const STEPS: usize>(from: *const u8) -> [__m256i; 2] {
         unsafe {
             let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
             if VNNI { [word; 2] } else { unsigned_halves(word) }
@@ -171,7 +178,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn dot_q8(sums: __m256i, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
+    unsafe fn dot_q8<const LANE: usize>(
+        sums: __m256i,
+        a: [__m256i; 2],
+        b: [__m256i; 2],
+    ) -> __m256i {
         unsafe {
             if VNNI {
                 return _mm256_dpbusd_avx_epi32(sums, a[0], b[0]);

@@ -121,7 +121,19 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn left_bf16(from: *const u8) -> __m512i {
+    unsafe fn half_bf16<const ODD: bool>(words: __m512) -> __m512 {
+        unsafe {
+            let words = _mm512_castps_si512(words);
+            _mm512_castsi512_ps(if ODD {
+                _mm512_and_si512(words, _mm512_set1_epi32(0xFFFF_0000_u32 as i32))
+            } else {
+                _mm512_slli_epi32::<16>(words)
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn left_bf16<const STEPS: usize>(from: *const u8) -> __m512i {
         unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
     }
 
@@ -131,20 +143,20 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn dot_bf16(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
+    unsafe fn dot_bf16<const LANE: usize>(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
         unsafe {
             if BF16 {
                 return _mm512_dpbf16_ps(sums, as_bf16(a), as_bf16(b));
             }
-            let high = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
-            let odd = |x| _mm512_castsi512_ps(_mm512_and_si512(x, high));
-            let even = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
-            _mm512_fmadd_ps(odd(a), odd(b), _mm512_fmadd_ps(even(a), even(b), sums))
+            let [a, b] = [_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)];
+            let [a_even, b_even] = [Self::half_bf16::<false>(a), Self::half_bf16::<false>(b)];
+            let [a_odd, b_odd] = [Self::half_bf16::<true>(a), Self::half_bf16::<true>(b)];
+            _mm512_fmadd_ps(a_odd, b_odd, _mm512_fmadd_ps(a_even, b_even, sums))
         }
     }
 
     #[inline(always)]
-    unsafe fn left_q8(from: *const u8) -> __m512i {
+    unsafe fn left_q8<const STEPS: usize>(from: *const u8) -> __m512i {
         unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
     }
 
@@ -154,7 +166,7 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn dot_q8(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    unsafe fn dot_q8<const LANE: usize>(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
         unsafe {
             if VNNI {
                 return _mm512_dpbusd_epi32(sums, a, b);
