@@ -5,7 +5,6 @@ use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
 pub use mote_cli::isa::all as isas;
 
-
 /// Every weight a layer asks for, in f16, small and never zero.
 pub struct Alike {
     bytes: Vec<u8>,

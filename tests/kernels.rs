@@ -1,7 +1,9 @@
-//! Every kernel of every instruction set this machine has, against its scalar twin, on awkward
-//! lengths.
+//! Every kernel of every instruction set this machine has, but the product, against its scalar twin
+//! and a plain loop, on awkward lengths.
 
-use mote::arch::{Activation, Gather, Isa, MAX_TAPS, NO_ROW};
+use half::bf16;
+use mote::arch::{Activation, Attend, Isa, KEYS};
+use mote::tensor::PANEL;
 use mote_tests::{isas, numbers};
 
 const LENGTHS: [usize; 12] = [0, 1, 2, 3, 7, 15, 16, 17, 31, 33, 64, 257];
@@ -13,6 +15,10 @@ fn ulps(a: f32, b: f32) -> u32 {
         if bits < 0 { i32::MIN.wrapping_sub(bits) } else { bits }
     };
     if a == b { 0 } else { ordered(a).abs_diff(ordered(b)) }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
 }
 
 /// Values over many magnitudes, zeros and the ends of the range among them.
@@ -67,13 +73,374 @@ fn the_exponential_is_within_its_stated_error() {
 #[test]
 fn normalising_is_the_same_on_every_instruction_set() {
     for (isa, len) in isas().into_iter().flat_map(|isa| LENGTHS.map(|len| (isa, len))) {
-        let [mean, scale, shift] = [4, 5, 6].map(|seed| numbers(seed, len));
-        let (mut expected, mut found) = (values(len), values(len));
-        Isa::SCALAR.normalise_f32(&mut expected, &mean, &scale, &shift);
-        isa.normalise_f32(&mut found, &mean, &scale, &shift);
+        let (x, affine) = (values(len), numbers(4, 3 * len));
+        let [mut expected, mut found] = [(); 2].map(|()| vec![f32::NAN; len]);
+        Isa::SCALAR.normalise_f32(&x, &affine, &mut expected);
+        isa.normalise_f32(&x, &affine, &mut found);
         assert_eq!(found, expected);
-        for (i, x) in values(len).iter().enumerate() {
-            assert_eq!(expected[i], (x - mean[i]) * scale[i] + shift[i]);
+        for (i, x) in x.iter().enumerate() {
+            assert_eq!(expected[i], (x - affine[i]) * affine[len + i] + affine[2 * len + i]);
+        }
+    }
+}
+
+#[test]
+fn layer_normalisation_is_what_its_formula_says() {
+    for (isa, len) in isas().into_iter().flat_map(|isa| LENGTHS.map(|len| (isa, len))) {
+        // A mean that is large against the deviations.
+        let x: Vec<f32> = numbers(5, len).iter().map(|x| 20.0 + x).collect();
+        let [weight, bias] = [6, 7].map(|seed| numbers(seed, len));
+        let [mut expected, mut found] = [(); 2].map(|()| vec![f32::NAN; len]);
+        Isa::SCALAR.layer_norm_f32(&x, &weight, &bias, 1e-5, &mut expected);
+        isa.layer_norm_f32(&x, &weight, &bias, 1e-5, &mut found);
+        assert_eq!(bits(&found), bits(&expected), "{len} on {isa:?}");
+        let [mean, squares] = moments(x.iter().copied());
+        for (i, x) in x.iter().enumerate() {
+            let share = (f64::from(*x) - mean) / (squares / len as f64 + 1e-5).sqrt();
+            let expected = share * f64::from(weight[i]) + f64::from(bias[i]);
+            assert!((f64::from(found[i]) - expected).abs() < 2e-5, "{len} on {isa:?}");
+        }
+    }
+}
+
+/// The mean of some numbers and the sum of their squared deviations from it.
+fn moments(x: impl Iterator<Item = f32> + Clone) -> [f64; 2] {
+    let mean = x.clone().map(f64::from).sum::<f64>() / x.clone().count() as f64;
+    [mean, x.map(|x| (f64::from(x) - mean).powi(2)).sum()]
+}
+
+#[test]
+fn moments_are_those_of_each_channel() {
+    for (isa, c) in isas().into_iter().flat_map(|isa| LENGTHS[1..].iter().map(move |&c| (isa, c))) {
+        for pixels in [1, 2, 5, 17] {
+            let x: Vec<f32> = numbers(8, pixels * c).iter().map(|x| 20.0 + x).collect();
+            let [mut expected, mut found] = [(); 2].map(|()| vec![f32::NAN; 2 * c]);
+            Isa::SCALAR.moments_f32(&x, &mut expected);
+            isa.moments_f32(&x, &mut found);
+            assert_eq!(bits(&found), bits(&expected), "{pixels}x{c} on {isa:?}");
+            for channel in 0..c {
+                let [mean, squares] = moments(x[channel..].iter().copied().step_by(c));
+                assert!((f64::from(found[channel]) - mean).abs() < 1e-5);
+                assert!((f64::from(found[c + channel]) - squares).abs() < 1e-5 * (1.0 + squares));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_number_is_found_wherever_it_stands() {
+    for (isa, len) in isas().into_iter().flat_map(|isa| LENGTHS.map(|len| (isa, len))) {
+        let mut x: Vec<f32> = numbers(9, len).iter().map(|x| x - 2.0).collect();
+        assert_eq!(isa.max_f32(&x, 5.0), 5.0);
+        let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert_eq!(isa.max_f32(&x, f32::NEG_INFINITY), largest);
+        for at in 0..len {
+            let before = core::mem::replace(&mut x[at], 0.5);
+            assert_eq!(isa.max_f32(&x, -0.5), 0.5, "number {at} of {len} on {isa:?}");
+            x[at] = before;
+        }
+    }
+}
+
+#[test]
+fn sums_and_gates_take_as_many_as_there_are_of_both() {
+    for (isa, len) in isas().into_iter().flat_map(|isa| LENGTHS.map(|len| (isa, len))) {
+        for (more, other_more) in [(0, 0), (0, 3), (3, 0)] {
+            let (before, other) = (values(len + more), values(len + other_more + 1));
+            let (other, rest) = (&other[1..], len);
+            let mut x = before.clone();
+            isa.scale_add_f32(&mut x, 0.75, other, -1.5);
+            for i in 0..len {
+                let expected = 0.75 * before[i] + -1.5 * other[i];
+                assert_eq!(x[i].to_bits(), expected.to_bits(), "{len} on {isa:?}");
+            }
+            assert_eq!(x[rest..], before[rest..]);
+            let mut gate = other.to_vec();
+            Isa::SCALAR.activate_f32(Activation::Gelu, &mut gate);
+            let mut x = before.clone();
+            isa.gelu_times_f32(other, &mut x);
+            for i in 0..len {
+                assert_eq!(x[i].to_bits(), (before[i] * gate[i]).to_bits(), "{len} on {isa:?}");
+            }
+            assert_eq!(x[rest..], before[rest..]);
+        }
+    }
+}
+
+#[test]
+fn activations_are_within_their_stated_errors() {
+    let functions: [(Activation, fn(f64) -> f64); 5] = [
+        (Activation::Silu, |x| x / (1.0 + (-x).exp())),
+        (Activation::GeluTanh, |x| {
+            let inner = (2.0 / core::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }),
+        (Activation::QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
+        (Activation::Relu, |x| x.max(0.0)),
+        (Activation::ClampTanh3, |x| 3.0 * (x / 3.0).tanh()),
+    ];
+    for (activation, function) in functions {
+        let x: Vec<f32> = (-20_000..=20_000).map(|i| i as f32 / 1000.0).collect();
+        let mut found = x.clone();
+        Isa::SCALAR.activate_f32(activation, &mut found);
+        for (&x, &found) in x.iter().zip(&found) {
+            let expected = function(f64::from(x));
+            let good = match activation {
+                Activation::Silu => ulps(found, expected as f32) <= 4,
+                Activation::GeluTanh | Activation::QuickGelu => {
+                    (f64::from(found) - expected).abs() <= 3e-7 * f64::from(x).abs().max(1.0)
+                }
+                Activation::ClampTanh3 => (f64::from(found) - expected).abs() <= 7e-7,
+                _ => f64::from(found) == expected,
+            };
+            assert!(good, "{activation:?} of {x}: {found}, not {expected}");
+        }
+    }
+}
+
+/// A quantised row taken apart: the numbers it stands for, its scale and its zero point.
+fn dequantised(row: &[u8], len: usize) -> (Vec<f64>, f32, i32) {
+    let (integers, tail) = row.split_at(row.len() - 8);
+    let scale = f32::from_le_bytes(tail[..4].try_into().unwrap());
+    let zero = i32::from_le_bytes(tail[4..].try_into().unwrap());
+    let number = |&q: &u8| f64::from(scale) * f64::from(i32::from(q) - zero);
+    (integers[..len].iter().map(number).collect(), scale, zero)
+}
+
+#[test]
+fn quantised_rows_are_within_half_a_step_and_the_same_on_every_instruction_set() {
+    let rows = |len: usize| {
+        let x = numbers(10, len);
+        let map = |f: fn(f32) -> f32| x.iter().copied().map(f).collect::<Vec<f32>>();
+        let mut outlier = map(|x| x);
+        if let Some(last) = outlier.last_mut() {
+            *last = -1000.0;
+        }
+        [
+            map(|x| x),
+            map(|x| x * 1e30),
+            map(|x| x * 1e-30),
+            map(|x| x.abs() + 3.0),
+            map(|x| -x.abs() - 3.0),
+            map(|_| 0.0),
+            map(|_| -0.0),
+            map(|_| 7.0),
+            map(|_| -7.0),
+            map(|x| if x > 0.0 { 0.0 } else { 2.0 }),
+            outlier,
+        ]
+    };
+    for len in LENGTHS.into_iter().skip(1).chain([5, 6, 63, 65, 1279, 1280]) {
+        for x in rows(len) {
+            let mut expected = vec![0xAA; len.next_multiple_of(4) + 8];
+            Isa::SCALAR.quantise_rows(&x, len, &mut expected);
+            for isa in isas() {
+                let mut found = vec![0x55; expected.len()];
+                isa.quantise_rows(&x, len, &mut found);
+                assert_eq!(found, expected, "{len} on {isa:?}");
+            }
+            let (found, scale, zero) = dequantised(&expected, len);
+            assert!((0..=255).contains(&zero));
+            let largest = x.iter().copied().fold(0.0, f32::max);
+            let range = largest - x.iter().copied().fold(0.0, f32::min);
+            assert!((f64::from(scale) * 255.0 - f64::from(range)).abs() <= 1e-6 * f64::from(range));
+            for (found, &x) in found.iter().zip(&x) {
+                let limit = 0.5001 * f64::from(scale);
+                assert!((found - f64::from(x)).abs() <= limit, "{x} became {found} in {len}");
+                assert!(x != 0.0 || *found == 0.0, "zero stays zero");
+            }
+            // What is beyond the row stands for 0.
+            assert!(expected[len..len.next_multiple_of(4)].iter().all(|&q| i32::from(q) == zero));
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_is_quantised_to_what_is_no_number() {
+    for (isa, len) in isas().into_iter().flat_map(|isa| [1, 3, 16, 37].map(|len| (isa, len))) {
+        for (bad, at) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+            .into_iter()
+            .flat_map(|bad| [0, len / 2, len - 1].map(|at| (bad, at)))
+        {
+            let mut x = numbers(11, len);
+            x[at] = bad;
+            let mut row = vec![0; len.next_multiple_of(4) + 8];
+            isa.quantise_rows(&x, len, &mut row);
+            let (_, scale, _) = dequantised(&row, len);
+            assert!(scale.is_nan(), "{bad} at {at} of {len} on {isa:?}: {scale}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_the_smallest_and_largest_numbers_are_quantised_without_a_panic() {
+    for isa in isas() {
+        for x in [f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -1e-45, -1e-40] {
+            let mut row = vec![0; 16];
+            isa.quantise_rows(&[x, 0.0, -x, x, x / 3.0], 5, &mut row);
+            let (found, scale, _) = dequantised(&row, 5);
+            // The range of the largest numbers overflows; the smallest ones are lost at worst.
+            let lost = found.iter().all(|found| found.abs() < 1e-28);
+            assert!(if x.abs() > 1.0 { !scale.is_finite() } else { lost }, "{x} on {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn every_number_is_rounded_to_the_nearest_bf16() {
+    let low = [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF];
+    let x: Vec<f32> = (0..=u16::MAX)
+        .flat_map(|high| low.map(|low| f32::from_bits(u32::from(high) << 16 | low)))
+        .collect();
+    let expected: Vec<u8> = x.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+    for isa in isas() {
+        let mut found = vec![0; 2 * x.len()];
+        isa.f32_to_bf16(&x, &mut found);
+        for (i, (found, expected)) in found.chunks(2).zip(expected.chunks(2)).enumerate() {
+            assert_eq!(found, expected, "{:#x} on {isa:?}", x[i].to_bits());
+        }
+        for len in LENGTHS {
+            let mut part = vec![0xFF; 2 * len.next_multiple_of(2)];
+            isa.f32_to_bf16(&x[0x1F_0000 / 8..][..len], &mut part);
+            assert_eq!(part[..2 * len], expected[0x1F_0000 / 4..][..2 * len]);
+            assert!(part[2 * len..].iter().all(|&byte| byte == 0), "{len} on {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_quantised_one_by_one() {
+    let x = numbers(14, 7 * 21);
+    for isa in isas() {
+        let mut together = vec![0; 7 * 32];
+        isa.quantise_rows(&x, 21, &mut together);
+        for (x, found) in x.chunks(21).zip(together.chunks(32)) {
+            let mut alone = vec![0; 32];
+            isa.quantise_rows(x, 21, &mut alone);
+            assert_eq!(found, alone, "{isa:?}");
+        }
+    }
+}
+
+/// A block of queries with the keys and values of one head, `[queries, d]` and `[tk, d]`.
+struct Head {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    d: usize,
+    tk: usize,
+    first_query: usize,
+    causal: bool,
+}
+
+/// Four bytes of a step: one f32, or two bf16.
+fn step_bytes(x: &[f32], is_bf16: bool) -> Vec<u8> {
+    match is_bf16 {
+        false => x.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        true => x.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+    }
+}
+
+impl Head {
+    /// The kernel's result `[queries, d]`.
+    fn attend(&self, isa: Isa, is_bf16: bool) -> Vec<f32> {
+        let Self { d, tk, .. } = *self;
+        let (queries, per_step) = (isa.attend_queries(), if is_bf16 { 2 } else { 1 });
+        let steps = d / per_step;
+        let mut panels = Vec::new();
+        for panel in self.q.chunks(PANEL * d) {
+            for step in 0..steps {
+                for query in panel.chunks(d) {
+                    panels.extend(step_bytes(&query[step * per_step..][..per_step], is_bf16));
+                }
+            }
+        }
+        let mut values = Vec::new();
+        for first in (0..tk).step_by(KEYS) {
+            for channel in 0..d {
+                let at = |key: usize| if key < tk { self.v[key * d + channel] } else { 0.0 };
+                let row: Vec<f32> = (first..first + KEYS).map(at).collect();
+                values.extend(step_bytes(&row, is_bf16));
+            }
+        }
+        let mut weights = vec![0xFF; queries * KEYS * 4 / per_step];
+        let (mut out, mut sums) = (vec![9.0; d * queries], vec![9.0; queries]);
+        isa.attend(&mut Attend {
+            is_bf16,
+            queries: &panels,
+            steps,
+            keys: &step_bytes(&self.k, is_bf16),
+            key_stride: 4 * steps,
+            values: &values,
+            tk,
+            causal: self.causal,
+            first_query: self.first_query,
+            weights: &mut weights,
+            out: &mut out,
+            sums: &mut sums,
+        });
+        let at = |query: usize, channel: usize| out[channel * queries + query] / sums[query];
+        (0..queries * d).map(|i| at(i / d, i % d)).collect()
+    }
+
+    /// The result in f64, and the weighted magnitudes of the values.
+    fn expected(&self, query: usize, is_bf16: bool) -> Vec<[f64; 2]> {
+        let Self { d, tk, .. } = *self;
+        let round = |x: f32| f64::from(if is_bf16 { bf16::from_f32(x).to_f32() } else { x });
+        let seen = if self.causal { tk.min(self.first_query + query + 1) } else { tk };
+        let score = |key: usize| -> f64 {
+            (0..d).map(|i| round(self.q[query * d + i]) * round(self.k[key * d + i])).sum()
+        };
+        let weights: Vec<f64> = (0..seen).map(|key| score(key).exp2()).collect();
+        let sum: f64 = weights.iter().sum();
+        let of = |channel: usize, f: fn(f64) -> f64| -> f64 {
+            let value = |key: usize| weights[key] * f(round(self.v[key * d + channel]));
+            (0..seen).map(value).sum::<f64>() / sum
+        };
+        (0..d).map(|channel| [of(channel, |x| x), of(channel, f64::abs)]).collect()
+    }
+}
+
+#[test]
+fn attention_of_a_block_is_within_its_stated_error() {
+    for (isa, is_bf16) in isas().into_iter().flat_map(|isa| [false, true].map(|b| (isa, b))) {
+        let queries = isa.attend_queries();
+        for (tk, d, causal) in [1, 2, 11, 12, 13, 95, 96, 97, 200]
+            .into_iter()
+            .flat_map(|tk| [2, 8, 18, 40].map(|d| (tk, d, tk % 3 == 1)))
+        {
+            let first_query = if causal { tk / 2 } else { 0 };
+            // Scores grow with the keys, so that the reference is raised on the way.
+            let mut k = numbers(15, tk * d);
+            for (key, row) in k.chunks_mut(d).enumerate() {
+                row.iter_mut().for_each(|x| *x *= 1.0 + key as f32 / 8.0);
+            }
+            let (q, v) = (numbers(16, queries * d), numbers(17, tk * d));
+            let head = Head { q, k, v, d, tk, first_query, causal };
+            let found = head.attend(isa, is_bf16);
+            for query in 0..queries {
+                for (channel, [expected, size]) in head.expected(query, is_bf16).iter().enumerate()
+                {
+                    let found = f64::from(found[query * d + channel]);
+                    // Weights are rounded to eight bits in bf16, and scores have errors of their own.
+                    let limit = size * if is_bf16 { 1.2 / 256.0 } else { 4e-5 } + 1e-7;
+                    let place = format!("{tk} {d} {causal} {query} {channel} on {isa:?} {is_bf16}");
+                    assert!((found - expected).abs() <= limit, "{place}: {found}, not {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_to_what_is_no_number_is_none() {
+    for (isa, is_bf16) in isas().into_iter().flat_map(|isa| [false, true].map(|b| (isa, b))) {
+        for key in [0, 5, 11, 12, 100] {
+            let (d, tk, queries) = (4, 120, isa.attend_queries());
+            let [q, mut k, v] = [queries, tk, tk].map(|rows| numbers(18, rows * d));
+            k[key * d] = f32::NAN;
+            let head = Head { q, k, v, d, tk, first_query: 0, causal: false };
+            assert!(head.attend(isa, is_bf16).iter().all(|x| x.is_nan()), "{key} on {isa:?}");
         }
     }
 }
@@ -100,43 +467,4 @@ fn every_half_precision_number_is_widened_exactly() {
             assert_eq!(part, to[..len]);
         }
     }
-}
-
-#[test]
-fn a_gemm_tile_is_a_sum_of_products_over_taps_with_padding() {
-    for (isa, channels, taps) in isas().into_iter().flat_map(|isa| {
-        LENGTHS.iter().flat_map(move |&channels| [1, 2, MAX_TAPS].map(|taps| (isa, channels, taps)))
-    }) {
-        let [mr, nr] = isa.gemm_f32_tile();
-        let data = numbers(7, 40 + channels);
-        let offsets: Vec<usize> =
-            (0..taps * mr).map(|i| if i % 4 == 3 { NO_ROW } else { i % 41 }).collect();
-        let panel = numbers(8, taps * channels * nr);
-        let zeros = vec![0.0; channels];
-        let gather = Gather { data: &data, zeros: &zeros, offsets: &offsets, taps, channels };
-        let mut tile = vec![f32::NAN; mr * nr];
-        isa.gemm_f32(&gather, &panel, &mut tile);
-        for (row, column) in (0..mr).flat_map(|row| (0..nr).map(move |column| (row, column))) {
-            let mut sum = 0.0f64;
-            for tap in 0..taps {
-                let begin = offsets[tap * mr + row];
-                for k in (0..channels).filter(|_| begin != NO_ROW) {
-                    let right = panel[(tap * channels + k) * nr + column];
-                    sum += f64::from(data[begin + k]) * f64::from(right);
-                }
-            }
-            let found = f64::from(tile[row * nr + column]);
-            let limit = 3e-6 * (1.0 + (taps * channels) as f64).sqrt();
-            assert!((found - sum).abs() <= limit, "{isa:?} {taps}x{channels}: {found}, not {sum}");
-        }
-    }
-}
-
-#[test]
-#[should_panic(expected = "outside its tensor")]
-fn a_row_outside_its_tensor_is_caught() {
-    let offsets = [usize::MAX - 1; 16];
-    let gather =
-        Gather { data: &[0.0; 8], zeros: &[0.0; 4], offsets: &offsets, taps: 1, channels: 4 };
-    Isa::SCALAR.gemm_f32(&gather, &[0.0; 4 * 8], &mut [0.0; 4 * 8]);
 }

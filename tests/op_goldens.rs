@@ -86,11 +86,11 @@ fn convolve(cx: &mut Context<'_>, case: &Case<'_>) -> Result<Tensor> {
     let x = case.picture(cx, "x")?;
     let matrix = case.matrix::<4>(cx)?;
     let bias = case.bias(cx)?;
-    let [.., height, width] = <[usize; 4]>::try_from(case.tensors.dims(&case.full("weight"))).unwrap();
+    let [.., height, width] =
+        <[usize; 4]>::try_from(case.tensors.dims(&case.full("weight"))).unwrap();
     let upsample_to =
         if case.params["upsample_to"].is_null() { None } else { Some(case.list("upsample_to")) };
-    let (kernel, stride, padding) =
-        ([height, width], case.count("stride"), case.list("padding"));
+    let (kernel, stride, padding) = ([height, width], case.count("stride"), case.list("padding"));
     let conv = Conv2d { kernel, stride, padding, upsample_to };
     let y = ops::conv2d(cx, x, matrix, bias, conv, Epilogue::NONE)?;
     ops::nhwc_to_nchw(cx, y)

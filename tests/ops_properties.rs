@@ -13,7 +13,7 @@ use mote::ops::{
 use mote::tensor::{DType, Form, Packing, Shape, Tensor};
 use mote::weights::{Path, Weight};
 use mote::{Error, Result};
-use mote_tests::{Memory, TestWeights, Threads, best_isa, numbers};
+use mote_tests::{Choices, Memory, TestWeights, Threads, best_isa, numbers};
 
 /// Cases for each op.
 const ROUNDS: usize = 250;
@@ -21,25 +21,17 @@ const ROUNDS: usize = 250;
 /// More than any case needs: what a walk that must fail for another reason is given.
 const PLENTY: usize = 8 << 20;
 
-/// A plain sequence of choices, the same everywhere.
-struct Choices(u64);
-
-impl Choices {
-    fn below(&mut self, limit: usize) -> usize {
-        // Knuth's MMIX generator; its high bits are the good ones.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
-        (self.0 >> 33) as usize % limit
-    }
-
-    fn flag(&mut self) -> bool {
-        self.below(2) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
+/// Choices of sizes and shapes.
+trait Sizes {
     /// A size: often small, seldom none, sometimes across the edge of a tile.
+    fn size(&mut self) -> usize;
+    /// The size that fits, or seldom one that does not.
+    fn fitting(&mut self, size: usize) -> usize;
+    /// The dimensions that fit, or seldom some that do not.
+    fn fitting_dims(&mut self, dims: &[usize]) -> Vec<usize>;
+}
+
+impl Sizes for Choices {
     fn size(&mut self) -> usize {
         match self.below(12) {
             0 => 0,
@@ -49,7 +41,6 @@ impl Choices {
         }
     }
 
-    /// The size that fits, or seldom one that does not.
     fn fitting(&mut self, size: usize) -> usize {
         match self.below(24) {
             0 => size + 1,
@@ -58,7 +49,6 @@ impl Choices {
         }
     }
 
-    /// The dimensions that fit, or seldom some that do not.
     fn fitting_dims(&mut self, dims: &[usize]) -> Vec<usize> {
         let mut dims = dims.to_vec();
         match self.below(16) {
@@ -209,7 +199,7 @@ type Walk = Box<dyn Fn(&mut Context<'_>, &[Tensor]) -> Result<Tensor>>;
 fn check(seed: u64, make: impl Fn(&mut Case) -> Walk) {
     let mut successes = 0;
     for round in 0..ROUNDS as u64 {
-        let choices = Choices(seed << 32 | round);
+        let choices = Choices::new(seed << 32 | round);
         let mut case = Case { choices, tensors: Vec::new(), weights: TestWeights::default() };
         case.choices.below(1);
         case.weights.staged = case.choices.flag();

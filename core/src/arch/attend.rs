@@ -5,6 +5,8 @@
 //! lanes, the scores never leave the registers, and the weights come out as the right side of the
 //! second product. Scores are to base 2 (their scale contains log₂ e).
 
+use core::ops::Range;
+
 use super::kernels::{Attend, KEYS};
 use super::simd::Simd;
 use super::tile::{Bf16, F32, Sums, in_memory, one_tap};
@@ -66,7 +68,7 @@ impl<S: Simd> Weigh<S> for Bf16 {
     const KEYS_A_STEP: usize = 2;
     /// Relative error 4e-6, a thousandth of what bf16 rounds.
     const POLYNOMIAL: &'static [f32] =
-        &[9.670_371e-3, 5.550_348_4e-2, 2.402_247_9e-1, 6.931_472e-1, 1.0];
+        &[9.582_853e-3, 5.590_642_6e-2, 2.402_409_9e-1, 6.931_242e-1, 1.0];
 
     #[inline(always)]
     unsafe fn store(to: *mut u8, weights: [S::F; 2]) {
@@ -93,7 +95,8 @@ pub(super) unsafe fn attend<S: Simd, const MR: usize, const REGS: usize>(job: &m
 
 #[inline(always)]
 unsafe fn block<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(job: &mut Attend<'_>) {
-    let mut state = State { reference: [const { None }; REGS], sum: [const { None }; REGS] };
+    let mut state =
+        State { reference: [const { None }; REGS], sum: [const { None }; REGS], added: 0 };
     let last_query = job.first_query + REGS * S::LANES;
     let seen = if job.causal { job.tk.min(last_query) } else { job.tk };
     // SAFETY: the caller's.
@@ -101,10 +104,12 @@ unsafe fn block<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(job: &
         job.out.fill(0.0);
         for first in (0..seen).step_by(KEYS) {
             let keys = KEYS.min(job.tk - first);
+            state.added = 0;
             for key in (0..keys).step_by(MR) {
                 weigh::<S, A, MR, REGS>(job, &mut state, first + key, MR.min(keys - key), key);
             }
-            add_values::<S, A, MR, REGS>(job, first / KEYS, keys.next_multiple_of(MR));
+            let left = state.added..keys.next_multiple_of(MR);
+            add_values::<S, A, MR, REGS>(job, first / KEYS, left);
         }
         for (j, sum) in state.sum.iter().enumerate() {
             let sum = sum.unwrap_or(S::splat(1.0));
@@ -119,6 +124,8 @@ struct State<S: Simd, const REGS: usize> {
     reference: [Option<S::F>; REGS],
     /// The sum of its weights.
     sum: [Option<S::F>; REGS],
+    /// Keys of the tile whose values are added already.
+    added: usize,
 }
 
 /// Scores `count` keys from `first` on, and stores their weights from key `at` of the tile on.
@@ -159,7 +166,7 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
             for row in &scores[1..] {
                 largest = S::max(row[j], largest);
             }
-            raise_reference::<S, REGS>(job, state, j, largest);
+            raise_reference::<S, A, MR, REGS>(job, state, j, largest, [first / KEYS, at]);
         }
         let panel = KEYS / A::KEYS_A_STEP * PANEL;
         for j in 0..REGS {
@@ -203,13 +210,14 @@ unsafe fn exp2<S: Simd>(x: S::F, polynomial: &[f32]) -> S::F {
 }
 
 /// Sees to it that no score of register `j` exceeds its reference by more than [`HEADROOM`]: what
-/// was summed before shrinks where the reference is raised.
+/// was summed before shrinks where the reference is raised. `at` keys of the tile have weights.
 #[inline(always)]
-unsafe fn raise_reference<S: Simd, const REGS: usize>(
+unsafe fn raise_reference<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
     job: &mut Attend<'_>,
     state: &mut State<S, REGS>,
     j: usize,
     largest: S::F,
+    [tile, at]: [usize; 2],
 ) {
     // SAFETY: the caller's.
     unsafe {
@@ -221,6 +229,9 @@ unsafe fn raise_reference<S: Simd, const REGS: usize>(
         if !S::any_above(largest, limit) {
             return;
         }
+        // The weights so far are relative to the old reference: they count before it goes.
+        add_values::<S, A, MR, REGS>(job, tile, state.added..at);
+        state.added = at;
         let raised = S::max(largest, reference);
         let minus = S::mul(raised, S::splat(-1.0));
         let shrink = exp2::<S>(S::add(reference, minus), <F32 as Weigh<S>>::POLYNOMIAL);
@@ -233,24 +244,26 @@ unsafe fn raise_reference<S: Simd, const REGS: usize>(
     }
 }
 
-/// Adds the values of a tile of keys, weighted.
+/// Adds the values of some keys of a tile, weighted.
 #[inline(always)]
 unsafe fn add_values<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
     job: &mut Attend<'_>,
     tile: usize,
-    keys: usize,
+    keys: Range<usize>,
 ) {
     let d = job.out.len() / (REGS * S::LANES);
     let row_bytes = 4 * KEYS / A::KEYS_A_STEP;
     // SAFETY: `Isa::attend` has checked all lengths; rows that are not there read the last one's.
     unsafe {
-        let values = job.values.as_ptr().add(tile * d * row_bytes);
+        let first_step = keys.start / A::KEYS_A_STEP;
+        let values = job.values.as_ptr().add(tile * d * row_bytes + 4 * first_step);
         let mut right = [job.weights.as_ptr(); REGS];
         for (j, right) in right.iter_mut().enumerate() {
             let (panel, lane) = (j * S::LANES / PANEL, j * S::LANES % PANEL);
-            *right = right.add(4 * (panel * (KEYS / A::KEYS_A_STEP) * PANEL + lane));
+            let panel = panel * (KEYS / A::KEYS_A_STEP) + first_step;
+            *right = right.add(4 * (panel * PANEL + lane));
         }
-        let steps = keys.div_ceil(A::KEYS_A_STEP);
+        let steps = keys.len().div_ceil(A::KEYS_A_STEP);
         let mut first = 0;
         while first < d {
             // A few channels that are left over take a smaller tile.

@@ -28,8 +28,7 @@ pub use kernels::{
 use core::fmt;
 use kernels::Kernels;
 
-use crate::tensor::PANEL;
-use crate::tensor::packed::ROW_TAIL;
+use crate::tensor::{Form, PANEL};
 
 /// An instruction set that mote has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,14 +307,18 @@ impl Isa {
         unsafe { (self.0.moments_f32)(x, moments) }
     }
 
-    /// `out = (x − mean) · scale + shift` along one row of channels; `affine` is `[3, c]`: mean,
+    /// `out = (x − mean) · scale + shift` along each row of channels; `affine` is `[3, c]`: mean,
     /// scale, shift.
     ///
     /// # Panics
     /// Where the lengths do not fit.
     pub fn normalise_f32(self, x: &[f32], affine: &[f32], out: &mut [f32]) {
-        let n = x.len();
-        assert!(affine.len() == 3 * n && out.len() == n, "three values per channel");
+        let c = affine.len() / 3;
+        assert!(affine.len() == 3 * c, "three values per channel");
+        if c == 0 {
+            return;
+        }
+        assert!(x.len().is_multiple_of(c) && out.len() == x.len(), "whole rows of channels");
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.0.normalise_f32)(x, affine, out) }
     }
@@ -338,15 +341,15 @@ impl Isa {
         unsafe { (self.0.layer_norm_f32)(x, weight, bias, eps, out) }
     }
 
-    /// Quantises a row to [`Form::Q8`](crate::tensor::Form::Q8).
+    /// Quantises rows of `c` channels to [`Form::Q8`].
     ///
     /// # Panics
-    /// Where `out` is not of [`Form::row_bytes`](crate::tensor::Form::row_bytes).
-    pub fn quantise_row(self, x: &[f32], out: &mut [u8]) {
-        let bytes = x.len().next_multiple_of(4) + ROW_TAIL;
-        assert!(out.len() == bytes, "a row with its scale and zero point");
+    /// Where x is not whole rows, or `out` not as many of [`Form::row_bytes`].
+    pub fn quantise_rows(self, x: &[f32], c: usize, out: &mut [u8]) {
+        assert!(c > 0 && x.len().is_multiple_of(c), "whole rows of channels");
+        assert!(out.len() == x.len() / c * Form::Q8.row_bytes(c), "as many rows");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.quantise_row)(x, out) }
+        unsafe { (self.0.quantise_rows)(x, c, out) }
     }
 
     /// The nearest bf16, ties to even, little-endian; an odd last channel is followed by a zero.

@@ -105,6 +105,22 @@ impl<'m> Arena<'m> {
         Ok(tensor)
     }
 
+    /// An f32 tensor of another shape that begins where `tensor`, the newest, begins: what is
+    /// written into one is written into both. The memory of the longer of them stays taken.
+    ///
+    /// # Errors
+    /// As [`Arena::push_f32`].
+    ///
+    /// # Panics
+    /// Where `tensor` is not the newest.
+    pub fn overlay(&mut self, tensor: Tensor, shape: Shape) -> Result<Tensor> {
+        assert!(self.is_newest(tensor), "only the newest tensor can be overlaid");
+        let top = core::mem::replace(&mut self.top, tensor.offset());
+        let result = self.push_f32(shape);
+        self.top = self.top.max(top);
+        result
+    }
+
     /// Gives back all that lies above `mark`, a former [`Arena::top`].
     ///
     /// # Panics
@@ -318,6 +334,23 @@ mod tests {
         arena.push_f32(Shape::new([2])).unwrap();
         assert_eq!(arena.keep(mark, a).unwrap(), a);
         assert_eq!((arena.top(), arena.read(a)), (64, &[3.0, 3.0][..]));
+    }
+
+    #[test]
+    fn a_tensor_laid_over_another_takes_only_what_it_is_longer() {
+        let mut memory = Aligned([0; 256]);
+        let mut arena = Arena::new(&mut memory.0);
+        arena.push_f32(Shape::new([1])).unwrap();
+        let a = arena.push_f32(Shape::new([8])).unwrap();
+        arena.write(a).fill(3.0);
+        let shorter = arena.overlay(a, Shape::new([2])).unwrap();
+        assert_eq!((arena.top(), arena.read(shorter)), (128, &[3.0, 3.0][..]));
+        let longer = arena.overlay(a, Shape::new([48])).unwrap();
+        assert_eq!((arena.top(), longer.offset()), (256, a.offset()));
+        assert_eq!(arena.read(longer)[..8], [3.0; 8]);
+        let error = Error::OutOfMemory { needed: 320, limit: 256 };
+        assert_eq!(arena.overlay(longer, Shape::new([49])), Err(error));
+        assert_eq!(arena.top(), 256);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::error::Result;
 use crate::nn::{
-    AttentionBlock, Block, Conv, Mixer, Norm, ResnetBlock2d, conv2d, conv2d_replacing,
-    group_norm_in_place, mid_block, resnet_block_2d_replacing,
+    AttentionBlock, Block, Conv, Mixer, Norm, ResnetBlock2d, conv2d, conv2d_in_bands_replacing,
+    conv2d_replacing, mid_block, resnet_block_2d_in_bands,
 };
 use crate::ops::{self, Context};
 use crate::tensor::{Shape, Tensor};
@@ -112,7 +112,7 @@ impl AutoencoderKlConfig {
                 x = self.resnets_replacing(cx, &p, x, self.layers_per_block, width)?;
                 if level < deepest {
                     let conv = Conv::new(width, 3).halving(HALVING);
-                    x = conv2d_replacing(cx, &p.at("downsamplers.0.conv"), x, conv)?;
+                    x = conv2d_in_bands_replacing(cx, None, &p.at("downsamplers.0.conv"), x, conv)?;
                 }
             }
             let x = self.mid_replacing(cx, &p.at("mid_block"), x)?;
@@ -149,7 +149,7 @@ impl AutoencoderKlConfig {
                 if at < deepest {
                     let [_, h, w, _] = x.dims("up_block")?;
                     let conv = Conv::new(width, 3).upsample_to([2 * h, 2 * w]);
-                    x = conv2d_replacing(cx, &p.at("upsamplers.0.conv"), x, conv)?;
+                    x = conv2d_in_bands_replacing(cx, None, &p.at("upsamplers.0.conv"), x, conv)?;
                 }
             }
             self.out_replacing(cx, &p, x, self.out_channels)
@@ -227,7 +227,7 @@ impl AutoencoderKlConfig {
         let resnets = p.at("resnets");
         for layer in 0..layers {
             let p = resnets.index(layer);
-            x = resnet_block_2d_replacing(cx, &p, x, self.resnet(channels))?;
+            x = resnet_block_2d_in_bands(cx, &p, x, channels, self.norm().then_silu())?;
         }
         Ok(x)
     }
@@ -253,8 +253,8 @@ impl AutoencoderKlConfig {
         x: Tensor,
         channels: usize,
     ) -> Result<Tensor> {
-        group_norm_in_place(cx, &p.at("conv_norm_out"), x, self.norm().then_silu())?;
-        conv2d_replacing(cx, &p.at("conv_out"), x, Conv::new(channels, 3))
+        let norm = (p.at("conv_norm_out"), self.norm().then_silu());
+        conv2d_in_bands_replacing(cx, Some(norm), &p.at("conv_out"), x, Conv::new(channels, 3))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::{self, Activation, Context, Epilogue, Matrix};
 use crate::tensor::{Form, Tensor};
-use crate::weights::Path;
+use crate::weights::{Path, Weight};
 
 /// What a [`conv2d`] layer yields, and how it slides.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,31 @@ impl Conv {
         cx.matrix(&p.at("weight"), [self.channels, k, height, width])
     }
 
+    /// The layer's weight and bias, under `p`, for an input of `k` channels.
+    pub(super) fn weights(
+        self,
+        cx: &mut Context<'_>,
+        p: &Path<'_>,
+        k: usize,
+    ) -> Result<(Matrix, Option<Weight>)> {
+        let matrix = self.matrix(cx, p, k)?;
+        let bias = match self.bias {
+            false => None,
+            true => Some(cx.weight(&p.at("bias"), [self.channels])?),
+        };
+        Ok((matrix, bias))
+    }
+
+    /// Channels of the result.
+    pub(super) const fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// How the layer slides.
+    pub(super) const fn slide(&self) -> ops::Conv2d {
+        self.slide
+    }
+
     /// The form in which the layer wants its input, of `k` channels.
     ///
     /// # Errors
@@ -77,11 +102,7 @@ impl Conv {
 /// # Errors
 /// Those of [`ops::conv2d`] and of the weights.
 pub fn conv2d(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, layer: Conv) -> Result<Tensor> {
-    let matrix = layer.matrix(cx, p, x.channels())?;
-    let bias = match layer.bias {
-        false => None,
-        true => Some(cx.weight(&p.at("bias"), [layer.channels])?),
-    };
+    let (matrix, bias) = layer.weights(cx, p, x.channels())?;
     ops::conv2d(cx, x, matrix, bias, layer.slide, layer.epilogue)
 }
 

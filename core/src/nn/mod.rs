@@ -7,6 +7,7 @@
 //! small struct that is named like the layer.
 
 mod attention;
+mod bands;
 mod conv;
 mod embeddings;
 mod linear;
@@ -18,6 +19,7 @@ mod unet_blocks;
 pub use attention::{
     Attention, AttentionBlock, AttentionNames, attention, attention_block_replacing,
 };
+pub use bands::{NormAt, conv2d_in_bands_replacing, resnet_block_2d_in_bands};
 pub use conv::{Conv, conv2d, conv2d_replacing};
 pub use embeddings::timestep_embedding;
 pub use linear::{Linear, linear};

@@ -258,6 +258,11 @@ impl<'m> Context<'m> {
 
     /// An op that wrote `out` has ended: tells the observer, if there is one.
     pub(super) fn ended(&mut self, op: Op, out: Tensor) {
+        self.ended_with(op, out.shape());
+    }
+
+    /// [`Context::ended`] of an op that wrote a result of this shape, perhaps into a larger tensor.
+    pub(super) fn ended_with(&mut self, op: Op, shape: Shape) {
         let is_planning = self.is_planning();
         let Some(observer) = self.observer.as_mut().filter(|_| !is_planning) else { return };
         let (now, before) = match op {
@@ -269,7 +274,7 @@ impl<'m> Context<'m> {
             weight_bytes: now.weight_bytes - before.weight_bytes,
         };
         self.observed = now;
-        observer(Event { op, weight: &self.name, shape: out.shape(), cost });
+        observer(Event { op, weight: &self.name, shape, cost });
     }
 
     /// Memory to copy `bytes` of weights into, where the source does not have them in place.

@@ -1,7 +1,9 @@
 //! Convolution on NHWC: a product whose rows are addresses, so there is no im2col buffer.
 
+use core::ops::Range;
+
 use super::context::{Context, Matrix};
-use super::gemm::{Epilogue, Gemm, Rows, check_epilogue, gemm};
+use super::gemm::{Epilogue, Gemm, Offsets, Rows, check_epilogue, gemm};
 use super::observe::Op;
 use super::resample::nearest_source;
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
@@ -29,63 +31,143 @@ impl Conv2d {
     pub const fn padded(kernel: usize, padding: usize) -> Self {
         Self { kernel: [kernel; 2], stride: 1, padding: [padding; 4], upsample_to: None }
     }
+
+    /// Height and width of the output for an input of `[height, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the kernel is larger than the padded input, or the input is empty;
+    /// [`Error::Capacity`] where the stride is 0.
+    pub fn output_size(&self, [height, width]: [usize; 2]) -> Result<[usize; 2]> {
+        let ([kernel_height, kernel_width], [top, bottom, left, right]) =
+            (self.kernel, self.padding);
+        if self.stride == 0 {
+            return Err(Error::Capacity { what: "taps of a kernel", needed: 0, limit: MAX_TAPS });
+        }
+        let size = self.upsample_to.unwrap_or([height, width]);
+        let steps = |size: usize, kernel: usize, pad: usize| -> Result<usize> {
+            let padded = size.checked_add(pad).ok_or(Error::Overflow { what: "a picture" })?;
+            let room = padded.checked_sub(kernel).filter(|_| size > 0 && height > 0 && width > 0);
+            room.map(|room| room / self.stride + 1).ok_or(Error::Shape {
+                what: "conv2d's kernel is larger than its input",
+                expected: [kernel_height, kernel_width, 0, 0],
+                found: [height, width, 0, 0],
+            })
+        };
+        let [above, beside] = [top.saturating_add(bottom), left.saturating_add(right)];
+        Ok([steps(size[0], kernel_height, above)?, steps(size[1], kernel_width, beside)?])
+    }
 }
 
 /// The input pixel under each tap of each output pixel.
-struct Pixels {
+#[derive(Clone, Copy)]
+pub(super) struct Pixels {
     /// Height and width as they lie in memory.
     stored: [usize; 2],
     /// Height and width that the kernel slides over.
     size: [usize; 2],
     out: [usize; 2],
-    kernel_width: usize,
-    taps: usize,
+    kernel: [usize; 2],
     stride: usize,
     top: usize,
     left: usize,
+    /// Of a band: its first row of the output, and the first row of the input that is there.
+    first: [usize; 2],
 }
 
 impl Rows for Pixels {
-    fn gather(&self, first: usize, rows: usize, out: &mut [usize; MAX_TAPS * MR_MAX]) {
-        let [height, width] = self.out;
+    fn gather(&self, first: usize, rows: usize, bytes: usize, out: &mut Offsets) {
+        let ([height, width], [kernel_height, kernel_width]) = (self.out, self.kernel);
         let (mut x, mut y) = (first % width, first / width % height);
         let mut image = first / width / height;
-        for r in 0..MR_MAX {
-            if r >= rows {
-                (0..self.taps).for_each(|tap| out[tap * MR_MAX + r] = NO_ROW);
-                continue;
-            }
-            let top = (y * self.stride).wrapping_sub(self.top);
+        let mut lines = self.lines(image, y);
+        for r in 0..rows {
             let left = (x * self.stride).wrapping_sub(self.left);
-            let (mut dy, mut dx) = (0, 0);
-            for tap in 0..self.taps {
-                let (at_y, at_x) = (top.wrapping_add(dy), left.wrapping_add(dx));
-                out[tap * MR_MAX + r] = self.stored_pixel(image, at_y, at_x);
-                dx += 1;
-                if dx == self.kernel_width {
-                    (dy, dx) = (dy + 1, 0);
+            for dx in 0..kernel_width {
+                let at = left.wrapping_add(dx);
+                let column = match at < self.size[1] {
+                    true => nearest_source(at, self.stored[1], self.size[1]),
+                    false => NO_ROW,
+                };
+                for (dy, &line) in lines.iter().enumerate().take(kernel_height) {
+                    out[(dy * kernel_width + dx) * MR_MAX + r] =
+                        if line == NO_ROW || column == NO_ROW {
+                            NO_ROW
+                        } else {
+                            (line + column) * bytes
+                        };
                 }
             }
             x += 1;
             if x == width {
                 (x, y) = (0, y + 1);
+                if y == height {
+                    (y, image) = (0, image + 1);
+                }
+                lines = self.lines(image, y);
             }
-            if y == height {
-                (y, image) = (0, image + 1);
-            }
+        }
+        for tap in out.chunks_exact_mut(MR_MAX).take(kernel_height * kernel_width) {
+            tap[rows..].fill(NO_ROW);
         }
     }
 }
 
 impl Pixels {
-    /// The pixel in memory that stands at this row and column, or [`NO_ROW`] in the padding.
-    fn stored_pixel(&self, image: usize, y: usize, x: usize) -> usize {
-        if y >= self.size[0] || x >= self.size[1] {
-            return NO_ROW;
+    /// # Errors
+    /// As [`conv2d`] for a picture `[n, h, w, c]`, but those of memory and weights.
+    pub fn new(dims: [usize; 4], sizes: Sizes, conv: Conv2d) -> Result<Self> {
+        let [images, height, width, channels] = dims;
+        let Sizes { channels: k, taps, .. } = sizes;
+        if k != channels {
+            let expected = [images, height, width, k];
+            return Err(Error::Shape { what: "conv2d", expected, found: dims });
         }
-        let y = nearest_source(y, self.stored[0], self.size[0]);
-        let x = nearest_source(x, self.stored[1], self.size[1]);
-        (image * self.stored[0] + y) * self.stored[1] + x
+        let is_kernel = conv.kernel[0].saturating_mul(conv.kernel[1]) == taps;
+        if taps == 0 || taps > MAX_TAPS || conv.stride == 0 || !is_kernel {
+            let (what, limit) = ("taps of a kernel", MAX_TAPS);
+            return Err(Error::Capacity { what, needed: taps, limit });
+        }
+        let (stored, out) = ([height, width], conv.output_size([height, width])?);
+        let size = conv.upsample_to.unwrap_or(stored);
+        let Conv2d { kernel, stride, padding: [top, _, left, _], .. } = conv;
+        Ok(Self { stored, size, out, kernel, stride, top, left, first: [0, 0] })
+    }
+
+    /// Height and width of the output.
+    pub fn out(&self) -> [usize; 2] {
+        self.out
+    }
+
+    /// The rows of the input that lie under these rows of the output, which are not empty.
+    pub fn rows_under(&self, rows: &Range<usize>) -> Range<usize> {
+        let [stored, size] = [self.stored[0], self.size[0]];
+        let above = (rows.start * self.stride).saturating_sub(self.top).min(size);
+        let below = ((rows.end - 1) * self.stride + self.kernel[0]).saturating_sub(self.top);
+        let source = |y| nearest_source(y, stored, size);
+        match below.min(size) {
+            below if below > above => source(above)..source(below - 1) + 1,
+            _ => 0..0,
+        }
+    }
+
+    /// These rows of one picture's output, where the input's rows begin with number `held`.
+    pub fn band(&self, rows: &Range<usize>, held: usize) -> Self {
+        Self { out: [rows.len(), self.out[1]], first: [rows.start, held], ..*self }
+    }
+
+    /// The first pixel in memory of the lines under row `y` of an output, or [`NO_ROW`] in the
+    /// padding.
+    fn lines(&self, image: usize, y: usize) -> [usize; MAX_TAPS] {
+        let mut lines = [NO_ROW; MAX_TAPS];
+        let top = ((self.first[0] + y) * self.stride).wrapping_sub(self.top);
+        for (dy, line) in lines.iter_mut().enumerate().take(self.kernel[0]) {
+            let at = top.wrapping_add(dy);
+            if at < self.size[0] {
+                let at = nearest_source(at, self.stored[0], self.size[0]);
+                *line = (image * self.stored[0] + at - self.first[1]) * self.stored[1];
+            }
+        }
+        lines
     }
 }
 
@@ -103,36 +185,13 @@ pub fn conv2d(
     conv: Conv2d,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
-    let [images, height, width, channels] = x.dims("conv2d")?;
-    let Sizes { n, channels: k, taps } = matrix.sizes;
-    let [kernel_height, kernel_width] = conv.kernel;
-    if k != channels {
-        let expected = [images, height, width, k];
-        return Err(Error::Shape { what: "conv2d", expected, found: x.shape().to_dims() });
-    }
-    let is_kernel = kernel_height.saturating_mul(kernel_width) == taps;
-    if taps == 0 || taps > MAX_TAPS || conv.stride == 0 || !is_kernel {
-        return Err(Error::Capacity { what: "taps of a kernel", needed: taps, limit: MAX_TAPS });
-    }
-    let size = conv.upsample_to.unwrap_or([height, width]);
-    let [top, bottom, left, right] = conv.padding;
-    let steps = |size: usize, kernel: usize, pad: usize| -> Result<usize> {
-        let padded = size.checked_add(pad).ok_or(Error::Overflow { what: "a picture" })?;
-        let room = padded.checked_sub(kernel).filter(|_| size > 0 && height > 0 && width > 0);
-        room.map(|room| room / conv.stride + 1).ok_or(Error::Shape {
-            what: "conv2d's kernel is larger than its input",
-            expected: [kernel_height, kernel_width, 0, 0],
-            found: [height, width, 0, 0],
-        })
-    };
-    let [above, beside] = [top.saturating_add(bottom), left.saturating_add(right)];
-    let out = [steps(size[0], kernel_height, above)?, steps(size[1], kernel_width, beside)?];
-    let result = cx.tensor(Shape::new([images, out[0], out[1], n]))?;
-    check_epilogue("conv2d", &epilogue, result.shape(), images)?;
+    let dims = x.dims("conv2d")?;
+    let pixels = Pixels::new(dims, matrix.sizes, conv)?;
+    let ([images, ..], [height, width]) = (dims, pixels.out);
+    let out = cx.tensor(Shape::new([images, height, width, matrix.sizes.n]))?;
+    check_epilogue("conv2d", &epilogue, out.shape(), images)?;
     let samples = if epilogue.per_sample.is_some() { images } else { 1 };
-    let product = Gemm { x, matrix, bias, epilogue, out: result, samples };
-    let (stride, stored) = (conv.stride, [height, width]);
-    gemm(cx, product, &Pixels { stored, size, out, kernel_width, taps, stride, top, left })?;
-    cx.ended(Op::Conv2d, result);
-    Ok(result)
+    gemm(cx, Gemm { x, matrix, bias, epilogue, out, samples }, &pixels)?;
+    cx.ended(Op::Conv2d, out);
+    Ok(out)
 }

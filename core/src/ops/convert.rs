@@ -32,15 +32,16 @@ pub(super) fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Ten
         let rows = (TASK / from).max(1);
         let scratch = floats_of_mut(scratch);
         for_each_chunk(cx.executor, result, rows * to, scratch, |index, result, scratch| {
-            let source = &source[index * rows * from..];
+            let source = &source[index * rows * from..][..result.len() / to * from];
+            if x.form() == Form::F32 {
+                return write_rows(isa, form, floats_of(source), c, result);
+            }
             for (source, out) in source.chunks_exact(from).zip(result.chunks_exact_mut(to)) {
-                match (x.form(), form) {
-                    (Form::F32, _) => write_row(isa, form, floats_of(source), out),
-                    (_, Form::F32) => read_row(isa, x.form(), source, floats_of_mut(out)),
-                    _ => {
-                        read_row(isa, x.form(), source, scratch);
-                        write_row(isa, form, scratch, out);
-                    }
+                if form == Form::F32 {
+                    read_row(isa, x.form(), source, floats_of_mut(out));
+                } else {
+                    read_row(isa, x.form(), source, scratch);
+                    write_rows(isa, form, scratch, c, out);
                 }
             }
         });
@@ -58,12 +59,16 @@ pub(super) fn without_channels(cx: &mut Context<'_>, rows: Tensor) -> Result<()>
     Ok(())
 }
 
-/// A row of channels in `form`.
-pub(super) fn write_row(isa: Isa, form: Form, x: &[f32], out: &mut [u8]) {
+/// Rows of `c` channels in `form`.
+pub(super) fn write_rows(isa: Isa, form: Form, x: &[f32], c: usize, out: &mut [u8]) {
     match form {
         Form::F32 => floats_of_mut(out).copy_from_slice(x),
-        Form::Bf16 => isa.f32_to_bf16(x, out),
-        Form::Q8 => isa.quantise_row(x, out),
+        Form::Q8 => isa.quantise_rows(x, c, out),
+        Form::Bf16 if c.is_multiple_of(2) => isa.f32_to_bf16(x, out),
+        Form::Bf16 => {
+            let rows = x.chunks_exact(c).zip(out.chunks_exact_mut(form.row_bytes(c)));
+            rows.for_each(|(x, out)| isa.f32_to_bf16(x, out));
+        }
     }
 }
 

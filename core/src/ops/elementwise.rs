@@ -4,7 +4,7 @@ use super::context::Context;
 use super::observe::Op;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Channels, Shape, Tensor};
 
 /// Elements in one task.
 const CHUNK: usize = 16 * 1024;
@@ -115,6 +115,48 @@ pub fn slice_channels(
     for_each_chunk::<_, f32>(cx.executor, rows, count, &mut [], |row, out, _| {
         out.copy_from_slice(&x[row * c + start..][..count]);
     });
+    cx.ended(Op::Copy, out);
+    Ok(out)
+}
+
+/// Channels `start` to `start + count` of x, moved together: a tensor that begins where x
+/// begins, and overwrites it.
+///
+/// # Errors
+/// [`Error::Index`] where x has fewer channels.
+pub fn slice_channels_in_place(
+    cx: &mut Context<'_>,
+    x: Tensor,
+    start: usize,
+    count: usize,
+) -> Result<Tensor> {
+    let (c, rows) = (x.channels(), x.row_count());
+    Channels::new(x, start, count)?;
+    let front = x.reshape([x.len(), 1])?.rows(0, rows * count)?;
+    let out = front.with_shape(x.shape().with_last(count))?;
+    if cx.is_planning() || out.is_empty() || count == c {
+        return Ok(out);
+    }
+    let x = cx.arena.write(x);
+    let mut done = 0;
+    while done < rows {
+        // So many rows that none of them goes where another lies; one may go where it lies itself.
+        let end = (done * c / count).clamp(done + 1, rows);
+        if end == done + 1 {
+            x.copy_within(done * c + start..done * c + start + count, done * count);
+        } else {
+            let (to, from) = x.split_at_mut(done * c);
+            let to = &mut to[done * count..end * count];
+            let chunk = (CHUNK / count).max(1);
+            for_each_chunk::<_, f32>(cx.executor, to, chunk * count, &mut [], |index, to, _| {
+                let from = from[index * chunk * c..].chunks_exact(c);
+                for (to, from) in to.chunks_exact_mut(count).zip(from) {
+                    to.copy_from_slice(&from[start..start + count]);
+                }
+            });
+        }
+        done = end;
+    }
     cx.ended(Op::Copy, out);
     Ok(out)
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::{Sizes, expand_q4};
-use crate::tensor::{Form, PANEL, Packing, Shape, Tensor};
+use crate::tensor::{Channels, Form, PANEL, Packing, Shape, Tensor};
 use crate::weights::Weight;
 
 /// Bytes of panels that a task goes through again for each tile of rows: half of a small L2 cache.
@@ -33,11 +33,17 @@ const RUN: usize = 28 * MAX_TAPS;
 /// Tasks that each worker should find, so that all end at about the same time.
 const TASKS_PER_WORKER: usize = 8;
 
+/// Steps of a panel and a row that a task has at least: some microseconds.
+const LEAST_STEPS: usize = 32 << 10;
+
+/// `[taps, MR_MAX]`: where rows begin.
+pub(super) type Offsets = [usize; MAX_TAPS * MR_MAX];
+
 /// Where the rows of the left side lie.
 pub(super) trait Rows: Sync {
-    /// For rows `first..first + rows` of the output, which row of the input lies under each tap:
-    /// `[taps, MR_MAX]`, [`NO_ROW`] where it lies in the padding.
-    fn gather(&self, first: usize, rows: usize, out: &mut [usize; MAX_TAPS * MR_MAX]);
+    /// For rows `first..first + rows` of the output, at which byte of the input the row under each
+    /// tap begins, where a row has so many `bytes`; [`NO_ROW`] where it lies in the padding.
+    fn gather(&self, first: usize, rows: usize, bytes: usize, out: &mut Offsets);
 }
 
 /// What happens at the end of a product.
@@ -97,30 +103,11 @@ pub(super) fn gemm(cx: &mut Context<'_>, p: Gemm, rows: &impl Rows) -> Result<()
             true => p.x,
             false => to_form(cx, p.x, form)?,
         };
-        let zeros = cx.tensor(Shape::new([form.row_bytes(channels).div_ceil(4)]))?;
-        let bias = match p.bias {
-            None => None,
-            Some(bias) => Some(cx.load_padded(bias, n)?),
-        };
-        let scales = p.matrix.scales.map(|scales| cx.load(scales)).transpose()?;
-        let packer = Packer::new(cx, p.matrix, p.epilogue.geglu)?;
-        let biases = match (p.epilogue.per_sample, bias) {
-            (Some(_), _) => Some(cx.tensor(Shape::new([n.next_multiple_of(PANEL)]))?),
-            (None, bias) => bias,
-        };
+        let mut product = Product::new(cx, p.matrix, p.bias, p.epilogue)?;
         if cx.is_planning() || p.out.is_empty() {
             return Ok(());
         }
-        cx.arena.write(zeros).fill(0.0);
-        let work = Work { p: Gemm { x, ..p }, form, zeros, bias, biases, scales };
-        for block in packer.blocks() {
-            let panels = packer.fill(cx, block.clone())?;
-            for sample in 0..p.samples {
-                work.add_bias_of(cx, sample);
-                work.multiply(cx, rows, block.clone(), panels, sample)?;
-            }
-        }
-        Ok(())
+        product.multiply(cx, x, rows, Channels::all(p.out), p.samples)
     })
 }
 
@@ -145,6 +132,8 @@ struct Packer {
     groups: Tensor,
     /// Panels between a value's and its gate's.
     gate: Option<usize>,
+    /// The block that `packed` holds.
+    held: Option<Range<usize>>,
 }
 
 impl Packer {
@@ -172,7 +161,7 @@ impl Packer {
             Some(groups) => cx.load_bytes(groups)?,
         };
         let gate = geglu.then_some(panels);
-        Ok(Self { matrix, panels, packed, staging, groups, gate })
+        Ok(Self { matrix, panels, packed, staging, groups, gate, held: None })
     }
 
     /// The blocks of the output's panels, in order.
@@ -181,9 +170,12 @@ impl Packer {
         (0..panels).step_by(step.max(1)).map(move |first| first..panels.min(first + step))
     }
 
-    /// Makes a block's panels readable.
-    fn fill(&self, cx: &mut Context<'_>, block: Range<usize>) -> Result<Source> {
+    /// Makes a block's panels readable, if they are not yet.
+    fn fill(&mut self, cx: &mut Context<'_>, block: Range<usize>) -> Result<Source> {
         let Some((_, packed)) = self.packed else { return Ok(Source::InPlace) };
+        if self.held.as_ref() == Some(&block) {
+            return Ok(Source::Packed(packed));
+        }
         if packed.is_empty() {
             return Ok(Source::Packed(packed));
         }
@@ -192,6 +184,7 @@ impl Packer {
             let gates = block.start + gate..block.end + gate;
             self.fill_part(cx, gates, packed, block.len())?;
         }
+        self.held = Some(block);
         Ok(Source::Packed(packed))
     }
 
@@ -251,10 +244,11 @@ fn source_row(matrix: Matrix) -> usize {
 
 const OVERFLOW: Error = Error::Overflow { what: "a packed weight" };
 
-/// A product with its working memory.
-struct Work {
-    p: Gemm,
-    form: Form,
+/// The right side of a product and its working memory, for any number of left sides.
+pub(super) struct Product {
+    matrix: Matrix,
+    epilogue: Epilogue,
+    packer: Packer,
     zeros: Tensor,
     bias: Option<Tensor>,
     /// The bias, with what belongs to one sample.
@@ -262,13 +256,71 @@ struct Work {
     scales: Option<Tensor>,
 }
 
-impl Work {
+/// A left side and where the product with it goes.
+struct Sides<'a, R> {
+    x: Tensor,
+    rows: &'a R,
+    out: Channels,
+    samples: usize,
+}
+
+impl Product {
+    /// Takes the working memory from the top of the stack.
+    ///
+    /// # Errors
+    /// Those of memory and weights.
+    pub fn new(
+        cx: &mut Context<'_>,
+        matrix: Matrix,
+        bias: Option<Weight>,
+        epilogue: Epilogue,
+    ) -> Result<Self> {
+        let Sizes { n, channels, .. } = matrix.sizes;
+        let zeros =
+            cx.tensor(Shape::new([matrix.packing.form().row_bytes(channels).div_ceil(4)]))?;
+        let bias = bias.map(|bias| cx.load_padded(bias, n)).transpose()?;
+        let scales = matrix.scales.map(|scales| cx.load(scales)).transpose()?;
+        let packer = Packer::new(cx, matrix, epilogue.geglu)?;
+        let biases = match (epilogue.per_sample, bias) {
+            (Some(_), _) => Some(cx.tensor(Shape::new([n.next_multiple_of(PANEL)]))?),
+            (None, bias) => bias,
+        };
+        if !cx.is_planning() {
+            cx.arena.write(zeros).fill(0.0);
+        }
+        Ok(Self { matrix, epilogue, packer, zeros, bias, biases, scales })
+    }
+
+    /// The product with rows of `x`, which is in the weight's form; `out` has as many channels as
+    /// the product.
+    ///
+    /// # Errors
+    /// [`Error::WeightRead`].
+    pub fn multiply(
+        &mut self,
+        cx: &mut Context<'_>,
+        x: Tensor,
+        rows: &impl Rows,
+        out: Channels,
+        samples: usize,
+    ) -> Result<()> {
+        let sides = Sides { x, rows, out, samples };
+        for block in self.packer.blocks() {
+            let panels = self.packer.fill(cx, block.clone())?;
+            for sample in 0..samples {
+                self.add_bias_of(cx, sample);
+                self.multiply_block(cx, &sides, block.clone(), panels, sample)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Bias and what is added to every row of a sample, as one.
     fn add_bias_of(&self, cx: &mut Context<'_>, sample: usize) {
-        let (Some(shift), Some(biases)) = (self.p.epilogue.per_sample, self.biases) else {
+        let (Some(shift), Some(biases)) = (self.epilogue.per_sample, self.biases) else {
             return;
         };
-        let n = self.p.matrix.sizes.n;
+        let n = self.matrix.sizes.n;
         let (out, [shift, bias]) = cx.arena.split(biases, [shift, self.bias.unwrap_or(self.zeros)]);
         out.fill(0.0);
         if self.bias.is_some() {
@@ -278,42 +330,41 @@ impl Work {
         out.iter_mut().zip(shift).for_each(|(out, shift)| *out += shift);
     }
 
-    fn multiply(
+    fn multiply_block<R: Rows>(
         &self,
         cx: &mut Context<'_>,
-        rows: &impl Rows,
+        sides: &Sides<'_, R>,
         block: Range<usize>,
         panels: Source,
         sample: usize,
     ) -> Result<()> {
-        let Work { p, form, .. } = *self;
-        let Matrix { weight, sizes, .. } = p.matrix;
-        let width = p.out.channels();
-        let none = self.zeros;
+        let Sides { x, rows, out: to, samples } = *sides;
+        let Matrix { weight, sizes, packing, .. } = self.matrix;
+        let (form, epilogue, none) = (packing.form(), self.epilogue, self.zeros);
+        let (stride, width) = (to.of().channels(), to.count());
         let (packed, offset) = match panels {
             Source::InPlace => (none, 0),
             Source::Packed(packed) => (packed, block.start),
         };
-        let residual = p.epilogue.residual;
-        let (out, [x, packed, bias, scales, zeros, residual_rows]) = cx.arena.split_bytes(
-            p.out,
+        let (out, [x, packed, bias, scales, zeros, residual]) = cx.arena.split_bytes(
+            to.of(),
             [
-                p.x,
+                x,
                 packed,
                 self.biases.unwrap_or(none),
                 self.scales.unwrap_or(none),
                 none,
-                residual.unwrap_or(none),
+                epilogue.residual.unwrap_or(none),
             ],
         );
         let data = match panels {
             Source::Packed(_) => packed,
             Source::InPlace => cx.weights.read(&weight, 0, weight.bytes, &mut [])?,
         };
-        let m = p.out.row_count() / p.samples;
-        let out = &mut floats_of_mut(out)[sample * m * width..][..m * width];
+        let m = to.of().row_count() / samples;
+        let out = &mut floats_of_mut(out)[sample * m * stride..][..m * stride];
         let columns = sizes.panels() / 2;
-        let gate = match (p.epilogue.geglu, panels) {
+        let gate = match (epilogue.geglu, panels) {
             (false, _) => None,
             (true, Source::Packed(_)) => Some(Gate { data: block.len(), columns }),
             (true, Source::InPlace) => Some(Gate { data: columns, columns }),
@@ -329,18 +380,20 @@ impl Work {
             data,
             data_first: offset,
             gate,
-            accumulate: p.epilogue.accumulate,
+            accumulate: epilogue.accumulate,
             bias: self.biases.map(|_| floats_of(bias)),
             scales: self.scales.map(|_| floats_of(scales)),
-            residual: residual.map(|_| floats_of(residual_rows)),
-            activation: p.epilogue.activation,
+            residual: epilogue.residual.map(|_| floats_of(residual)),
+            activation: epilogue.activation,
+            first_column: to.first(),
             width,
         };
         let columns = block.start * PANEL..width.min(block.end * PANEL);
         let row_bytes = form.row_bytes(sizes.channels);
         let panel = sizes.panel_bytes(form) * if gate.is_some() { 2 } else { 1 };
         let tile = tile_size(cx.isa, cx.executor.workers(), [m, columns.len()], row_bytes, panel);
-        for_each_tile(cx.executor, out, width, columns, tile, &mut [], |tile, _| {
+        let columns = to.first() + columns.start..to.first() + columns.end;
+        for_each_tile(cx.executor, out, stride, columns, tile, &mut [], |tile, _| {
             tiles.compute(tile);
         });
         Ok(())
@@ -359,7 +412,8 @@ fn tile_size(
 ) -> [usize; 2] {
     let step = PANEL * isa.tile_panels();
     let mr = isa.tile_rows()[isa.tile_panels() - 1];
-    let wanted = workers * TASKS_PER_WORKER;
+    let work = m.saturating_mul(n.div_ceil(PANEL)).saturating_mul(panel / (4 * PANEL));
+    let wanted = (workers * TASKS_PER_WORKER).min(work / LEAST_STEPS).max(1);
     let most_columns = (COLUMN_BYTES / panel.max(1) * PANEL).max(step);
     let most_rows = (ROW_BYTES / row_bytes.max(1)).max(mr);
     let row_blocks = m.div_ceil(most_rows);
@@ -392,6 +446,8 @@ struct Tiles<'a, R> {
     residual: Option<&'a [f32]>,
     accumulate: bool,
     activation: Option<Activation>,
+    /// Where in its rows the output begins.
+    first_column: usize,
     /// Columns of the output.
     width: usize,
 }
@@ -406,10 +462,7 @@ impl<R: Rows> Tiles<'_, R> {
         let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
         for row in (0..place.rows).step_by(mr) {
             let rows = mr.min(place.rows - row);
-            self.rows.gather(self.first_row + place.row + row, rows, &mut offsets);
-            for offset in &mut offsets[..self.sizes.taps * MR_MAX] {
-                *offset = if *offset == NO_ROW { NO_ROW } else { *offset * row_bytes };
-            }
+            self.rows.gather(self.first_row + place.row + row, rows, row_bytes, &mut offsets);
             let gather = Gather {
                 data: self.x,
                 zeros: self.zeros,
@@ -425,7 +478,8 @@ impl<R: Rows> Tiles<'_, R> {
     /// Some rows of the tile, with all its columns.
     fn one(&self, tile: &mut TileMut<'_>, [row, rows]: [usize; 2], gather: &Gather<'_>) {
         let place = tile.place();
-        let first = place.column / PANEL;
+        let column = place.column - self.first_column;
+        let first = column / PANEL;
         let panel = self.sizes.panel_bytes(self.form);
         let scales = self.scales.map_or(&[][..], |all| &all[first * self.sizes.scales()..]);
         let panels = Panels {
@@ -438,14 +492,14 @@ impl<R: Rows> Tiles<'_, R> {
                 false => &[][..],
                 true => {
                     let row = self.first_row + place.row + row + r;
-                    &residual[row * self.width + place.column..][..place.columns]
+                    &residual[row * self.width + column..][..place.columns]
                 }
             })
         });
         let mut out: [&mut [f32]; MR_MAX] = tile.rows(row, 0..place.columns);
         let mut finish = Finish {
             out: &mut out[..rows],
-            bias: self.bias.map(|bias| &bias[place.column..]),
+            bias: self.bias.map(|bias| &bias[column..]),
             residual: residual.as_ref().map(|rows| &rows[..]),
             accumulate: self.accumulate,
             activation: self.activation,

@@ -2,9 +2,9 @@
 
 use super::activation::geglu_into;
 use super::context::{Context, Matrix};
-use super::gemm::{Epilogue, Gemm, Rows, check_epilogue, gemm};
+use super::gemm::{Epilogue, Gemm, Offsets, Rows, check_epilogue, gemm};
 use super::observe::Op;
-use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
+use crate::arch::{MR_MAX, NO_ROW};
 use crate::error::{Error, Result};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{PANEL, Tensor};
@@ -14,9 +14,9 @@ use crate::weights::Weight;
 struct Contiguous;
 
 impl Rows for Contiguous {
-    fn gather(&self, first: usize, rows: usize, out: &mut [usize; MAX_TAPS * MR_MAX]) {
+    fn gather(&self, first: usize, rows: usize, bytes: usize, out: &mut Offsets) {
         for (r, row) in out.iter_mut().enumerate().take(MR_MAX) {
-            *row = if r < rows { first + r } else { NO_ROW };
+            *row = if r < rows { (first + r) * bytes } else { NO_ROW };
         }
     }
 }

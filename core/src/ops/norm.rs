@@ -4,13 +4,13 @@
 //! so that a large mean costs no precision; the blocks are the same whatever the number of threads.
 
 use super::context::Context;
-use super::convert::{without_channels, write_row};
+use super::convert::{without_channels, write_rows};
 use super::observe::Op;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::mem::{floats_of, floats_of_mut};
-use crate::tensor::{Form, Shape, Tensor};
+use crate::tensor::{Channels, Form, Shape, Tensor};
 use crate::weights::Weight;
 
 /// The most blocks of pixels whose statistics are taken apart, and merged afterwards.
@@ -20,7 +20,7 @@ const MAX_BLOCKS: usize = 64;
 const TASK: usize = 16 * 1024;
 
 /// The fewest pixels in a block.
-const MIN_BLOCK: usize = 16;
+const MIN_BLOCK: usize = 64;
 
 /// What a group normalisation does beside normalising.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,44 +58,83 @@ pub fn group_norm(
     norm: GroupNorm,
 ) -> Result<Tensor> {
     let out = cx.tensor_in(x.shape(), norm.form)?;
-    let c = x.channels();
     cx.scratch(|cx| {
-        let affine = statistics(cx, x, weight, bias, norm)?;
-        let row = if norm.form == Form::F32 { 0 } else { c };
-        let scratch = cx.tensor(Shape::new([cx.executor.workers(), row]))?;
+        let affine = statistics(cx, Channels::all(x), weight, bias, norm)?;
+        let scratch = row_scratch(cx, x.channels(), norm.form)?;
         if cx.is_planning() || x.is_empty() {
             return without_channels(cx, out);
         }
-        let (isa, bytes) = (cx.isa, out.row_bytes());
-        let ([out, scratch], [x, affine]) = cx.arena.split_bytes_two([out, scratch], [x, affine]);
-        let (x, affine, scratch) = (floats_of(x), floats_of(affine), floats_of_mut(scratch));
-        let (samples, rows) = (affine.len() / (3 * c), (TASK / c).max(1));
-        let pixels = x.len() / c / samples;
+        let samples = affine.row_count() / 3;
+        let pixels = x.row_count() / samples;
         for sample in 0..samples {
-            let affine = &affine[sample * 3 * c..][..3 * c];
-            let x = &x[sample * pixels * c..][..pixels * c];
-            let out = &mut out[sample * pixels * bytes..][..pixels * bytes];
-            for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, row| {
-                let x = x[index * rows * c..].chunks_exact(c);
-                for (x, out) in x.zip(out.chunks_exact_mut(bytes)) {
-                    let to = match norm.form {
-                        Form::F32 => floats_of_mut(out),
-                        _ => &mut *row,
-                    };
-                    isa.normalise_f32(x, affine, to);
-                    if let Some(activation) = norm.activation {
-                        isa.activate_f32(activation, to);
-                    }
-                    if norm.form != Form::F32 {
-                        write_row(isa, norm.form, row, out);
-                    }
-                }
-            });
+            let x = Channels::all(x.rows(sample * pixels, pixels)?);
+            let out = out.rows(sample * pixels, pixels)?;
+            let affine = Some((affine.sample(sample)?, norm.activation));
+            prepare_rows(cx, x, affine, out, scratch);
         }
         Ok(())
     })?;
     cx.ended(Op::GroupNorm, out);
     Ok(out)
+}
+
+/// Rows of c channels that are normalised at a time: few enough to stay in the nearest cache.
+fn rows_at_once(c: usize) -> usize {
+    (4096 / c.max(1)).max(1)
+}
+
+/// Some rows of channels for each worker, where [`prepare_rows`] needs them.
+///
+/// # Errors
+/// Those of memory.
+pub(super) fn row_scratch(cx: &mut Context<'_>, c: usize, form: Form) -> Result<Tensor> {
+    let rows = if form == Form::F32 { 0 } else { rows_at_once(c) };
+    cx.tensor(Shape::new([cx.executor.workers(), rows, c]))
+}
+
+/// Rows of one sample as a product wants them: normalised by `[1, 3, c]` and activated, or as they
+/// are, in the form of `out`.
+pub(super) fn prepare_rows(
+    cx: &mut Context<'_>,
+    x: Channels,
+    norm: Option<(Tensor, Option<Activation>)>,
+    out: Tensor,
+    scratch: Tensor,
+) {
+    let (isa, form, bytes) = (cx.isa, out.form(), out.row_bytes());
+    let (stride, first, c) = (x.of().channels(), x.first(), x.count());
+    let affine = norm.map_or(x.of(), |(affine, _)| affine);
+    let ([out, scratch], [x, affine]) = cx.arena.split_bytes_two([out, scratch], [x.of(), affine]);
+    let (x, affine, scratch) = (floats_of(x), floats_of(affine), floats_of_mut(scratch));
+    let rows = (TASK / c).max(1);
+    for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, scratch| {
+        let x = &x[index * rows * stride..];
+        for (number, out) in out.chunks_mut(rows_at_once(c) * bytes).enumerate() {
+            let count = out.len() / bytes;
+            let x = &x[number * rows_at_once(c) * stride..][..count * stride];
+            let Some((_, activation)) = norm else {
+                let rows = x.chunks_exact(stride).zip(out.chunks_exact_mut(bytes));
+                rows.for_each(|(x, out)| write_rows(isa, form, &x[first..first + c], c, out));
+                continue;
+            };
+            let to = match form {
+                Form::F32 => &mut *floats_of_mut(out),
+                _ => &mut scratch[..count * c],
+            };
+            if stride == c {
+                isa.normalise_f32(x, affine, to);
+            } else {
+                let rows = x.chunks_exact(stride).zip(to.chunks_exact_mut(c));
+                rows.for_each(|(x, to)| isa.normalise_f32(&x[first..first + c], affine, to));
+            }
+            if let Some(activation) = activation {
+                isa.activate_f32(activation, to);
+            }
+            if form != Form::F32 {
+                write_rows(isa, form, &scratch[..count * c], c, out);
+            }
+        }
+    });
 }
 
 /// [`group_norm`], x itself, which stays f32.
@@ -111,7 +150,7 @@ pub fn group_norm_in_place(
 ) -> Result<()> {
     let c = x.channels();
     cx.scratch(|cx| {
-        let affine = statistics(cx, x, weight, bias, norm)?;
+        let affine = statistics(cx, Channels::all(x), weight, bias, norm)?;
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), c]))?;
         if cx.is_planning() || x.is_empty() {
             return Ok(());
@@ -138,14 +177,18 @@ pub fn group_norm_in_place(
 }
 
 /// `[n, 3, c]`: what to subtract from each channel, then multiply it with, then add to it.
-fn statistics(
+///
+/// # Errors
+/// As [`group_norm`].
+pub(super) fn statistics(
     cx: &mut Context<'_>,
-    x: Tensor,
+    channels: Channels,
     weight: Weight,
     bias: Weight,
     norm: GroupNorm,
 ) -> Result<Tensor> {
-    let [n, pixels, c] = x.samples("group_norm")?;
+    let (x, first, c) = (channels.of(), channels.first(), channels.count());
+    let [n, pixels, all] = x.samples("group_norm")?;
     if norm.groups == 0 || !c.is_multiple_of(norm.groups) {
         let expected = x.shape().with_last(c.next_multiple_of(norm.groups.max(1))).to_dims();
         return Err(Error::Shape { what: "group_norm", expected, found: x.shape().to_dims() });
@@ -157,7 +200,7 @@ fn statistics(
     let blocks = pixels.div_ceil(block);
     let affine = cx.tensor(Shape::new([n, 3, c]))?;
     cx.scratch(|cx| {
-        let moments = cx.tensor(Shape::new([n, blocks, 2, c]))?;
+        let moments = cx.tensor(Shape::new([n, blocks, 2, all]))?;
         let weight = cx.load_or(Some(weight), c, 1.0)?;
         let bias = cx.load_or(Some(bias), c, 0.0)?;
         if cx.is_planning() || x.is_empty() {
@@ -165,18 +208,19 @@ fn statistics(
         }
         let isa = cx.isa;
         let (out, [pixels_of_x]) = cx.arena.split(moments, [x]);
-        for_each_chunk::<_, f32>(cx.executor, out, 2 * c, &mut [], |index, moments, _| {
+        for_each_chunk::<_, f32>(cx.executor, out, 2 * all, &mut [], |index, moments, _| {
             let (sample, number) = (index / blocks, index % blocks);
-            let first = sample * pixels + number * block;
+            let start = sample * pixels + number * block;
             let count = block.min(pixels - number * block);
-            isa.moments_f32(&pixels_of_x[first * c..(first + count) * c], moments);
+            isa.moments_f32(&pixels_of_x[start * all..(start + count) * all], moments);
         });
         let extra = norm.scale_shift.unwrap_or(weight);
         let (affine, [moments, weight, bias, extra]) =
             cx.arena.split(affine, [moments, weight, bias, extra]);
         for (sample, affine) in affine.chunks_exact_mut(3 * c).enumerate() {
-            let moments = &moments[sample * blocks * 2 * c..][..blocks * 2 * c];
-            let mut groups = Groups { c, size: c / norm.groups, block, pixels, eps: norm.eps };
+            let moments = &moments[sample * blocks * 2 * all..][..blocks * 2 * all];
+            let size = c / norm.groups;
+            let groups = Groups { all, first, c, size, block, pixels, eps: norm.eps };
             groups.affine(moments, weight, bias, affine);
             if norm.scale_shift.is_some() {
                 let (scale, shift) = extra[sample * 2 * c..][..2 * c].split_at(c);
@@ -194,6 +238,9 @@ fn statistics(
 
 /// How one sample's channels and pixels are grouped.
 struct Groups {
+    /// Channels whose moments there are, and the first of the `c` that are normalised.
+    all: usize,
+    first: usize,
     c: usize,
     size: usize,
     block: usize,
@@ -202,28 +249,48 @@ struct Groups {
 }
 
 impl Groups {
-    /// Merges the blocks' moments `[blocks, 2, c]` group by group.
-    fn affine(&mut self, moments: &[f32], weight: &[f32], bias: &[f32], affine: &mut [f32]) {
-        let c = self.c;
-        for group in (0..c).step_by(self.size) {
-            let (mut count, mut mean, mut squares) = (0.0f32, 0.0f32, 0.0f32);
-            for (number, moments) in moments.chunks_exact(2 * c).enumerate() {
-                let more = self.block.min(self.pixels - number * self.block) as f32;
-                for channel in group..group + self.size {
-                    let delta = moments[channel] - mean;
-                    let total = count + more;
-                    mean += delta * (more / total);
-                    squares += moments[c + channel] + delta * delta * (count * more / total);
-                    count = total;
-                }
-            }
-            let scale = 1.0 / libm::sqrtf(squares / count + self.eps);
-            for channel in group..group + self.size {
-                affine[channel] = mean;
-                affine[c + channel] = scale * weight[channel];
-                affine[2 * c + channel] = bias[channel];
+    /// Merges the blocks' moments `[blocks, 2, all]` channel by channel, and the channels' group by
+    /// group.
+    fn affine(&self, moments: &[f32], weight: &[f32], bias: &[f32], affine: &mut [f32]) {
+        let (c, all, seen) = (self.c, self.pixels as f32, self.first..self.first + self.c);
+        let (means, rest) = affine.split_at_mut(c);
+        let (squares, shifts) = rest.split_at_mut(c);
+        let blocks = || {
+            moments.chunks_exact(2 * self.all).enumerate().map(|(number, moments)| {
+                let count = self.block.min(self.pixels - number * self.block) as f32;
+                let (means, deviations) = moments.split_at(self.all);
+                (count, (&means[seen.clone()], &deviations[seen.clone()]))
+            })
+        };
+        // Means are summed relative to the first block's, so that a large one costs no precision.
+        let first = &moments[seen.clone()];
+        means.fill(0.0);
+        for (count, (mean, _)) in blocks() {
+            for ((sum, mean), first) in means.iter_mut().zip(mean).zip(first) {
+                *sum += count * (mean - first);
             }
         }
+        means.iter_mut().zip(first).for_each(|(mean, first)| *mean = first + *mean / all);
+        squares.fill(0.0);
+        for (count, (mean, deviations)) in blocks() {
+            let merged = means.iter().zip(mean).zip(deviations);
+            for (square, ((all, mean), deviation)) in squares.iter_mut().zip(merged) {
+                *square += deviation + count * (mean - all) * (mean - all);
+            }
+        }
+        for group in (0..c).step_by(self.size) {
+            let channels = group..group + self.size;
+            let (means, squares) = (&mut means[channels.clone()], &mut squares[channels.clone()]);
+            let first = means[0];
+            let mean =
+                means.iter().map(|mean| mean - first).sum::<f32>() / self.size as f32 + first;
+            let between = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f32>();
+            let squared = squares.iter().sum::<f32>() + all * between;
+            let scale = 1.0 / libm::sqrtf(squared / (all * self.size as f32) + self.eps);
+            means.fill(mean);
+            squares.iter_mut().zip(&weight[channels]).for_each(|(to, weight)| *to = scale * weight);
+        }
+        shifts.copy_from_slice(bias);
     }
 }
 
@@ -262,7 +329,7 @@ pub fn layer_norm(
                     isa.layer_norm_f32(x, weight, bias, eps, floats_of_mut(out));
                 } else {
                     isa.layer_norm_f32(x, weight, bias, eps, row);
-                    write_row(isa, form, row, out);
+                    write_rows(isa, form, row, c, out);
                 }
             }
         });

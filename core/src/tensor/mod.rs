@@ -119,7 +119,14 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] where the number of elements differs.
     pub fn reshape<const N: usize>(&self, dims: [usize; N]) -> Result<Self> {
-        let shape = Shape::new(dims);
+        self.with_shape(Shape::new(dims))
+    }
+
+    /// [`Tensor::reshape`] to a shape of any number of dimensions.
+    ///
+    /// # Errors
+    /// As [`Tensor::reshape`].
+    pub fn with_shape(&self, shape: Shape) -> Result<Self> {
         if shape.elements()? != self.len() {
             let (expected, found) = (shape.to_dims(), self.shape.to_dims());
             return Err(Error::Shape { what: "reshape", expected, found });
@@ -169,5 +176,53 @@ impl Tensor {
             return Ok(());
         }
         Err(Error::Shape { what, expected: shape.to_dims(), found: self.shape.to_dims() })
+    }
+}
+
+/// Some channels of a tensor: `count` of each row, from `first` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channels {
+    of: Tensor,
+    first: usize,
+    count: usize,
+}
+
+impl Channels {
+    /// All channels of a tensor.
+    pub fn all(of: Tensor) -> Self {
+        Self { of, first: 0, count: of.channels() }
+    }
+
+    /// # Errors
+    /// [`Error::Index`] where the tensor's channels end before `first + count`.
+    pub fn new(of: Tensor, first: usize, count: usize) -> Result<Self> {
+        let limit = of.channels();
+        match first.checked_add(count) {
+            Some(end) if end <= limit => Ok(Self { of, first, count }),
+            end => Err(Error::Index { what: "channel", index: end.unwrap_or(usize::MAX), limit }),
+        }
+    }
+
+    /// The tensor.
+    pub fn of(&self) -> Tensor {
+        self.of
+    }
+
+    /// The first channel.
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Number of channels.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// These channels of `count` rows from `start`, as [`Tensor::rows`].
+    ///
+    /// # Errors
+    /// [`Error::Index`] where the rows end before.
+    pub fn rows(&self, start: usize, count: usize) -> Result<Self> {
+        Ok(Self { of: self.of.rows(start, count)?, ..*self })
     }
 }
