@@ -898,7 +898,7 @@ fn tiles_take_less_memory_and_make_nearly_the_same_picture() {
     let (tiled, tile) = plan(&tiles);
     assert!(tiled < whole, "{tiled} {whole}");
     assert_eq!((none, tile), (serde_json::Value::Null, 12.into()));
-    assert_eq!(plan(&["--enable-tiling"]).1, 20);
+    assert_eq!(plan(&["--enable-tiling"]).1, 24);
     let whole = draw(&[]);
     let tiled = draw(&tiles);
     let info = says(&["inspect", out.to_str().unwrap()]);
