@@ -142,8 +142,8 @@ fn check(isa: Isa, is_bf16: bool, head: &Head, first_query: usize) {
         let Head { tq, tk, d, causal, .. } = *head;
         assert!(
             (f64::from(found) - value).abs() <= limit,
-            "{isa:?}, bf16 {is_bf16}, {tq}x{tk}x{d}, causal {causal}: [{query}, {channel}] {found}, \
-             not {value} ± {limit}"
+            "{isa:?}, bf16 {is_bf16}, {tq}x{tk}x{d}, causal {causal}: [{query}, {channel}] \
+             {found}, not {value} ± {limit}"
         );
     }
 }

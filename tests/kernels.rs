@@ -171,7 +171,8 @@ fn sums_and_gates_take_as_many_as_there_are_of_both() {
 
 #[test]
 fn activations_are_within_their_stated_errors() {
-    let functions: [(Activation, fn(f64) -> f64); 5] = [
+    type Function = fn(f64) -> f64;
+    let functions: [(Activation, Function); 5] = [
         (Activation::Silu, |x| x / (1.0 + (-x).exp())),
         (Activation::GeluTanh, |x| {
             let inner = (2.0 / core::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
@@ -308,6 +309,143 @@ fn every_number_is_rounded_to_the_nearest_bf16() {
             isa.f32_to_bf16(&x[0x1F_0000 / 8..][..len], &mut part);
             assert_eq!(part[..2 * len], expected[0x1F_0000 / 4..][..2 * len]);
             assert!(part[2 * len..].iter().all(|&byte| byte == 0), "{len} on {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_quantised_one_by_one() {
+    let x = numbers(14, 7 * 21);
+    for isa in isas() {
+        let mut together = vec![0; 7 * 32];
+        isa.quantise_rows(&x, 21, &mut together);
+        for (x, found) in x.chunks(21).zip(together.chunks(32)) {
+            let mut alone = vec![0; 32];
+            isa.quantise_rows(x, 21, &mut alone);
+            assert_eq!(found, alone, "{isa:?}");
+        }
+    }
+}
+
+/// A block of queries with the keys and values of one head, `[queries, d]` and `[tk, d]`.
+struct Head {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    d: usize,
+    tk: usize,
+    first_query: usize,
+    causal: bool,
+}
+
+/// Four bytes of a step: one f32, or two bf16.
+fn step_bytes(x: &[f32], is_bf16: bool) -> Vec<u8> {
+    match is_bf16 {
+        false => x.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        true => x.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+    }
+}
+
+impl Head {
+    /// The kernel's result `[queries, d]`.
+    fn attend(&self, isa: Isa, is_bf16: bool) -> Vec<f32> {
+        let Self { d, tk, .. } = *self;
+        let (queries, per_step) = (isa.attend_queries(), if is_bf16 { 2 } else { 1 });
+        let steps = d / per_step;
+        let mut panels = Vec::new();
+        for panel in self.q.chunks(PANEL * d) {
+            for step in 0..steps {
+                for query in panel.chunks(d) {
+                    panels.extend(step_bytes(&query[step * per_step..][..per_step], is_bf16));
+                }
+            }
+        }
+        let mut values = Vec::new();
+        for first in (0..tk).step_by(KEYS) {
+            for channel in 0..d {
+                let at = |key: usize| if key < tk { self.v[key * d + channel] } else { 0.0 };
+                let row: Vec<f32> = (first..first + KEYS).map(at).collect();
+                values.extend(step_bytes(&row, is_bf16));
+            }
+        }
+        let mut weights = vec![0xFF; queries * KEYS * 4 / per_step];
+        let (mut out, mut sums) = (vec![9.0; d * queries], vec![9.0; queries]);
+        isa.attend(&mut Attend {
+            is_bf16,
+            queries: &panels,
+            steps,
+            keys: &step_bytes(&self.k, is_bf16),
+            key_stride: 4 * steps,
+            values: &values,
+            tk,
+            causal: self.causal,
+            first_query: self.first_query,
+            weights: &mut weights,
+            out: &mut out,
+            sums: &mut sums,
+        });
+        let at = |query: usize, channel: usize| out[channel * queries + query] / sums[query];
+        (0..queries * d).map(|i| at(i / d, i % d)).collect()
+    }
+
+    /// The result in f64, and the weighted magnitudes of the values.
+    fn expected(&self, query: usize, is_bf16: bool) -> Vec<[f64; 2]> {
+        let Self { d, tk, .. } = *self;
+        let round = |x: f32| f64::from(if is_bf16 { bf16::from_f32(x).to_f32() } else { x });
+        let seen = if self.causal { tk.min(self.first_query + query + 1) } else { tk };
+        let score = |key: usize| -> f64 {
+            (0..d).map(|i| round(self.q[query * d + i]) * round(self.k[key * d + i])).sum()
+        };
+        let weights: Vec<f64> = (0..seen).map(|key| score(key).exp2()).collect();
+        let sum: f64 = weights.iter().sum();
+        let of = |channel: usize, f: fn(f64) -> f64| -> f64 {
+            let value = |key: usize| weights[key] * f(round(self.v[key * d + channel]));
+            (0..seen).map(value).sum::<f64>() / sum
+        };
+        (0..d).map(|channel| [of(channel, |x| x), of(channel, f64::abs)]).collect()
+    }
+}
+
+#[test]
+fn attention_of_a_block_is_within_its_stated_error() {
+    for (isa, is_bf16) in isas().into_iter().flat_map(|isa| [false, true].map(|b| (isa, b))) {
+        let queries = isa.attend_queries();
+        for (tk, d, causal) in [1, 2, 11, 12, 13, 95, 96, 97, 200]
+            .into_iter()
+            .flat_map(|tk| [2, 8, 18, 40].map(|d| (tk, d, tk % 3 == 1)))
+        {
+            let first_query = if causal { tk / 2 } else { 0 };
+            // Scores grow with the keys, so that the reference is raised on the way.
+            let mut k = numbers(15, tk * d);
+            for (key, row) in k.chunks_mut(d).enumerate() {
+                row.iter_mut().for_each(|x| *x *= 1.0 + key as f32 / 8.0);
+            }
+            let (q, v) = (numbers(16, queries * d), numbers(17, tk * d));
+            let head = Head { q, k, v, d, tk, first_query, causal };
+            let found = head.attend(isa, is_bf16);
+            for query in 0..queries {
+                for (channel, [expected, size]) in head.expected(query, is_bf16).iter().enumerate()
+                {
+                    let found = f64::from(found[query * d + channel]);
+                    // Weights are rounded to eight bits in bf16, and scores have errors.
+                    let limit = size * if is_bf16 { 1.2 / 256.0 } else { 4e-5 } + 1e-7;
+                    let place = format!("{tk} {d} {causal} {query} {channel} on {isa:?} {is_bf16}");
+                    assert!((found - expected).abs() <= limit, "{place}: {found}, not {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_to_what_is_no_number_is_none() {
+    for (isa, is_bf16) in isas().into_iter().flat_map(|isa| [false, true].map(|b| (isa, b))) {
+        for key in [0, 5, 11, 12, 100] {
+            let (d, tk, queries) = (4, 120, isa.attend_queries());
+            let [q, mut k, v] = [queries, tk, tk].map(|rows| numbers(18, rows * d));
+            k[key * d] = f32::NAN;
+            let head = Head { q, k, v, d, tk, first_query: 0, causal: false };
+            assert!(head.attend(isa, is_bf16).iter().all(|x| x.is_nan()), "{key} on {isa:?}");
         }
     }
 }

@@ -13,6 +13,8 @@ mod register_loop;
 mod scalar;
 mod simd;
 mod tile;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm_simd128;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -61,6 +63,9 @@ pub enum Level {
     /// aarch64 with dotprod, i8mm and bf16.
     #[cfg(target_arch = "aarch64")]
     NeonBf16,
+    /// WebAssembly, compiled with simd128.
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
 }
 
 impl Level {
@@ -85,6 +90,8 @@ impl Level {
         Self::NeonI8mm,
         #[cfg(target_arch = "aarch64")]
         Self::NeonBf16,
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Self::Simd128,
     ];
 
     /// Its name: `scalar`, `avx2`, `avx512`.
@@ -113,6 +120,8 @@ impl Level {
             Self::NeonI8mm => &aarch64_neon::NEON_I8MM,
             #[cfg(target_arch = "aarch64")]
             Self::NeonBf16 => &aarch64_neon::NEON_BF16,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => &wasm_simd128::SIMD128,
         }
     }
 }
@@ -146,6 +155,8 @@ impl Isa {
         return Self(&x86_avx2::AVX2);
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         return Self::compiled_neon();
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        return Self(&wasm_simd128::SIMD128);
         #[allow(unreachable_code, reason = "reached where no level above was compiled for")]
         Self::SCALAR
     }
