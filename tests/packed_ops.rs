@@ -292,12 +292,12 @@ impl Picture {
         let [kernel_h, kernel_w] = self.conv.kernel;
         let taps = kernel_h * kernel_w;
         let mut sums = Vec::new();
-        for i in 0..self.n * h * w_out * co {
+        for (i, &residual) in residual.iter().enumerate() {
             let (channel, column, row, image) =
                 (i % co, i / co % w_out, i / co / w_out % h, i / co / w_out / h);
             let mut sum = Sum::default();
             sum.add(f64::from(per_sample[image * co + channel]));
-            sum.add(f64::from(residual[i]));
+            sum.add(f64::from(residual));
             for tap in 0..taps {
                 let under = self.pixel([row, column], [tap / kernel_w, tap % kernel_w]);
                 let Some(pixel) = under else { continue };
