@@ -15,7 +15,8 @@ use mote::tensor::{DType, PANEL, Packing, Shape, Tensor};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
 pub use mote_cli::isa::all as isas;
-use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 
 /// A file or folder of the data that lies beside the repository, or `None` (and a line that says
 /// so) where it is not there.
@@ -140,6 +141,33 @@ impl TestWeights {
     /// Where there is none of this name; so for the others.
     pub fn dims(&self, name: &str) -> Vec<usize> {
         self.tensors[self.number(name)].1.clone()
+    }
+
+    /// The bytes of a tensor.
+    pub fn bytes(&self, name: &str) -> &[u8] {
+        &self.tensors[self.number(name)].2
+    }
+
+    /// Forgets a tensor.
+    pub fn remove(&mut self, name: &str) {
+        self.names.remove(name);
+    }
+
+    /// All tensors as a safetensors file. The reference implementation writes it, not ours.
+    pub fn file(&self) -> Vec<u8> {
+        let views = self.names.iter().map(|(name, &number)| {
+            let (dtype, dims, bytes) = &self.tensors[usize::from(number)];
+            let dtype = match dtype {
+                DType::F32 => Dtype::F32,
+                DType::F16 => Dtype::F16,
+                DType::BF16 => Dtype::BF16,
+                DType::I8 => Dtype::I8,
+                DType::U8 => Dtype::U8,
+                _ => panic!("no weight is of type {dtype}"),
+            };
+            (name, TensorView::new(dtype, dims.clone(), bytes).expect("as many bytes"))
+        });
+        safetensors::serialize(views, None).expect("good tensors")
     }
 
     /// The values of an f32 tensor.
