@@ -5,15 +5,23 @@ use mote::Result;
 use mote::arch::Isa;
 use mote::exec::Sequential;
 use mote::mem::{ALIGNMENT, Arena};
-use mote::ops::{self, Context, Conv2d};
-use mote::tensor::{Shape, Tensor};
+use mote::ops::{self, Attention, Context, Conv2d, Epilogue};
+use mote::tensor::{Form, Packing, Shape, Tensor};
 use mote::weights::Path;
 use mote_benches::{Alike, isas};
 
-/// Times a walk that is run in its planned memory.
-fn bench(c: &mut Criterion, name: &str, walk: impl Fn(&mut Context<'_>) -> Result<Tensor>) {
+const PACKINGS: [Packing; 5] =
+    [Packing::Plain, Packing::F32, Packing::Bf16, Packing::Q8, Packing::Q4];
+
+/// Times a walk that is run in its planned memory, with all weights of products packed.
+fn bench(
+    c: &mut Criterion,
+    name: &str,
+    packing: Packing,
+    walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
+) {
     let isa = isas().pop().unwrap_or(Isa::SCALAR);
-    let mut weights = Alike::new(1280 * 2560 * 9);
+    let mut weights = Alike::new(1280 * 1280 * 9, packing);
     let mut cx = Context::new(Arena::measuring(), isa, &Sequential, &mut weights);
     walk(&mut cx).expect("the plan succeeds");
     let (planned, work) = (cx.arena().peak(), cx.tally().multiply_adds);
@@ -21,7 +29,7 @@ fn bench(c: &mut Criterion, name: &str, walk: impl Fn(&mut Context<'_>) -> Resul
     let start = memory.as_ptr().align_offset(ALIGNMENT);
     let mut group = c.benchmark_group("layers");
     group.sample_size(10).throughput(Throughput::Elements(work));
-    group.bench_function(format!("{name}, {}", isa.name()), |b| {
+    group.bench_function(format!("{name}, {packing:?}, {}", isa.name()), |b| {
         b.iter(|| {
             let arena = Arena::new(&mut memory[start..start + planned]);
             let mut cx = Context::new(arena, isa, &Sequential, &mut weights);
@@ -30,38 +38,34 @@ fn bench(c: &mut Criterion, name: &str, walk: impl Fn(&mut Context<'_>) -> Resul
     });
 }
 
+/// `[rows, channels]` of a half.
+fn halves(cx: &mut Context<'_>, shape: Shape) -> Result<Tensor> {
+    ops::fill(cx, shape, &vec![0.5; shape.elements()?])
+}
+
 fn layers(c: &mut Criterion) {
+    let root = Path::root();
     for (size, channels) in [(64, 320), (32, 640), (16, 1280)] {
-        bench(c, &format!("conv2d 3x3, {size}x{size}x{channels}"), |cx| {
-            let x = ops::fill(
-                cx,
-                Shape::new([1, size, size, channels]),
-                &vec![0.5; size * size * channels],
-            )?;
-            let weight = cx.weight(&Path::root().at("w"), [channels, channels, 3, 3])?;
-            ops::conv2d(cx, x, weight, None, Conv2d::padded(1), None)
-        });
-        bench(c, &format!("linear, {} x {channels} -> {channels}", size * size), |cx| {
-            let x = ops::fill(
-                cx,
-                Shape::new([size * size, channels]),
-                &vec![0.5; size * size * channels],
-            )?;
-            let weight = cx.weight(&Path::root().at("w"), [channels, channels])?;
-            ops::linear(cx, x, weight, None, None)
-        });
-        bench(
-            c,
-            &format!("attention, {} tokens, 8 heads of {}", size * size, channels / 8),
-            |cx| {
-                let x = ops::fill(
-                    cx,
-                    Shape::new([1, size * size, channels]),
-                    &vec![0.5; size * size * channels],
-                )?;
-                ops::attention(cx, x, x, x, 8, false)
-            },
-        );
+        let (pixels, heads) = (size * size, 8);
+        for packing in PACKINGS {
+            bench(c, &format!("conv2d 3x3, {size}x{size}x{channels}"), packing, |cx| {
+                let x = halves(cx, Shape::new([1, size, size, channels]))?;
+                let matrix = cx.matrix(&root.at("w"), [channels, channels, 3, 3])?;
+                ops::conv2d(cx, x, matrix, None, Conv2d::padded(3, 1), Epilogue::NONE)
+            });
+            bench(c, &format!("linear, {pixels} x {channels} -> {channels}"), packing, |cx| {
+                let x = halves(cx, Shape::new([pixels, channels]))?;
+                let matrix = cx.matrix(&root.at("w"), [channels, channels])?;
+                ops::linear(cx, x, matrix, None, Epilogue::NONE)
+            });
+        }
+        for form in [Form::F32, Form::Bf16] {
+            let name = format!("attention, {pixels} tokens, {heads} heads of {}", channels / heads);
+            bench(c, &format!("{name}, {form:?}"), Packing::Plain, |cx| {
+                let x = halves(cx, Shape::new([1, pixels, channels]))?;
+                ops::attention(cx, x, x, x, Attention { heads, causal: false, form })
+            });
+        }
     }
 }
 

@@ -118,7 +118,7 @@ fn model() -> (tempfile::TempDir, PathBuf) {
         "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
         "up_block_types": ["AttnUpBlock2D", "UpBlock2D"] });
     fs::write(folder.join("unet/config.json"), config.to_string()).unwrap();
-    let unet = unet_2d::read(&folder.join("unet/config.json")).unwrap();
+    let unet = unet_2d::read(folder.join("unet/config.json")).unwrap();
     let mut recorder = Recorder(BTreeMap::new());
     let mut cx = Context::new(Arena::measuring(), Isa::SCALAR, &Sequential, &mut recorder);
     let x = cx.tensor(Shape::new([1, 16, 16, 3])).unwrap();

@@ -119,7 +119,7 @@ fn same(value: f32) -> f32 {
 #[test]
 fn unet_2d_equals_diffusers() {
     for mut case in cases("unet2d-") {
-        let config = config::unet_2d::read(&case.config()).unwrap();
+        let config = config::unet_2d::read(case.config()).unwrap();
         case.check("output", same, |case, cx| {
             let labels = case.io.has("class_labels").then(|| match case.name.as_str() {
                 "unet2d-class-table" => {
@@ -138,7 +138,7 @@ fn unet_2d_equals_diffusers() {
 #[test]
 fn unet_2d_condition_equals_diffusers() {
     for mut case in cases("cond-") {
-        let config = config::unet_2d_condition::read(&case.config()).unwrap();
+        let config = config::unet_2d_condition::read(case.config()).unwrap();
         case.check("output", same, |case, cx| {
             let x = case.picture(cx, "sample")?;
             let states = case.tensor(cx, "encoder_hidden_states")?;
@@ -152,7 +152,7 @@ fn unet_2d_condition_equals_diffusers() {
 #[test]
 fn clip_text_equals_transformers() {
     for mut case in cases("clip-") {
-        let config = config::clip_text::read(&case.config()).unwrap();
+        let config = config::clip_text::read(case.config()).unwrap();
         for (skip, output) in ["last_hidden_state", "clip_skip_2", "clip_skip_3"].iter().enumerate()
         {
             if !case.io.has(output) {
@@ -174,7 +174,7 @@ fn clip_text_equals_transformers() {
 }
 
 fn kl(case: &Case) -> AutoencoderKlConfig {
-    match config::autoencoder::read(&case.config()).unwrap() {
+    match config::autoencoder::read(case.config()).unwrap() {
         Autoencoder::Kl(config) => config,
         Autoencoder::Tiny(_) => panic!("{} is an AutoencoderKL", case.name),
     }
@@ -272,7 +272,7 @@ fn latents_that_one_tile_holds_are_decoded_as_a_whole_to_the_bit() {
 /// without one, read off its tensors.
 fn tiny(case: &Case) -> AutoencoderTinyConfig {
     if case.config().exists() {
-        let Autoencoder::Tiny(config) = config::autoencoder::read(&case.config()).unwrap() else {
+        let Autoencoder::Tiny(config) = config::autoencoder::read(case.config()).unwrap() else {
             panic!("{} is an AutoencoderTiny", case.name);
         };
         return config;

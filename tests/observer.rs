@@ -81,11 +81,9 @@ fn each_op_that_ends_is_told_once_with_its_weight_and_its_cost() {
     assert_eq!(cost(7), (4 * 4 * 4, 4 * 16));
     assert_eq!(cost(8), (2 * 4 * 4 * 4, 0));
     assert_eq!((&events[2].2[..], &events[9].2[..]), (&[1, 4, 4, 4][..], &[1, 4, 2][..]));
-    let sum = |cost: fn(&(Op, String, Vec<usize>, ops::Tally)) -> u64| -> u64 {
-        events.iter().map(cost).sum()
-    };
-    assert_eq!(sum(|event| event.3.multiply_adds), tally.multiply_adds);
-    assert_eq!(sum(|event| event.3.weight_bytes), tally.weight_bytes);
+    let products: u64 = events.iter().map(|event| event.3.multiply_adds).sum();
+    let weights: u64 = events.iter().map(|event| event.3.weight_bytes).sum();
+    assert_eq!([products, weights], [tally.multiply_adds, tally.weight_bytes]);
 }
 
 #[test]

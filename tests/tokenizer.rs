@@ -19,7 +19,7 @@ fn expected() -> Value {
 }
 
 fn small() -> Tokenizer {
-    Tokenizer::from_folder(&golden("tokenizer/small")).expect("the small tokenizer is good")
+    Tokenizer::from_folder(golden("tokenizer/small")).expect("the small tokenizer is good")
 }
 
 fn texts(value: &Value) -> Vec<&str> {

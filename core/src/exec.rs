@@ -92,7 +92,7 @@ impl TileMut<'_> {
         self.place
     }
 
-    /// Some `columns` of up to `N` rows from `first` on; rows that the tile does not have are empty.
+    /// Some `columns` of up to `N` rows from `first` on; rows that the tile lacks are empty.
     ///
     /// # Panics
     /// Where the tile does not have such columns.

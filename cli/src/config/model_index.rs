@@ -169,7 +169,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("unet")).unwrap();
         let said = read(folder.path()).unwrap_err().to_string();
         assert!(said.contains("though there is a unet folder"), "{said}");
-        let said = read(&folder.path().join("gone")).unwrap_err().to_string();
+        let said = read(folder.path().join("gone")).unwrap_err().to_string();
         assert!(said.contains("there is no folder"), "{said}");
         let file = folder.path().join("v1-5.safetensors");
         std::fs::write(&file, b"").unwrap();

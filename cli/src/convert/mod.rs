@@ -177,7 +177,7 @@ impl Work<'_> {
         let (reporter, mut told, begun) = (&mut *self.reporter, 0, Instant::now());
         reporter.begin("converting", PARTS);
         let mut watch = |done: u64, all: u64| {
-            let part = if all == 0 { PARTS } else { done.saturating_mul(PARTS) / all };
+            let part = done.saturating_mul(PARTS).checked_div(all).unwrap_or(PARTS);
             if part > told && begun.elapsed() > NOT_WORTH_TELLING {
                 told = part;
                 reporter.step(part);

@@ -5,6 +5,8 @@
 //! lanes, the scores never leave the registers, and the weights come out as the right side of the
 //! second product. Scores are to base 2 (their scale contains log₂ e).
 
+#![allow(clippy::needless_range_loop, reason = "registers are taken by number, in step")]
+
 use core::ops::Range;
 
 use super::kernels::{Attend, KEYS};
@@ -47,15 +49,8 @@ trait Weigh<S: Simd>: Sums<S, Sum = S::F> {
 impl<S: Simd> Weigh<S> for F32 {
     const KEYS_A_STEP: usize = 1;
     /// Taylor's, with a relative error of 1.2e-7.
-    const POLYNOMIAL: &'static [f32] = &[
-        1.540_353e-4,
-        1.333_355_8e-3,
-        9.618_129e-3,
-        5.550_410_9e-2,
-        2.402_265e-1,
-        6.931_472e-1,
-        1.0,
-    ];
+    const POLYNOMIAL: &'static [f32] =
+        &[1.540_35e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
 
     #[inline(always)]
     unsafe fn store(to: *mut u8, weights: [S::F; 2]) {

@@ -178,6 +178,9 @@ impl Activation {
 /// A row of tiles of a product.
 pub(super) type Product = unsafe fn(Arithmetic, &Gather<'_>, &Panels<'_>, &mut Finish<'_, '_>);
 
+/// x, weight, bias, epsilon, result.
+pub(super) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+
 /// One instruction set's kernels. Calling one requires the CPU's features and the sizes that the
 /// methods of [`Isa`](super::Isa) check.
 pub(super) struct Kernels {
@@ -197,7 +200,7 @@ pub(super) struct Kernels {
     pub scale_add_f32: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub moments_f32: unsafe fn(&[f32], &mut [f32]),
     pub normalise_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
-    pub layer_norm_f32: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
+    pub layer_norm_f32: LayerNorm,
     pub quantise_rows: unsafe fn(&[f32], usize, &mut [u8]),
     pub f32_to_bf16: unsafe fn(&[f32], &mut [u8]),
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
@@ -216,7 +219,9 @@ macro_rules! kernels {
         attends $keys:literal keys with $queries:literal registers of queries
     ) => {
         pub(super) static $name: $crate::arch::kernels::Kernels = {
-            use $crate::arch::kernels::{Activation, Arithmetic, Attend, Finish, Gather, Kernels, Panels};
+            use $crate::arch::kernels::{
+                Activation, Arithmetic, Attend, Finish, Gather, Kernels, Panels,
+            };
             use $crate::arch::{attend, portable, register_loop, tile};
 
             /// # Safety
@@ -306,7 +311,10 @@ macro_rules! kernels {
             }
         };
     };
-    (@each $features:tt $($kernel:ident($($arg:ident: $of:ty),*) $(-> $to:ty)? = $body:ident;)*) => {
+    (
+        @each $features:tt
+        $($kernel:ident($($arg:ident: $of:ty),*) $(-> $to:ty)? = $body:ident;)*
+    ) => {
         $(kernels!(@one $features $kernel($($arg: $of),*) $(-> $to)? = $body);)*
     };
     (

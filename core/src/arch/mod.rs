@@ -258,7 +258,7 @@ impl Isa {
         assert!(job.queries.len() >= words(queries.saturating_mul(job.steps)), "too few queries");
         let last = (job.tk - 1).saturating_mul(job.key_stride);
         assert!(job.keys.len() >= last.saturating_add(words(job.steps)), "too few keys");
-        let values = (job.tk.div_ceil(KEYS) * KEYS).saturating_mul(job.out.len() / queries);
+        let values = job.tk.div_ceil(KEYS).saturating_mul(KEYS * (job.out.len() / queries));
         assert!(job.values.len() >= values.saturating_mul(size), "too few values");
         assert!(job.weights.len() >= queries * KEYS * size, "too few weights");
         // SAFETY: the token proves the CPU's features; all lengths were just checked.

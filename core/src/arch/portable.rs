@@ -273,7 +273,7 @@ pub fn f32_to_bf16(x: &[f32], out: &mut [u8]) {
     for (out, &x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
         let bits = x.to_bits();
         let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
-        let special = if x == x { rounded } else { bits | 0x40_0000 };
+        let special = if x.is_nan() { bits | 0x40_0000 } else { rounded };
         *out = ((special >> 16) as u16).to_le_bytes();
     }
     if x.len() % 2 == 1 {

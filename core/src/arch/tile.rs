@@ -4,6 +4,12 @@
 //! side's rows are addresses, the right side comes in panels of 16 columns, in the order in which
 //! it is read.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "primitives pass on what `Simd` asks of its callers; the rest says what it checked"
+)]
+#![allow(clippy::needless_range_loop, reason = "registers are taken by number, in step")]
+
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::kernels::{Arithmetic, Finish, Gather, MR_MAX, NR_MAX, Panels};
@@ -379,29 +385,11 @@ unsafe fn end<S: Simd, const MR: usize, const REGS: usize>(
     first: usize,
     finish: &mut Finish<'_, '_>,
 ) {
-    let whole = REGS * S::LANES;
     let column = first * PANEL;
     let gate = panels.gate.map(|gate| gate.columns);
-    let rows = finish.out.len().min(MR);
-    let is_whole = gate.is_none() && finish.out.first().is_some_and(|o| o.len() >= column + whole);
-    // SAFETY: the bias holds whole panels, as `Isa::product` has checked; rows are as long as said,
-    // all of them, and there are at least `rows`.
+    let columns = finish.out.first().map_or(0, |row| row.len());
+    // SAFETY: the bias holds whole panels, as `Isa::product` has checked; rows are as long as said.
     unsafe {
-        if is_whole
-            && finish.bias.is_none()
-            && finish.residual.is_none()
-            && finish.activation.is_none()
-        {
-            for r in 0..rows {
-                let to = finish.out.get_unchecked_mut(r).as_mut_ptr().add(column);
-                for j in 0..REGS {
-                    let to = to.add(j * S::LANES);
-                    let sum = sums[r][j];
-                    S::store(to, if finish.accumulate { S::add(sum, S::load(to)) } else { sum });
-                }
-            }
-            return;
-        }
         let mut bias = [S::zero(); REGS];
         if let Some(values) = finish.bias {
             for (j, bias) in bias.iter_mut().enumerate() {
@@ -409,50 +397,80 @@ unsafe fn end<S: Simd, const MR: usize, const REGS: usize>(
                 *bias = S::load(values.as_ptr().add(panel * PANEL + column));
             }
         }
-        if is_whole {
-            for r in 0..rows {
-                let out = &mut finish.out.get_unchecked_mut(r)[column..column + whole];
-                let to = out.as_mut_ptr();
-                for j in 0..REGS {
-                    let mut x = S::add(sums[r][j], bias[j]);
-                    if let Some(residual) = finish.residual {
-                        let from = residual.get_unchecked(r).as_ptr().add(column + j * S::LANES);
-                        x = S::add(x, S::load(from));
-                    }
-                    if finish.accumulate {
-                        x = S::add(x, S::load(to.add(j * S::LANES)));
-                    }
-                    S::store(to.add(j * S::LANES), x);
-                }
-                if let Some(activation) = finish.activation {
-                    portable::activate(activation, out);
-                }
-            }
-            return;
+        if gate.is_none() && columns >= column + REGS * S::LANES {
+            whole_rows::<S, MR, REGS>(sums, &bias, column, finish);
+        } else {
+            partial_rows::<S, MR, REGS>(sums, &bias, column, gate.is_some(), finish);
         }
-        for (r, out) in finish.out.iter_mut().enumerate().take(MR) {
-            let out = &mut out[column..];
-            let mut row = [0.0; NR_MAX];
-            for j in 0..REGS {
-                S::store(row.as_mut_ptr().add(j * S::LANES), S::add(sums[r][j], bias[j]));
+    }
+}
+
+/// The end of a tile that lies inside the output with all its columns.
+#[inline(always)]
+unsafe fn whole_rows<S: Simd, const MR: usize, const REGS: usize>(
+    sums: &[[S::F; REGS]; MR],
+    bias: &[S::F; REGS],
+    column: usize,
+    finish: &mut Finish<'_, '_>,
+) {
+    let rows = finish.out.len().min(MR);
+    // SAFETY: `end` has checked that all columns are there, `Isa::product` that all rows are alike.
+    unsafe {
+        for (r, sums) in sums.iter().enumerate().take(rows) {
+            let to = finish.out.get_unchecked_mut(r).as_mut_ptr().add(column);
+            for (j, (&sum, &bias)) in sums.iter().zip(bias).enumerate() {
+                let (to, mut x) = (to.add(j * S::LANES), S::add(sum, bias));
+                if let Some(residual) = finish.residual {
+                    let from = residual.get_unchecked(r).as_ptr().add(column + j * S::LANES);
+                    x = S::add(x, S::load(from));
+                }
+                if finish.accumulate {
+                    x = S::add(x, S::load(to));
+                }
+                S::store(to, x);
             }
-            let columns = out.len().min(if gate.is_some() { PANEL } else { whole });
-            if gate.is_some() {
-                let (values, gates) = row.split_at_mut(PANEL);
-                portable::gelu_times(gates, values);
-            }
-            let (out, row) = (&mut out[..columns], &mut row[..columns]);
-            if let Some(residual) = finish.residual {
-                portable::scale_add(row, 1.0, &residual[r][column..], 1.0);
-            }
-            if finish.accumulate {
-                portable::scale_add(row, 1.0, out, 1.0);
-            }
-            if let Some(activation) = finish.activation {
-                portable::activate(activation, row);
-            }
-            out.copy_from_slice(row);
         }
+    }
+    if let Some(activation) = finish.activation {
+        for out in finish.out.iter_mut().take(rows) {
+            portable::activate(activation, &mut out[column..column + REGS * S::LANES]);
+        }
+    }
+}
+
+/// The end of a tile at the output's edge, or one whose second panel is the gate of the first.
+#[inline(always)]
+unsafe fn partial_rows<S: Simd, const MR: usize, const REGS: usize>(
+    sums: &[[S::F; REGS]; MR],
+    bias: &[S::F; REGS],
+    column: usize,
+    gated: bool,
+    finish: &mut Finish<'_, '_>,
+) {
+    for (r, out) in finish.out.iter_mut().enumerate().take(MR) {
+        let mut row = [0.0; NR_MAX];
+        for (j, &bias) in bias.iter().enumerate() {
+            // SAFETY: a tile has at most `NR_MAX` columns.
+            unsafe { S::store(row.as_mut_ptr().add(j * S::LANES), S::add(sums[r][j], bias)) };
+        }
+        let most = if gated { PANEL } else { REGS * S::LANES };
+        if gated {
+            let (values, gates) = row.split_at_mut(PANEL);
+            portable::gelu_times(gates, values);
+        }
+        let out = &mut out[column..];
+        let columns = out.len().min(most);
+        let (out, row) = (&mut out[..columns], &mut row[..columns]);
+        if let Some(residual) = finish.residual {
+            portable::scale_add(row, 1.0, &residual[r][column..], 1.0);
+        }
+        if finish.accumulate {
+            portable::scale_add(row, 1.0, out, 1.0);
+        }
+        if let Some(activation) = finish.activation {
+            portable::activate(activation, row);
+        }
+        out.copy_from_slice(row);
     }
 }
 

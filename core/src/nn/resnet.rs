@@ -68,8 +68,7 @@ pub fn resnet_block_2d(
 ///
 /// Where the channels shrink, the shortcut is computed first and x is then normalised in place.
 /// After the first convolution x is not needed any more, and the shortcut moves into its memory:
-/// x `[n, h, w, a]` to `b` channels takes `a + 2b` floats a pixel in all. The last level of Stable
-/// Diffusion's decoder (256 to 128 channels at 512x512) peaks here, at 512 MiB.
+/// x `[n, h, w, a]` to `b` channels takes `a + 2b` floats a pixel in all.
 ///
 /// # Errors
 /// As [`resnet_block_2d`].

@@ -12,6 +12,7 @@ use super::conv2d::{Conv2d, Pixels};
 use super::gemm::{Epilogue, Product};
 use super::norm::{GroupNorm, prepare_rows, row_scratch, statistics};
 use super::observe::Op;
+use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{Channels, Shape, Tensor};
@@ -70,18 +71,16 @@ pub fn conv2d_in_bands<const N: usize>(
         if cx.is_planning() {
             return Ok(());
         }
-        for sample in 0..n {
-            let sample = if up { n - 1 - sample } else { sample };
-            for band in 0..bands {
-                let band = if up { bands - 1 - band } else { band };
-                let rows = band * step..height.min((band + 1) * step);
-                for stage in &mut stages {
-                    stage.hold(cx, sample, &rows)?;
-                }
-                check_unread(x.of(), &stages, sample, &rows, up)?;
-                for stage in &mut stages {
-                    stage.convolve(cx, sample, &rows)?;
-                }
+        for number in 0..n * bands {
+            let number = if up { n * bands - 1 - number } else { number };
+            let (sample, band) = (number / bands, number % bands);
+            let rows = band * step..height.min((band + 1) * step);
+            for stage in &mut stages {
+                stage.hold(cx, sample, &rows)?;
+            }
+            check_unread(x.of(), &stages, sample, &rows, up)?;
+            for stage in &mut stages {
+                stage.convolve(cx, sample, &rows)?;
             }
         }
         Ok(())
@@ -93,10 +92,10 @@ pub fn conv2d_in_bands<const N: usize>(
 /// A convolution with its working memory.
 struct Stage {
     x: Channels,
-    conv: BandConv2d,
+    out: Channels,
     pixels: Pixels,
-    /// `[n, 3, c]`: how each sample is normalised.
-    affine: Option<Tensor>,
+    /// `[n, 3, c]`: how each sample is normalised; and what follows.
+    norm: Option<(Tensor, Option<Activation>)>,
     product: Product,
     /// Rows of x, ready to be multiplied; the sample they are of, and which they are.
     band: Tensor,
@@ -119,20 +118,19 @@ impl Stage {
             return Err(Error::Shape { what: "conv2d_in_bands", expected, found });
         }
         cx.count([n * out_h * out_w, width, taps, channels]);
-        let affine = match conv.norm {
+        let norm = match conv.norm {
             None => None,
-            Some((weight, bias, norm)) => Some(statistics(cx, x, weight, bias, norm)?),
+            Some((weight, bias, norm)) => {
+                Some((statistics(cx, x, weight, bias, norm)?, norm.activation))
+            }
         };
         let epilogue = Epilogue { accumulate: conv.accumulate, ..Epilogue::NONE };
         let product = Product::new(cx, conv.matrix, conv.bias, epilogue)?;
-        let starts = (0..out_h).step_by(step);
-        let under = starts.map(|y| pixels.rows_under(&(y..out_h.min(y + step))).len());
-        let most = under.max().unwrap_or(0);
         let form = conv.matrix.packing.form();
-        let band = cx.tensor_in(Shape::new([most, w, channels]), form)?;
+        let band = cx.tensor_in(Shape::new([pixels.most_under(step), w, channels]), form)?;
         let row_scratch = row_scratch(cx, channels, form)?;
         let (sample, held) = (0, 0..0);
-        Ok(Self { x, conv, pixels, affine, product, band, sample, held, row_scratch })
+        Ok(Self { x, out: conv.out, pixels, norm, product, band, sample, held, row_scratch })
     }
 
     /// Brings the rows of x into the scratch that lie under these rows of the output.
@@ -150,8 +148,7 @@ impl Stage {
             let (band, []) = cx.arena.split_bytes(self.band, []);
             band.copy_within(from..from + kept.len() * row, (kept.start - wanted.start) * row);
         }
-        let norm = self.conv.norm.and_then(|(_, _, norm)| Some((self.affine?, norm.activation)));
-        let norm = match norm {
+        let norm = match self.norm {
             None => None,
             Some((affine, activation)) => Some((affine.sample(sample)?, activation)),
         };
@@ -165,14 +162,14 @@ impl Stage {
     }
 
     /// Where these rows of the output go.
-    fn out(&self, sample: usize, rows: &Range<usize>) -> Result<Channels> {
+    fn rows_of_out(&self, sample: usize, rows: &Range<usize>) -> Result<Channels> {
         let [h, w] = self.pixels.out();
-        self.conv.out.rows((sample * h + rows.start) * w, rows.len() * w)
+        self.out.rows((sample * h + rows.start) * w, rows.len() * w)
     }
 
     /// Makes these rows of the output.
     fn convolve(&mut self, cx: &mut Context<'_>, sample: usize, rows: &Range<usize>) -> Result<()> {
-        let out = self.out(sample, rows)?;
+        let out = self.rows_of_out(sample, rows)?;
         let pixels = self.pixels.band(rows, self.held.start);
         self.product.multiply(cx, self.band, &pixels, out, 1)
     }
@@ -201,7 +198,7 @@ fn check_unread(
     };
     let ends_before = |a: Tensor, b: Tensor| a.offset() + a.bytes() <= b.offset();
     for stage in stages {
-        let out = stage.out(sample, rows)?.of();
+        let out = stage.rows_of_out(sample, rows)?.of();
         let is_apart = ends_before(out, unread) || ends_before(unread, out);
         assert!(is_apart, "a band would overwrite rows that a later one needs");
     }

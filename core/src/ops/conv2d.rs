@@ -146,8 +146,23 @@ impl Pixels {
         let source = |y| nearest_source(y, stored, size);
         match below.min(size) {
             below if below > above => source(above)..source(below - 1) + 1,
+            _ if above == size => stored..stored,
             _ => 0..0,
         }
+    }
+
+    /// The most rows of the input that lie under so many rows of the output.
+    pub fn most_under(&self, rows: usize) -> usize {
+        let [stored, size] = [self.stored[0], self.size[0]];
+        let span =
+            (rows.saturating_sub(1).saturating_mul(self.stride)).saturating_add(self.kernel[0]);
+        let most = match stored.checked_mul(2) {
+            Some(doubled) if doubled == size => span / 2 + 1,
+            _ if stored <= size => span,
+            // Neighbours may lie any number of rows apart.
+            _ => stored,
+        };
+        most.min(stored)
     }
 
     /// These rows of one picture's output, where the input's rows begin with number `held`.

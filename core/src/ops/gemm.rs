@@ -3,8 +3,8 @@
 //! The right side is read where it lies, where it lies in panels; a plain weight is packed and an
 //! int4 weight expanded, a block of columns at a time. The left side is never copied: a row is an
 //! address per tap. A task goes through its rows tile by tile with all its columns, which are few
-//! enough to stay in a core's cache (Goto and van de Geijn 2008). Every output element is one sum in
-//! the order of k, whatever the number of threads.
+//! enough to stay in a core's cache (Goto and van de Geijn 2008). Every output element is one sum
+//! in the order of k, whatever the number of threads.
 
 use core::ops::Range;
 

@@ -432,7 +432,7 @@ pub const fn to_bf16(x: f32) -> u16 {
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
-    use std::{assert, assert_eq, format, vec};
+    use std::{assert, assert_eq, vec};
 
     use super::*;
 
@@ -646,7 +646,7 @@ mod tests {
             (f32::NEG_INFINITY, 0xFF80),
             (-0.0, 0x8000),
         ] {
-            assert_eq!(to_bf16(x), bits, "{}", format!("{x}"));
+            assert_eq!(to_bf16(x), bits, "{x}");
         }
         let nan = to_bf16(f32::from_bits(0x7F80_0001));
         assert!(f32::from_bits(u32::from(nan) << 16).is_nan());
