@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 
+pub use choices::{Choices, numbers};
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{ALIGNMENT, Arena};
@@ -16,7 +17,6 @@ use mote::tensor::packed::{PanelMut, Sizes, pack_panel};
 use mote::tensor::{DType, PANEL, Packing, Shape, Tensor};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
-pub use choices::{Choices, numbers};
 pub use mote_cli::isa::all as isas;
 use safetensors::SafeTensors;
 
