@@ -2,10 +2,13 @@
 //! size, threads that scramble the order of work, and the way to data that is not in the
 //! repository.
 
+mod choices;
+
 use std::collections::BTreeMap;
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 
+pub use choices::{Choices, numbers};
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{ALIGNMENT, Arena};
@@ -298,50 +301,6 @@ pub fn plan(
     let mut cx = Context::new(Arena::measuring(), isa, executor, weights);
     walk(&mut cx)?;
     Ok(cx.arena().peak())
-}
-
-/// A plain sequence of choices, the same everywhere.
-pub struct Choices(u64);
-
-impl Choices {
-    /// One sequence of many.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// A number below `limit`.
-    pub fn below(&mut self, limit: usize) -> usize {
-        // Knuth's MMIX generator; its high bits are the good ones.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
-        (self.0 >> 33) as usize % limit
-    }
-
-    /// Yes or no.
-    pub fn flag(&mut self) -> bool {
-        self.below(2) == 0
-    }
-
-    /// One of these.
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// A number between two others.
-    pub fn between(&mut self, low: f32, high: f32) -> f32 {
-        low + (high - low) * (self.below(1 << 24) as f32 / (1 << 24) as f32)
-    }
-}
-
-/// A plain sequence of numbers between -1 and 1, the same everywhere.
-pub fn numbers(seed: u32, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as f32 / u32::MAX as f32 * 2.0 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 /// Panics unless every value is within `tolerance · max(1, |expected|)` of what is expected.

@@ -315,7 +315,7 @@ fn right_side(
                 continue;
             }
             let integer = match kind {
-                Kind::Extreme => choices.pick(&[-128, -127, 127]),
+                Kind::Extreme => choices.pick(&[-127, -127, 127]),
                 _ => choices.below(255) as i32 - 127,
             };
             numbers.push(choices, integer, scales[j]);

@@ -167,6 +167,14 @@ fn lines_and_functions_are_short_and_files_say_what_they_hold() {
 }
 
 #[test]
+fn the_readme_names_every_instruction_set() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for level in mote::arch::Level::ALL {
+        assert!(readme.contains(&format!("`{}`", level.name())), "{level:?} has no place there");
+    }
+}
+
+#[test]
 fn nothing_is_left_to_be_done() {
     for (path, source) in sources("core/src").into_iter().chain(sources("cli/src")) {
         for word in ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "dbg!("] {

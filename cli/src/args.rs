@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use mote::arch::Level;
 
 use crate::isa;
 use crate::size;
@@ -21,10 +22,15 @@ const STYLES: Styles = Styles::styled()
 const MAX_SIDE: i64 = 16_384;
 
 /// What help says about the environment.
-const ENVIRONMENT: &str = "Environment:\n  \
-    MOTE_ISA=scalar|avx2|avx512  Takes this instruction set instead of the best that the CPU has.\n\
-    \n\
-    `mote --version` tells which one is in use.";
+fn environment() -> String {
+    let names: Vec<_> = Level::ALL.iter().map(|level| level.name()).collect();
+    format!(
+        "Environment:\n  {}=NAME  Takes this instruction set instead of the best that the CPU has: \
+         {}.\n\n`mote --version` tells which one is in use.",
+        isa::VARIABLE,
+        names.join(", ")
+    )
+}
 
 /// The whole command line.
 #[derive(Clone, Debug, Parser)]
@@ -40,7 +46,7 @@ const ENVIRONMENT: &str = "Environment:\n  \
         mote plan -m FOLDER -p \"a lighthouse\"  tells the memory a picture takes\n  \
         mote generate -m FOLDER -p \"a lighthouse\" -o lighthouse.png\n  \
         mote convert -m FOLDER --type int8 -o FILE  packs it into one file, smaller and faster",
-    after_help = ENVIRONMENT,
+    after_help = environment(),
     styles = STYLES,
     arg_required_else_help = true,
     subcommand_required = true

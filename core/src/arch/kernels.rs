@@ -22,7 +22,8 @@ pub enum Arithmetic {
     F32,
     /// bf16, summed in f32.
     Bf16,
-    /// Unsigned times signed 8-bit integers, summed exactly in i32, tap by tap.
+    /// Unsigned times signed 8-bit integers, summed exactly in i32, tap by tap. The signed ones are
+    /// at least −127, as [`packed`](crate::tensor::packed) makes them.
     Q8,
 }
 
