@@ -2,8 +2,7 @@
 //! and a plain loop, on awkward lengths.
 
 use half::bf16;
-use mote::arch::{Activation, Attend, Isa, KEYS};
-use mote::tensor::PANEL;
+use mote::arch::{Activation, Isa};
 use mote_tests::{isas, numbers};
 
 const LENGTHS: [usize; 12] = [0, 1, 2, 3, 7, 15, 16, 17, 31, 33, 64, 257];
