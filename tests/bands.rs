@@ -1,5 +1,5 @@
-//! Convolutions in bands of rows, and the layers made of them: the same as whole pictures, in place,
-//! for any number of bands, samples and threads, with weights of every packing.
+//! Convolutions in bands of rows, and the layers made of them: the same as whole pictures, in
+//! place, for any number of bands, samples and threads, with weights of every packing.
 
 use mote::exec::{Executor, Sequential};
 use mote::mem::Arena;

@@ -128,9 +128,9 @@ impl AutoencoderKlConfig {
     /// picture `[n, h', w', out_channels]` with values around -1 to 1. Each level but the last
     /// doubles height and width.
     ///
-    /// Convolutions go over the picture in bands of rows, in place: Stable Diffusion's decoder peaks
-    /// at 512x512 in the first resnet of the last level, with 256 MiB for 256 channels in, or twice
-    /// 128, and 17 MiB for the bands.
+    /// Convolutions go over the picture in bands of rows, in place: Stable Diffusion's decoder
+    /// peaks at 512x512 in the first resnet of the last level, with 256 MiB for 256 channels in, or
+    /// twice 128, and 17 MiB for the bands.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) as [`AutoencoderKlConfig::validate`],
