@@ -22,7 +22,7 @@ fn walk(cx: &mut Context<'_>) -> mote::Result<()> {
     let x = ops::group_norm(cx, input, scale, scale, norm)?;
     let conv = cx.matrix(&root.at("conv.weight"), [4, 4, 3, 3])?;
     let x = ops::conv2d(cx, x, conv, None, Conv2d::padded(3, 1), Epilogue::NONE)?;
-    ops::activate_in_place(cx, x, Activation::Silu)?;
+    let x = ops::activate(cx, x, Activation::Silu)?;
     ops::add_in_place(cx, x, input)?;
     let tokens = ops::avg_pool_2x2(cx, x)?.reshape([1, 4, 4])?;
     let tokens = ops::layer_norm(cx, tokens, scale, scale, 1e-5, Form::F32)?;

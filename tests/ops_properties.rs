@@ -375,8 +375,7 @@ fn normalisations_plan_as_they_run() {
             match kind {
                 0 => ops::group_norm(cx, tensors[x], weight, bias, norm),
                 1 => ops::layer_norm(cx, tensors[x], weight, bias, 1e-5, form),
-                _ => ops::group_norm_in_place(cx, tensors[x], weight, bias, norm)
-                    .map(|()| tensors[x]),
+                _ => ops::group_norm_replacing(cx, tensors[x], weight, bias, norm),
             }
         })
     });
@@ -417,7 +416,7 @@ fn elementwise_ops_plan_as_they_run() {
                 2 => ops::scale_shift_in_place(cx, x, 0.5, 0.25)?,
                 3 => ops::scale_add_in_place(cx, x, 0.5, &[(y, 0.25), (y, 2.0)])?,
                 4 => ops::copy_into(cx, y, x)?,
-                5 => ops::activate_in_place(cx, x, activation)?,
+                5 => return ops::activate(cx, x, activation),
                 6 => return ops::concat(cx, x, y),
                 7 => return ops::geglu(cx, x),
                 _ => return ops::slice_channels(cx, x, start, count),

@@ -65,6 +65,38 @@ pub fn for_each_chunk<T: Send, S: Send>(
     });
 }
 
+/// Cuts several slices into as many chunks each, `(slice, elements of a chunk)`, of which the last
+/// may be shorter, and calls `task(index, chunks)` for each set of them.
+///
+/// # Panics
+/// Where a chunk is 0 or there are not as many of each.
+pub fn for_each_together<const N: usize>(
+    executor: &dyn Executor,
+    slices: [(&mut [f32], usize); N],
+    task: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) {
+    let slices = slices.map(|(slice, chunk)| {
+        assert!(chunk > 0, "a chunk holds at least one element");
+        (slice.len(), chunk, Shared::new(slice))
+    });
+    let count = slices.first().map_or(0, |(len, chunk, _)| len.div_ceil(*chunk));
+    let same = slices.iter().all(|(len, chunk, _)| len.div_ceil(*chunk) == count);
+    assert!(same, "as many chunks of each");
+    executor.run(count, &|index, _| {
+        assert!(index < count, "the executor made up an index");
+        task(
+            index,
+            core::array::from_fn(|i| {
+                let (len, chunk, slice) = &slices[i];
+                let start = index * chunk;
+                // SAFETY: chunks of different indices are disjoint, the executor calls each index
+                // once, and the slices are borrowed exclusively and apart.
+                unsafe { slice.range(start, (*chunk).min(len - start)) }
+            }),
+        );
+    });
+}
+
 /// Where a tile lies in the matrix it was cut from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TilePlace {

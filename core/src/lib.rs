@@ -54,6 +54,8 @@ pub mod models;
 #[forbid(unsafe_code)]
 pub mod diffusion;
 #[forbid(unsafe_code)]
+pub mod train;
+#[forbid(unsafe_code)]
 pub mod pipeline;
 pub use error::{Error, Result};
 

@@ -1,9 +1,9 @@
 """Makes the golden data beside this file: what PyTorch, diffusers and transformers compute on
-seeded random weights. usage: make.py [ops] [networks] [pipelines] [samplers] [noise]   (all five when
-       none is named)
+seeded random weights. usage: make.py [ops] [networks] [pipelines] [samplers] [noise] [gradients]
+       (all six when none is named)
        make.py tokenizer MERGES.txt.gz [CONFORMANCE]     needs CLIP's merges, which are not ours
        make.py taef2 FOLDER      checks the pooled tiny autoencoder's plan against trained weights
-The last two groups and the tokenizer's have files of their own, samplers.py, noise.py, tokenizer.py.
+The last three groups and the tokenizer's have files of their own, called like them.
 Every output is computed three times: as usual, without oneDNN, and in float64. The differences are
 written beside the data, and tolerances follow from them. README.md says what each file holds."""
 import copy
@@ -1003,7 +1003,7 @@ def main(words):
     if words[:1] == ["tokenizer"]:
         return run_file("tokenizer", words[1:])
     groups = {"ops": make_ops, "networks": make_networks, "pipelines": make_pipelines}
-    groups |= {name: functools.partial(run_file, name, []) for name in ("samplers", "noise")}
+    groups |= {name: functools.partial(run_file, name, []) for name in ("samplers", "noise", "gradients")}
     for word in words or groups:
         groups[word]()
 

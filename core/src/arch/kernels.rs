@@ -175,11 +175,37 @@ impl Activation {
         [Self::Silu, Self::Gelu, Self::GeluTanh, Self::QuickGelu, Self::Relu, Self::ClampTanh3];
 }
 
+/// The numbers of one step of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// What gradients are multiplied with first.
+    pub factor: f32,
+    /// How much of the first and the second moment is kept.
+    pub betas: [f32; 2],
+    /// The learning rate over `1 − β₁ᵗ`.
+    pub rate: f32,
+    /// What parameters are multiplied with: `1 − learning rate · weight decay`.
+    pub decay: f32,
+    /// `1 / √(1 − β₂ᵗ)`.
+    pub root: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+}
+
 /// A row of tiles of a product.
 pub(super) type Product = unsafe fn(Arithmetic, &Gather<'_>, &Panels<'_>, &mut Finish<'_, '_>);
 
 /// x, weight, bias, epsilon, result.
 pub(super) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+
+/// Whether SiLU followed, x, mean and scale and shift, gradient of the result, sums.
+pub(super) type GroupNormSums = unsafe fn(bool, &[f32], &[f32], &mut [f32], &mut [f32]);
+
+/// x, factors, gradient of the result, gradient of x.
+pub(super) type GroupNormBackward = unsafe fn(&[f32], &[f32], &[f32], &mut [f32]);
+
+/// x, weight, epsilon, gradient of the result, gradient of x, sums.
+pub(super) type LayerNormBackward = unsafe fn(&[f32], &[f32], f32, &[f32], &mut [f32], &mut [f32]);
 
 /// One instruction set's kernels. Calling one requires the CPU's features and the sizes that the
 /// methods of [`Isa`](super::Isa) check.
@@ -201,6 +227,14 @@ pub(super) struct Kernels {
     pub moments_f32: unsafe fn(&[f32], &mut [f32]),
     pub normalise_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub layer_norm_f32: LayerNorm,
+    pub activate_backward_f32: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
+    pub geglu_backward_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub sum_rows_f32: unsafe fn(&[f32], &mut [f32]),
+    pub group_norm_sums_f32: GroupNormSums,
+    pub group_norm_backward_f32: GroupNormBackward,
+    pub layer_norm_backward_f32: LayerNormBackward,
+    pub transpose_f32: unsafe fn(&[f32], usize, usize, &mut [f32], usize),
+    pub adamw_f32: unsafe fn(&Adam, &[f32], [&mut [f32]; 3]),
     pub quantise_rows: unsafe fn(&[f32], usize, &mut [u8]),
     pub f32_to_bf16: unsafe fn(&[f32], &mut [u8]),
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
@@ -220,7 +254,7 @@ macro_rules! kernels {
     ) => {
         pub(super) static $name: $crate::arch::kernels::Kernels = {
             use $crate::arch::kernels::{
-                Activation, Arithmetic, Attend, Finish, Gather, Kernels, Panels,
+                Activation, Adam, Arithmetic, Attend, Finish, Gather, Kernels, Panels,
             };
             use $crate::arch::{attend, portable, register_loop, tile};
 
@@ -278,6 +312,25 @@ macro_rules! kernels {
                 normalise_f32(x: &[f32], affine: &[f32], out: &mut [f32]) = normalise;
                 layer_norm_f32(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32])
                     = layer_norm;
+                activate_backward_f32(
+                    activation: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]
+                ) = activate_backward;
+                geglu_backward_f32(x: &[f32], dy: &[f32], dx: &mut [f32]) = geglu_backward;
+                sum_rows_f32(x: &[f32], sums: &mut [f32]) = sum_rows;
+                group_norm_sums_f32(
+                    silu: bool, x: &[f32], affine: &[f32], dy: &mut [f32], sums: &mut [f32]
+                ) = group_norm_sums;
+                group_norm_backward_f32(
+                    x: &[f32], factors: &[f32], dy: &[f32], dx: &mut [f32]
+                ) = group_norm_backward;
+                layer_norm_backward_f32(
+                    x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32],
+                    sums: &mut [f32]
+                ) = layer_norm_backward;
+                transpose_f32(
+                    from: &[f32], stride: usize, rows: usize, to: &mut [f32], pitch: usize
+                ) = transpose;
+                adamw_f32(adam: &Adam, gradients: &[f32], state: [&mut [f32]; 3]) = adamw;
                 quantise_rows(x: &[f32], c: usize, out: &mut [u8]) = quantise_rows;
                 f32_to_bf16(x: &[f32], out: &mut [u8]) = f32_to_bf16;
                 f16_to_f32(from: &[u8], to: &mut [f32]) = f16_to_f32;
@@ -303,6 +356,14 @@ macro_rules! kernels {
                 moments_f32,
                 normalise_f32,
                 layer_norm_f32,
+                activate_backward_f32,
+                geglu_backward_f32,
+                sum_rows_f32,
+                group_norm_sums_f32,
+                group_norm_backward_f32,
+                layer_norm_backward_f32,
+                transpose_f32,
+                adamw_f32,
                 quantise_rows,
                 f32_to_bf16,
                 f16_to_f32,

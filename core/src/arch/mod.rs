@@ -21,8 +21,8 @@ mod x86_avx2;
 mod x86_avx512;
 
 pub use kernels::{
-    Activation, Arithmetic, Attend, Finish, Gate, Gather, KEYS, MAX_TAPS, MR_MAX, NO_ROW, NR_MAX,
-    Panels,
+    Activation, Adam, Arithmetic, Attend, Finish, Gate, Gather, KEYS, MAX_TAPS, MR_MAX, NO_ROW,
+    NR_MAX, Panels,
 };
 
 use core::fmt;
@@ -339,6 +339,121 @@ impl Isa {
         assert!(weight.len() == n && bias.len() == n && out.len() == n, "one value per channel");
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.0.layer_norm_f32)(x, weight, bias, eps, out) }
+    }
+
+    /// `dx ← dx + dy · f'(x)`, for as many as there are of all.
+    pub fn activate_backward_f32(
+        self,
+        activation: Activation,
+        x: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+    ) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.activate_backward_f32)(activation, x, dy, dx) }
+    }
+
+    /// A row of GEGLU backwards: x and dx are `[2m]`, values and then gates, and dy is `[m]`.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub fn geglu_backward_f32(self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        assert!(x.len() == 2 * dy.len() && dx.len() == x.len(), "a value and a gate each");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.geglu_backward_f32)(x, dy, dx) }
+    }
+
+    /// Adds rows of `sums.len()` channels to `sums`.
+    ///
+    /// # Panics
+    /// Where there are no channels.
+    pub fn sum_rows_f32(self, x: &[f32], sums: &mut [f32]) {
+        assert!(!sums.is_empty(), "rows have channels");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.sum_rows_f32)(x, sums) }
+    }
+
+    /// The first pass of a group norm backwards, over rows of c channels: with SiLU, `dy` becomes
+    /// the gradient before it; then dy and `dy·(x − mean)` are added to `sums` `[2, c]`. `affine`
+    /// as in [`Isa::normalise_f32`].
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub fn group_norm_sums_f32(
+        self,
+        silu: bool,
+        x: &[f32],
+        affine: &[f32],
+        dy: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let c = affine.len() / 3;
+        assert!(c > 0 && affine.len() == 3 * c && sums.len() == 2 * c, "values per channel");
+        assert!(x.len() == dy.len(), "a gradient for each element");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.group_norm_sums_f32)(silu, x, affine, dy, sums) }
+    }
+
+    /// The second pass: `dx ← dx + dy·a + (x − mean)·b + c`, where `factors` `[4, c]` are mean, a,
+    /// b and c of each channel.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub fn group_norm_backward_f32(self, x: &[f32], factors: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let c = factors.len() / 4;
+        assert!(c > 0 && factors.len() == 4 * c, "four values per channel");
+        assert!(x.len() == dy.len() && x.len() == dx.len(), "a gradient for each element");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.group_norm_backward_f32)(x, factors, dy, dx) }
+    }
+
+    /// A layer norm backwards, for one row: the gradients of x, and of weight and bias in `sums`
+    /// `[2, c]`, are added to.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub fn layer_norm_backward_f32(
+        self,
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        dy: &[f32],
+        dx: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let n = x.len();
+        assert!(weight.len() == n && dy.len() == n && dx.len() == n, "one value per channel");
+        assert!(sums.len() == 2 * n, "two sums per channel");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.layer_norm_backward_f32)(x, weight, eps, dy, dx, sums) }
+    }
+
+    /// 16 columns of `rows` rows that are `stride` apart become 16 rows that are `pitch` apart.
+    ///
+    /// # Panics
+    /// Where a slice is too short.
+    pub fn transpose_f32(
+        self,
+        from: &[f32],
+        stride: usize,
+        rows: usize,
+        to: &mut [f32],
+        pitch: usize,
+    ) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.transpose_f32)(from, stride, rows, to, pitch) }
+    }
+
+    /// One step of AdamW (Loshchilov and Hutter 2019, algorithm 2) on parameters and their first
+    /// and second moments.
+    ///
+    /// # Panics
+    /// Where the lengths differ.
+    pub fn adamw_f32(self, adam: &Adam, gradients: &[f32], state: [&mut [f32]; 3]) {
+        let n = gradients.len();
+        assert!(state.iter().all(|values| values.len() == n), "one gradient for each parameter");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.0.adamw_f32)(adam, gradients, state) }
     }
 
     /// Quantises rows of `c` channels to [`Form::Q8`].

@@ -2,7 +2,7 @@
 //! the vectors of whatever instruction set its caller is compiled for. All are `inline(always)`: an
 //! instruction set's file gives them a body with its features.
 
-use super::kernels::Activation;
+use super::kernels::{Activation, Adam};
 use crate::tensor::Form;
 
 /// Partial sums of a reduction: one AVX-512 register of f32. The same on every instruction set, so
@@ -227,6 +227,191 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [
     for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
         *out = (x - mean) * scale * weight + bias;
     }
+}
+
+/// The derivative of an activation.
+#[inline(always)]
+fn slope(activation: Activation, x: f32) -> f32 {
+    // sqrt(2/pi), and 1 over sqrt(2 pi)
+    const ROOT: f32 = 0.797_884_6;
+    const DENSITY: f32 = 0.398_942_3;
+    match activation {
+        Activation::Silu => {
+            let s = sigmoid(x);
+            s * (1.0 + x * (1.0 - s))
+        }
+        Activation::Gelu => {
+            let phi = DENSITY * exp(-0.5 * x * x);
+            0.5 * (1.0 + erf(x * core::f32::consts::FRAC_1_SQRT_2)) + x * phi
+        }
+        Activation::GeluTanh => {
+            let t = tanh(ROOT * (x + 0.044_715 * x * x * x));
+            let inner = ROOT * (1.0 + 3.0 * 0.044_715 * x * x);
+            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
+        }
+        Activation::QuickGelu => {
+            let s = sigmoid(1.702 * x);
+            s + 1.702 * x * s * (1.0 - s)
+        }
+        Activation::Relu => f32::from(u8::from(x > 0.0)),
+        Activation::ClampTanh3 => {
+            let t = tanh(x * (1.0 / 3.0));
+            1.0 - t * t
+        }
+    }
+}
+
+/// `dx ← dx + dy · f'(x)`
+#[inline(always)]
+pub fn activate_backward(activation: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let all = dx.iter_mut().zip(x).zip(dy);
+    match activation {
+        Activation::Silu => all.for_each(|((dx, &x), dy)| *dx += dy * slope(Activation::Silu, x)),
+        Activation::Gelu => all.for_each(|((dx, &x), dy)| *dx += dy * slope(Activation::Gelu, x)),
+        other => all.for_each(|((dx, &x), dy)| *dx += dy * slope(other, x)),
+    }
+}
+
+/// For rows `[value, gate]` of x and dx: `dvalue += dy·gelu(gate)` and `dgate +=
+/// dy·value·gelu'(gate)`.
+#[inline(always)]
+pub fn geglu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let m = dy.len();
+    let ((value, gate), (dvalue, dgate)) = (x.split_at(m), dx.split_at_mut(m));
+    let left = dvalue.iter_mut().zip(value).zip(gate).zip(dy);
+    for ((((dvalue, value), &gate), dy), dgate) in left.zip(dgate) {
+        *dvalue += dy * gelu(gate);
+        *dgate += dy * value * slope(Activation::Gelu, gate);
+    }
+}
+
+/// The sum of each channel over rows of c channels, added to `sums` `[c]`.
+#[inline(always)]
+pub fn sum_rows(x: &[f32], sums: &mut [f32]) {
+    for row in x.chunks_exact(sums.len()) {
+        for (sum, x) in sums.iter_mut().zip(row) {
+            *sum += x;
+        }
+    }
+}
+
+/// The first pass of a group norm backwards, for some rows: `dy` becomes the gradient before the
+/// activation, and its sum and that with `x − mean` are added to `sums` `[2, c]`.
+#[inline(always)]
+pub fn group_norm_sums(silu: bool, x: &[f32], affine: &[f32], dy: &mut [f32], sums: &mut [f32]) {
+    let c = affine.len() / 3;
+    let (mean, rest) = affine.split_at(c);
+    let (scale, shift) = rest.split_at(c);
+    let (plain, centred) = sums.split_at_mut(c);
+    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact_mut(c)) {
+        let left = x.iter().zip(mean).zip(scale).zip(shift).zip(dy);
+        let right = plain.iter_mut().zip(&mut *centred);
+        for (((((x, mean), scale), shift), dy), (plain, centred)) in left.zip(right) {
+            let deviation = x - mean;
+            if silu {
+                *dy *= slope(Activation::Silu, deviation * scale + shift);
+            }
+            *plain += *dy;
+            *centred += *dy * deviation;
+        }
+    }
+}
+
+/// The second pass: `dx ← dx + dy·a + (x − mean)·b + c` with `[mean, a, b, c]` `[4, c]`.
+#[inline(always)]
+pub fn group_norm_backward(x: &[f32], factors: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let c = factors.len() / 4;
+    let ((mean, own), (spread, shift)) = {
+        let (first, second) = factors.split_at(2 * c);
+        (first.split_at(c), second.split_at(c))
+    };
+    let rows = x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c));
+    for ((x, dy), dx) in rows {
+        let left = dx.iter_mut().zip(x).zip(dy).zip(mean);
+        for ((((dx, x), dy), mean), ((own, spread), shift)) in
+            left.zip(own.iter().zip(spread).zip(shift))
+        {
+            *dx += dy * own + (x - mean) * spread + shift;
+        }
+    }
+}
+
+/// A layer norm backwards, for one row: `dx` is added to, and `dweight` and `dbias` in `sums`.
+#[inline(always)]
+pub fn layer_norm_backward(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+    sums: &mut [f32],
+) {
+    let count = x.len() as f32;
+    let mean = sum(x, |x| x) / count;
+    let squares = sum(x, |x| (x - mean) * (x - mean));
+    let scale = 1.0 / libm::sqrtf(squares / count + eps);
+    let (dweight, dbias) = sums.split_at_mut(x.len());
+    let mut plain = [0.0; LANES];
+    let mut centred = [0.0; LANES];
+    let mut lane = 0;
+    for (((x, weight), dy), (dweight, dbias)) in
+        x.iter().zip(weight).zip(dy).zip(dweight.iter_mut().zip(dbias))
+    {
+        let normalised = (x - mean) * scale;
+        *dweight += dy * normalised;
+        *dbias += dy;
+        plain[lane] += dy * weight;
+        centred[lane] += dy * weight * normalised;
+        lane = (lane + 1) % LANES;
+    }
+    let plain = reduce(plain, |a, b| a + b) / count;
+    let centred = reduce(centred, |a, b| a + b) / count;
+    for (((dx, x), weight), dy) in dx.iter_mut().zip(x).zip(weight).zip(dy) {
+        *dx += scale * (dy * weight - plain - (x - mean) * scale * centred);
+    }
+}
+
+/// 16 columns of rows that are `stride` apart, as rows that are `pitch` apart: `to[j·pitch + i] =
+/// from[i·stride + j]` for i below `rows`.
+#[inline(always)]
+pub fn transpose(from: &[f32], stride: usize, rows: usize, to: &mut [f32], pitch: usize) {
+    const SIDE: usize = 16;
+    let whole = rows / SIDE * SIDE;
+    for i in (0..whole).step_by(SIDE) {
+        let mut block = [[0.0; SIDE]; SIDE];
+        for (r, row) in block.iter_mut().enumerate() {
+            row.copy_from_slice(&from[(i + r) * stride..][..SIDE]);
+        }
+        for j in 0..SIDE {
+            let to = &mut to[j * pitch + i..][..SIDE];
+            for (r, to) in to.iter_mut().enumerate() {
+                *to = block[r][j];
+            }
+        }
+    }
+    for i in whole..rows {
+        for (j, x) in from[i * stride..][..SIDE].iter().enumerate() {
+            to[j * pitch + i] = *x;
+        }
+    }
+}
+
+/// One step of AdamW (Loshchilov and Hutter 2019): see [`Isa::adamw_f32`](super::Isa::adamw_f32).
+#[inline(always)]
+pub fn adamw(adam: &Adam, gradients: &[f32], [x, m, v]: [&mut [f32]; 3]) {
+    let Adam { factor, betas: [beta1, beta2], rate, decay, root, eps } = *adam;
+    for (((x, m), v), g) in x.iter_mut().zip(m).zip(v).zip(gradients) {
+        let g = g * factor;
+        *m += (1.0 - beta1) * (g - *m);
+        *v = beta2 * *v + (1.0 - beta2) * g * g;
+        *x = *x * decay - rate * *m / (sqrt(*v) * root + eps);
+    }
+}
+
+/// The square root, for vectors: one instruction where there is one.
+#[inline(always)]
+fn sqrt(x: f32) -> f32 {
+    libm::sqrtf(x)
 }
 
 /// Adding it puts the nearest whole number, ties to even, into the low bits: for |x| < 2²².

@@ -5,7 +5,7 @@ use super::{
     MAX_LAYERS, PerLevel, check_divisor, check_input, check_width, check_widths, levels, refuse,
 };
 use crate::error::Result;
-use crate::nn::{Conv, conv2d, conv2d_replacing, copy, group_norm_in_place};
+use crate::nn::{Conv, conv2d, conv2d_replacing, copy, group_norm_replacing};
 use crate::ops::{self, Activation, Context, GroupNorm};
 use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
@@ -166,7 +166,7 @@ impl AutoencoderTinyConfig {
         let width = self.decoder_block_out_channels[0];
         cx.scope(|cx| {
             let x = copy(cx, latents)?;
-            ops::activate_in_place(cx, x, Activation::ClampTanh3)?;
+            let x = ops::activate(cx, x, Activation::ClampTanh3)?;
             let conv = Conv::new(width, 3).then(Activation::Relu);
             let mut x = conv2d_replacing(cx, &layers.index(at), x, conv)?;
             at += 2;
@@ -264,9 +264,10 @@ fn block(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<Tensor> {
 /// `x ← x + pool(x)`: 1x1, group norm, ReLU, 1x1.
 fn add_pool_in_place(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<()> {
     let c = x.channels();
+    cx.refuse_recording("a pool of AutoencoderTiny")?;
     cx.scratch(|cx| {
         let y = conv2d(cx, &p.at("0"), x, Conv::new(POOL_WIDTH * c, 1).without_bias())?;
-        group_norm_in_place(cx, &p.at("1"), y, POOL_NORM)?;
+        let y = group_norm_replacing(cx, &p.at("1"), y, POOL_NORM)?;
         let y = conv2d(cx, &p.at("3"), y, Conv::new(c, 1).without_bias())?;
         ops::add_in_place(cx, x, y)
     })

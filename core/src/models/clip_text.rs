@@ -94,10 +94,26 @@ impl ClipTextConfig {
         ids: &[u32],
         clip_skip: usize,
     ) -> Result<Tensor> {
+        self.forward_batch(cx, path, ids, 1, clip_skip)
+    }
+
+    /// [`ClipTextConfig::forward`] of several prompts of one length, whose ids come one after the
+    /// other: `[samples, ids / samples, hidden_size]`.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::forward`], and [`Error::Shape`] where the prompts have not one length.
+    pub fn forward_batch(
+        &self,
+        cx: &mut Context<'_>,
+        path: &Path<'_>,
+        ids: &[u32],
+        samples: usize,
+        clip_skip: usize,
+    ) -> Result<Tensor> {
         self.validate()?;
-        let (needed, limit) = (ids.len(), self.max_position_embeddings);
-        if ids.is_empty() {
-            let (expected, found) = ([1, limit, 0, 0], [1, 0, 0, 0]);
+        let (needed, limit) = (ids.len() / samples.max(1), self.max_position_embeddings);
+        if needed == 0 || !ids.len().is_multiple_of(samples) {
+            let (expected, found) = ([samples, limit, 0, 0], [samples, needed, 0, 0]);
             return Err(Error::Shape { what: "tokens", expected, found });
         }
         if needed > limit {
@@ -112,7 +128,7 @@ impl ClipTextConfig {
             false => *path,
         };
         cx.scope(|cx| {
-            let mut x = self.embeddings(cx, &prefix.at("embeddings"), ids)?;
+            let mut x = self.embeddings(cx, &prefix.at("embeddings"), ids, samples)?;
             let layers = prefix.at("encoder.layers");
             for layer in 0..count {
                 x = self.encoder_layer_replacing(cx, &layers.index(layer), x)?;
@@ -121,21 +137,32 @@ impl ClipTextConfig {
         })
     }
 
-    fn embeddings(&self, cx: &mut Context<'_>, p: &Path<'_>, ids: &[u32]) -> Result<Tensor> {
+    fn embeddings(
+        &self,
+        cx: &mut Context<'_>,
+        p: &Path<'_>,
+        ids: &[u32],
+        samples: usize,
+    ) -> Result<Tensor> {
         let (vocab, positions) = (self.vocab_size, self.max_position_embeddings);
         let table = cx.weight(&p.at("token_embedding.weight"), [vocab, self.hidden_size])?;
         let places =
             cx.weight(&p.at("position_embedding.weight"), [positions, self.hidden_size])?;
         let x = ops::embedding(cx, ids, table)?;
-        for start in (0..ids.len()).step_by(POSITIONS) {
-            let count = POSITIONS.min(ids.len() - start);
+        let tokens = ids.len() / samples;
+        for start in (0..tokens).step_by(POSITIONS) {
+            let count = POSITIONS.min(tokens - start);
             let numbers: [u32; POSITIONS] = core::array::from_fn(|i| (start + i) as u32);
             cx.scratch(|cx| {
                 let y = ops::embedding(cx, &numbers[..count], places)?;
-                ops::add_in_place(cx, x.rows(start, count)?, y.rows(0, count)?)
+                for sample in 0..samples {
+                    let x = x.rows(sample * tokens + start, count)?;
+                    ops::add_in_place(cx, x, y.rows(0, count)?)?;
+                }
+                Ok(())
             })?;
         }
-        Ok(x)
+        x.reshape([samples, tokens, self.hidden_size])
     }
 
     /// `CLIPEncoderLayer`: `[1, t, hidden_size]` to the same, in its place.

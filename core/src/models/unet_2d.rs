@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 pub use crate::nn::TimeScaleShift;
 use crate::nn::{
     self, AttentionBlock, Block, Conv, Downsampler, Mixer, Norm, ResnetBlock2d, Skips, Time,
-    Upsampler, conv_in, conv2d_replacing, down_block, group_norm_in_place, mid_block,
+    Upsampler, conv_in, conv2d_replacing, down_block, group_norm_replacing, mid_block,
     timestep_embedding, up_block,
 };
 use crate::ops::{self, Context, SinusoidalEmbedding};
@@ -233,7 +233,7 @@ impl UNet2DConfig {
             let x = self.mid(cx, path, skips.newest()?, time)?;
             let x = self.up(cx, path, x, &mut skips, time)?;
             let norm = self.norm().then_silu();
-            group_norm_in_place(cx, &path.at("conv_norm_out"), x, norm)?;
+            let x = group_norm_replacing(cx, &path.at("conv_norm_out"), x, norm)?;
             let conv = Conv::new(self.out_channels, 3);
             let out = conv2d_replacing(cx, &path.at("conv_out"), x, conv)?;
             if self.time_embedding_type == TimeEmbedding::Fourier {
@@ -348,7 +348,7 @@ impl UNet2DConfig {
             Some(class) => ops::add_in_place(cx, embedding, class),
             None => Ok(()),
         })?;
-        ops::activate_in_place(cx, embedding, ops::Activation::Silu)?;
+        let embedding = ops::activate(cx, embedding, ops::Activation::Silu)?;
         Ok(Time { embedding, scale_shift: self.resnet_time_scale_shift })
     }
 

@@ -7,7 +7,7 @@ use super::{
 use crate::error::Result;
 use crate::nn::{
     self, Block, Conv, Downsampler, Mixer, Norm, ResnetBlock2d, Skips, Time, TimeScaleShift,
-    Transformer2d, Upsampler, conv_in, conv2d_replacing, down_block, group_norm_in_place,
+    Transformer2d, Upsampler, conv_in, conv2d_replacing, down_block, group_norm_replacing,
     mid_block, timestep_embedding, up_block,
 };
 use crate::ops::{self, Activation, Context, SinusoidalEmbedding};
@@ -218,7 +218,7 @@ impl UNet2DConditionConfig {
             let x = self.mid(cx, path, skips.newest()?, told)?;
             let x = self.up(cx, path, x, &mut skips, told)?;
             let norm = self.norm().then_silu();
-            group_norm_in_place(cx, &path.at("conv_norm_out"), x, norm)?;
+            let x = group_norm_replacing(cx, &path.at("conv_norm_out"), x, norm)?;
             let conv = Conv::new(self.out_channels, 3);
             conv2d_replacing(cx, &path.at("conv_out"), x, conv)
         })
@@ -234,7 +234,7 @@ impl UNet2DConditionConfig {
             timestep_embedding(cx, &path.at("time_embedding"), t, width)
         })?;
         // Every resnet would begin with this SiLU.
-        ops::activate_in_place(cx, embedding, Activation::Silu)?;
+        let embedding = ops::activate(cx, embedding, Activation::Silu)?;
         Ok(Time { embedding, scale_shift: self.resnet_time_scale_shift })
     }
 

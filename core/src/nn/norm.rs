@@ -47,19 +47,19 @@ pub fn group_norm(
     ops::group_norm(cx, x, weight, bias, norm)
 }
 
-/// [`group_norm`] in place.
+/// [`group_norm`] in place, or of a new tensor where the walk is recorded.
 ///
 /// # Errors
 /// As [`group_norm`].
-pub fn group_norm_in_place(
+pub fn group_norm_replacing(
     cx: &mut Context<'_>,
     p: &Path<'_>,
     x: Tensor,
     norm: GroupNorm,
-) -> Result<()> {
+) -> Result<Tensor> {
     let weight = cx.weight(&p.at("weight"), [x.channels()])?;
     let bias = cx.weight(&p.at("bias"), [x.channels()])?;
-    ops::group_norm_in_place(cx, x, weight, bias, norm)
+    ops::group_norm_replacing(cx, x, weight, bias, norm)
 }
 
 /// `[.., c]`, each row normalised; its rows in `form`.

@@ -3,7 +3,7 @@
 
 use super::conv::{Conv, conv2d};
 use super::linear::{Linear, linear};
-use super::norm::{Norm, group_norm, group_norm_in_place};
+use super::norm::{Norm, group_norm, group_norm_replacing};
 use crate::error::{Error, Result};
 use crate::ops::{self, Context, GroupNorm};
 use crate::tensor::{Form, Tensor};
@@ -80,12 +80,12 @@ pub fn resnet_block_2d_replacing(
 ) -> Result<Tensor> {
     let [n, h, w, c] = x.dims("resnet_block_2d")?;
     let channels = block.channels;
-    if c <= channels {
+    if c <= channels || cx.is_recording() {
         return cx.replace(x, |cx| resnet_block_2d(cx, p, x, block));
     }
     cx.replace(x, |cx| {
         let shortcut = conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?;
-        group_norm_in_place(cx, &p.at("norm1"), x, block.norm.then_silu())?;
+        let x = group_norm_replacing(cx, &p.at("norm1"), x, block.norm.then_silu())?;
         let front = x.reshape([x.len(), 1])?.rows(0, shortcut.len())?;
         let residual = front.reshape([n, h, w, channels])?;
         let y = cx.replace(shortcut, |cx| {
@@ -195,11 +195,10 @@ fn time_and_norm_replacing(
         Ok(block.norm.then_scale_shift_silu(scale_shift))
     };
     if form == Form::F32 {
-        cx.scratch(|cx| {
+        return cx.scratch(|cx| {
             let norm = norm_of(cx)?;
-            group_norm_in_place(cx, &p.at("norm2"), y, norm)
-        })?;
-        return Ok(y);
+            group_norm_replacing(cx, &p.at("norm2"), y, norm)
+        });
     }
     cx.replace(y, |cx| {
         let norm = norm_of(cx)?;

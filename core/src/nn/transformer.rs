@@ -95,17 +95,22 @@ fn basic_transformer_block_replacing(
         let y = layer_norm(cx, &p.at("norm2"), x, LAYER_NORM_EPS, form)?;
         attention(cx, &p.at("attn2"), y, states, x, layer)
     })?;
-    feed_forward_in_place(cx, p, x)?;
-    Ok(x)
+    feed_forward_replacing(cx, p, x)
 }
 
-/// `x ← x + ff(norm3(x))` with GEGLU (Shazeer 2020), one part of the rows after the other.
-fn feed_forward_in_place(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<()> {
+/// `x + ff(norm3(x))` with GEGLU (Shazeer 2020): in the place of x, one part of the rows after the
+/// other, or as a whole where the walk is recorded.
+fn feed_forward_replacing(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<Tensor> {
     let (rows, c) = (x.row_count(), x.channels());
     let part = rows.div_ceil(FEED_FORWARD_PARTS).max(FEED_FORWARD_ROWS);
     let (widen, narrow) = (p.at("ff.net.0.proj"), p.at("ff.net.2"));
     let wide = Linear::new(4 * c).geglu();
     let form = wide.form(cx, &widen, c)?;
+    if cx.is_recording() {
+        let y = layer_norm(cx, &p.at("norm3"), x, LAYER_NORM_EPS, form)?;
+        let y = linear(cx, &widen, y, wide)?;
+        return linear(cx, &narrow, y, Linear::new(c).plus(x));
+    }
     for start in (0..rows).step_by(part) {
         let x = x.rows(start, part.min(rows - start))?;
         let tally = cx.tally();
@@ -118,5 +123,5 @@ fn feed_forward_in_place(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Resul
             cx.count_weights_as(tally);
         }
     }
-    Ok(())
+    Ok(x)
 }

@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::observe::Op;
+use super::tape::Record;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
@@ -10,13 +11,29 @@ use crate::tensor::Tensor;
 /// Elements in one task.
 const CHUNK: usize = 16 * 1024;
 
-/// Applies an activation to every element of x.
+/// Applies an activation to every element of x: the result is x itself or, where the walk is
+/// recorded, a new tensor.
 ///
 /// # Errors
-/// None today; the signature leaves room for other element types.
-pub fn activate_in_place(cx: &mut Context<'_>, x: Tensor, activation: Activation) -> Result<()> {
+/// Those of memory.
+pub fn activate(cx: &mut Context<'_>, x: Tensor, activation: Activation) -> Result<Tensor> {
+    if cx.is_recording() {
+        let out = cx.tensor(x.shape())?;
+        cx.record(|| Record::Activation { x, activation, out })?;
+        if !cx.is_planning() {
+            let (to, [from]) = cx.arena.split(out, [x]);
+            to.copy_from_slice(from);
+        }
+        activate_in_place(cx, out, activation);
+        return Ok(out);
+    }
+    activate_in_place(cx, x, activation);
+    Ok(x)
+}
+
+fn activate_in_place(cx: &mut Context<'_>, x: Tensor, activation: Activation) {
     if cx.is_planning() {
-        return Ok(());
+        return;
     }
     let isa = cx.isa;
     let values = cx.arena.write(x);
@@ -24,7 +41,6 @@ pub fn activate_in_place(cx: &mut Context<'_>, x: Tensor, activation: Activation
         isa.activate_f32(activation, x);
     });
     cx.ended(Op::Activation, x);
-    Ok(())
 }
 
 /// `[.., 2m]` to `[.., m]`: the first half times GELU of the second (GEGLU, Shazeer 2020).
@@ -38,6 +54,7 @@ pub fn geglu(cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
         return Err(Error::Shape { what: "geglu", expected, found: x.shape().to_dims() });
     }
     let out = cx.tensor(x.shape().with_last(m))?;
+    cx.record(|| Record::Geglu { x, out })?;
     geglu_into(cx, x, out)?;
     Ok(out)
 }

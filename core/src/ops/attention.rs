@@ -5,6 +5,7 @@
 use super::context::Context;
 use super::convert::to_form;
 use super::observe::Op;
+use super::tape::Record;
 use crate::arch::{Attend, Isa, KEYS};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
@@ -49,14 +50,15 @@ pub fn attention(
     // A word of two bf16 must not reach into the next head.
     let form = if form == Form::F32 || d % 2 == 1 { Form::F32 } else { Form::Bf16 };
     let out = cx.tensor(q.shape())?;
+    cx.record(|| Record::Attention { q, k, v, attention, out })?;
     cx.count([n, tq, tk, 2 * c]);
     let sizes = Sizes { d, c, tk, causal, form, queries: cx.isa.attend_queries() };
-    cx.scratch(|cx| {
+    cx.working(|cx| {
         let values = cx.tensor(Shape::new([heads, sizes.values_of_a_head()]))?;
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), sizes.scratch()]))?;
         for sample in 0..n {
             let [q, k, v, out] = [q, k, v, out].map(|x| x.sample(sample));
-            cx.scratch(|cx| {
+            cx.working(|cx| {
                 let k = if form == Form::F32 { k? } else { to_form(cx, k?, form)? };
                 if cx.is_planning() || q?.is_empty() {
                     return Ok(());

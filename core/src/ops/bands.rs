@@ -55,13 +55,14 @@ pub fn conv2d_in_bands<const N: usize>(
     x: Channels,
     convs: [BandConv2d; N],
 ) -> Result<()> {
+    cx.refuse_recording("a convolution in bands")?;
     let [n, ..] = x.of().dims::<4>("conv2d_in_bands")?;
     let Some(&BandConv2d { out, .. }) = convs.first() else { return Ok(()) };
     let [_, height, width, _] = out.of().dims("conv2d_in_bands")?;
     let step = (BAND / width.max(1)).clamp(1, height.max(1));
     let bands = height.div_ceil(step);
     let up = convs.iter().any(|conv| conv.out.of().bytes() > x.of().bytes());
-    cx.scratch(|cx| {
+    cx.working(|cx| {
         let mut stages = heapless::Vec::<Stage, N>::new();
         for conv in convs {
             let shape = out.of().shape().with_last(conv.out.of().channels());
@@ -121,7 +122,7 @@ impl Stage {
         let norm = match conv.norm {
             None => None,
             Some((weight, bias, norm)) => {
-                Some((statistics(cx, x, weight, bias, norm)?, norm.activation))
+                Some((statistics(cx, x, weight, bias, norm)?.0, norm.activation))
             }
         };
         let epilogue = Epilogue { accumulate: conv.accumulate, ..Epilogue::NONE };

@@ -1,6 +1,7 @@
 //! The context of a walk: memory, instruction set, threads and weights, handed from layer to layer.
 
 use super::observe::{Event, Observer, Op};
+use super::tape::{Record, Recording};
 use crate::arch::Isa;
 use crate::error::{Error, Result};
 use crate::exec::Executor;
@@ -32,6 +33,8 @@ pub struct Context<'m> {
     observer: Option<&'m mut Observer<'m>>,
     /// The tally at the end of the op that was observed last.
     observed: Tally,
+    /// Where ops are written down, while the walk is recorded.
+    pub(super) recording: Option<Recording<'m>>,
 }
 
 impl<'m> Context<'m> {
@@ -43,12 +46,19 @@ impl<'m> Context<'m> {
         weights: &'m mut dyn Weights,
     ) -> Self {
         let (name, tally, observed) = (Name::new(), Tally::default(), Tally::default());
-        Self { arena, isa, executor, weights, name, tally, observer: None, observed }
+        let (observer, recording) = (None, None);
+        Self { arena, isa, executor, weights, name, tally, observer, observed, recording }
     }
 
     /// Whether the walk is planned, not run.
     pub fn is_planning(&self) -> bool {
         self.arena.is_measuring()
+    }
+
+    /// Whether ops are written down, to be played backwards. Nothing they compute is given back,
+    /// and nothing that is needed again is overwritten.
+    pub fn is_recording(&self) -> bool {
+        self.recording.is_some()
     }
 
     /// The arena, to be asked about its top and peak.
@@ -96,6 +106,7 @@ impl<'m> Context<'m> {
     }
 
     /// Runs `body` and gives back all the memory it took but that of its result, which slides down.
+    /// A recorded walk keeps everything.
     ///
     /// # Errors
     /// The body's.
@@ -117,19 +128,62 @@ impl<'m> Context<'m> {
         x: Tensor,
         body: impl FnOnce(&mut Self) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        assert!(self.arena.is_newest(x), "only the newest tensor can be replaced");
+        let is_newest = self.is_recording() || self.arena.is_newest(x);
+        assert!(is_newest, "only the newest tensor can be replaced");
         self.keep(x.offset(), body)
     }
 
-    /// Runs `body` and gives back all the memory it took.
+    /// Gives back all that lies above `older`, itself included, but `result`, which takes its
+    /// place.
+    ///
+    /// # Errors
+    /// Those of [`Arena::keep`].
+    pub fn keep_in_place_of(&mut self, older: Tensor, result: Tensor) -> Result<Tensor> {
+        match self.is_recording() {
+            true => Ok(result),
+            false => self.arena.keep(older.offset(), result),
+        }
+    }
+
+    /// Runs `body` and gives back all the memory it took, unless the walk is recorded.
     ///
     /// # Errors
     /// The body's.
     pub fn scratch<R>(&mut self, body: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        match self.is_recording() {
+            true => body(self),
+            false => self.working(body),
+        }
+    }
+
+    /// Runs `body` and gives back all the memory it took: the working memory of one op.
+    pub(super) fn working<R>(&mut self, body: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         let mark = self.arena.top();
         let result = body(self);
         self.arena.release(mark);
         result
+    }
+
+    /// Writes an op down, if the walk is recorded.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] where the tape is full.
+    pub(super) fn record(&mut self, record: impl FnOnce() -> Record) -> Result<()> {
+        match &mut self.recording {
+            None => Ok(()),
+            Some(recording) => recording.tape.push(record()),
+        }
+    }
+
+    /// Refuses to record an op whose gradient there is no code for.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the walk is recorded.
+    pub fn refuse_recording(&self, what: &'static str) -> Result<()> {
+        match self.is_recording() {
+            true => Err(Error::Config { key: what, what: "cannot be trained" }),
+            false => Ok(()),
+        }
     }
 
     fn keep(
@@ -138,6 +192,7 @@ impl<'m> Context<'m> {
         body: impl FnOnce(&mut Self) -> Result<Tensor>,
     ) -> Result<Tensor> {
         match body(self) {
+            Ok(result) if self.is_recording() => Ok(result),
             Ok(result) => self.arena.keep(mark, result),
             Err(error) => {
                 self.arena.release(mark);
@@ -286,7 +341,7 @@ impl<'m> Context<'m> {
     /// A small weight (a bias, a norm's scale) as a tensor on top of the stack.
     pub(super) fn load(&mut self, weight: Weight) -> Result<Tensor> {
         let out = self.tensor(Shape::new([weight.shape.elements()?]))?;
-        self.scratch(|cx| {
+        self.working(|cx| {
             let staging = cx.staging(weight.bytes)?;
             if cx.is_planning() {
                 return Ok(());
@@ -303,7 +358,7 @@ impl<'m> Context<'m> {
     pub(super) fn load_padded(&mut self, weight: Weight, len: usize) -> Result<Tensor> {
         expect_elements(weight, len)?;
         let out = self.tensor(Shape::new([len.next_multiple_of(PANEL)]))?;
-        self.scratch(|cx| {
+        self.working(|cx| {
             let staging = cx.staging(weight.bytes)?;
             if cx.is_planning() {
                 return Ok(());
@@ -321,7 +376,7 @@ impl<'m> Context<'m> {
     /// The bytes of a weight, on top of the stack.
     pub(super) fn load_bytes(&mut self, weight: Weight) -> Result<Tensor> {
         let out = self.tensor(Shape::new([weight.bytes.div_ceil(4)]))?;
-        self.scratch(|cx| {
+        self.working(|cx| {
             let staging = cx.staging(weight.bytes)?;
             if cx.is_planning() {
                 return Ok(());

@@ -2,10 +2,12 @@
 
 use core::ops::Range;
 
+use super::activation::activate;
 use super::context::{Context, Matrix};
 use super::gemm::{Epilogue, Gemm, Offsets, Rows, check_epilogue, gemm};
 use super::observe::Op;
-use super::resample::nearest_source;
+use super::resample::{nearest_source, upsample_nearest};
+use super::tape::{Product, Record};
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::{Error, Result};
 use crate::tensor::packed::Sizes;
@@ -200,11 +202,25 @@ pub fn conv2d(
     conv: Conv2d,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
+    if cx.is_recording() {
+        if let Some(size) = conv.upsample_to {
+            let x = upsample_nearest(cx, x, size)?;
+            return conv2d(cx, x, matrix, bias, Conv2d { upsample_to: None, ..conv }, epilogue);
+        }
+        if let Some(activation) = epilogue.activation {
+            let plain = Epilogue { activation: None, ..epilogue };
+            let y = conv2d(cx, x, matrix, bias, conv, plain)?;
+            return activate(cx, y, activation);
+        }
+    }
     let dims = x.dims("conv2d")?;
     let pixels = Pixels::new(dims, matrix.sizes, conv)?;
     let ([images, ..], [height, width]) = (dims, pixels.out);
     let out = cx.tensor(Shape::new([images, height, width, matrix.sizes.n]))?;
     check_epilogue("conv2d", &epilogue, out.shape(), images)?;
+    let Epilogue { residual, per_sample, .. } = epilogue;
+    let product = Product { x, matrix, bias, residual, per_sample, out };
+    cx.record(|| Record::Conv2d(product, conv))?;
     let samples = if epilogue.per_sample.is_some() { images } else { 1 };
     gemm(cx, Gemm { x, matrix, bias, epilogue, out, samples }, &pixels)?;
     cx.ended(Op::Conv2d, out);

@@ -21,7 +21,7 @@ pub(super) fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Ten
     let c = x.channels();
     let through_f32 = x.form() != Form::F32 && form != Form::F32;
     let row = if through_f32 { c } else { 0 };
-    cx.scratch(|cx| {
+    cx.working(|cx| {
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), row]))?;
         if cx.is_planning() || out.is_empty() {
             return without_channels(cx, out);

@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::observe::Op;
+use super::tape::Record;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::tensor::{Channels, Shape, Tensor};
@@ -15,6 +16,7 @@ const CHUNK: usize = 16 * 1024;
 /// [`Error::Shape`] where the shapes differ.
 pub fn add_in_place(cx: &mut Context<'_>, x: Tensor, y: Tensor) -> Result<()> {
     y.expect("add", x.shape())?;
+    cx.record(|| Record::Add { x, y })?;
     if cx.is_planning() {
         return Ok(());
     }
@@ -31,6 +33,7 @@ pub fn add_in_place(cx: &mut Context<'_>, x: Tensor, y: Tensor) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`] where x has fewer than two dimensions or v is not `[n, c]`.
 pub fn add_per_channel_in_place(cx: &mut Context<'_>, x: Tensor, v: Tensor) -> Result<()> {
+    cx.refuse_recording("a sum per channel")?;
     let [n, rows, c] = x.samples("add_per_channel")?;
     v.expect("add_per_channel", Shape::new([n, c]))?;
     if cx.is_planning() || x.is_empty() {
@@ -49,6 +52,7 @@ pub fn add_per_channel_in_place(cx: &mut Context<'_>, x: Tensor, v: Tensor) -> R
 /// # Errors
 /// None today; the signature leaves room for other element types.
 pub fn scale_shift_in_place(cx: &mut Context<'_>, x: Tensor, scale: f32, shift: f32) -> Result<()> {
+    cx.record(|| Record::Scale { x, scale })?;
     if cx.is_planning() {
         return Ok(());
     }
@@ -71,6 +75,7 @@ pub fn scale_add_in_place(
     own: f32,
     terms: &[(Tensor, f32)],
 ) -> Result<()> {
+    cx.refuse_recording("a sum of several terms")?;
     for (y, _) in terms {
         y.expect("scale_add", x.shape())?;
     }
@@ -107,6 +112,7 @@ pub fn slice_channels(
         let index = start.saturating_add(count);
         return Err(Error::Index { what: "channel", index, limit: c });
     }
+    cx.refuse_recording("a slice of channels")?;
     let out = cx.tensor(x.shape().with_last(count))?;
     if cx.is_planning() || out.is_empty() {
         return Ok(out);
@@ -131,6 +137,7 @@ pub fn slice_channels_in_place(
     count: usize,
 ) -> Result<Tensor> {
     let (c, rows) = (x.channels(), x.row_count());
+    cx.refuse_recording("a slice of channels")?;
     Channels::new(x, start, count)?;
     let front = x.reshape([x.len(), 1])?.rows(0, rows * count)?;
     let out = front.with_shape(x.shape().with_last(count))?;
@@ -169,6 +176,7 @@ pub fn concat(cx: &mut Context<'_>, a: Tensor, b: Tensor) -> Result<Tensor> {
     let [ca, cb] = [a.channels(), b.channels()];
     b.expect("concat", a.shape().with_last(cb))?;
     let out = cx.tensor(a.shape().with_last(ca + cb))?;
+    cx.record(|| Record::Concat { a, b, out })?;
     if cx.is_planning() || out.is_empty() {
         return Ok(out);
     }
@@ -191,6 +199,7 @@ pub fn copy_into(cx: &mut Context<'_>, x: Tensor, out: Tensor) -> Result<()> {
         let (expected, found) = (out.shape().to_dims(), x.shape().to_dims());
         return Err(Error::Shape { what: "copy", expected, found });
     }
+    cx.record(|| Record::Copy { x, out })?;
     if cx.is_planning() {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 
 use super::context::{Context, to_f32};
 use super::observe::Op;
+use super::tape::Record;
 use crate::error::{Error, Result};
 use crate::mem::bytes_of_mut;
 use crate::tensor::{Shape, Tensor};
@@ -63,7 +64,7 @@ pub fn fourier_embedding(
     let m = weight.shape.elements()?;
     let dim = m.checked_mul(2).ok_or(Error::Overflow { what: "an embedding" })?;
     let out = cx.tensor(Shape::new([t.len(), dim]))?;
-    cx.scratch(|cx| {
+    cx.working(|cx| {
         let frequencies = cx.load(weight)?;
         if cx.is_planning() || m == 0 {
             return Ok(());
@@ -96,8 +97,16 @@ pub fn embedding(cx: &mut Context<'_>, ids: &[u32], table: Weight) -> Result<Ten
         }
     }
     let out = cx.tensor(Shape::new([1, ids.len(), c]))?;
+    if cx.is_recording() {
+        let kept = cx.tensor(Shape::new([ids.len()]))?;
+        cx.record(|| Record::Embedding { table, ids: kept, out })?;
+        if !cx.is_planning() {
+            let kept = cx.arena.write(kept).iter_mut();
+            kept.zip(ids).for_each(|(kept, &id)| *kept = f32::from_bits(id));
+        }
+    }
     let row_bytes = c * table.dtype.bytes();
-    cx.scratch(|cx| {
+    cx.working(|cx| {
         let staging = cx.staging(row_bytes)?;
         if cx.is_planning() || c == 0 {
             return Ok(());

@@ -98,7 +98,7 @@ pub(super) fn gemm(cx: &mut Context<'_>, p: Gemm, rows: &impl Rows) -> Result<()
     let Sizes { n, channels, taps } = p.matrix.sizes;
     cx.count([p.out.row_count(), n, taps, channels]);
     let form = p.matrix.packing.form();
-    cx.scratch(|cx| {
+    cx.working(|cx| {
         let x = match p.x.form() == form {
             true => p.x,
             false => to_form(cx, p.x, form)?,
@@ -109,6 +109,44 @@ pub(super) fn gemm(cx: &mut Context<'_>, p: Gemm, rows: &impl Rows) -> Result<()
         }
         product.multiply(cx, x, rows, Channels::all(p.out), p.samples)
     })
+}
+
+/// `out += rows[m, taps·channels] · panels`, all f32, for panels `[n/16, taps·channels, 16]` that
+/// lie in the arena, beside as many zeros as a row has channels.
+pub(super) fn multiply_accumulate(
+    cx: &mut Context<'_>,
+    x: Tensor,
+    rows: &impl Rows,
+    [panels, zeros]: [Tensor; 2],
+    sizes: Sizes,
+    out: Tensor,
+) {
+    let (form, m, n) = (Form::F32, out.row_count(), sizes.n);
+    let (out, [x, panels, zeros]) = cx.arena.split_bytes(out, [x, panels, zeros]);
+    let tiles = Tiles {
+        isa: cx.isa,
+        rows,
+        form,
+        sizes,
+        first_row: 0,
+        x,
+        zeros,
+        data: panels,
+        data_first: 0,
+        gate: None,
+        accumulate: true,
+        bias: None,
+        scales: None,
+        residual: None,
+        activation: None,
+        first_column: 0,
+        width: n,
+    };
+    let (row_bytes, panel) = (form.row_bytes(sizes.channels), sizes.panel_bytes(form));
+    let tile = tile_size(cx.isa, cx.executor.workers(), [m, n], row_bytes, panel);
+    for_each_tile(cx.executor, floats_of_mut(out), n, 0..n, tile, &mut [], |tile, _| {
+        tiles.compute(tile);
+    });
 }
 
 /// Where the panels of a block lie.

@@ -1,9 +1,10 @@
 //! Linear layers: one product with the rows of the input.
 
-use super::activation::geglu_into;
+use super::activation::{activate, geglu, geglu_into};
 use super::context::{Context, Matrix};
 use super::gemm::{Epilogue, Gemm, Offsets, Rows, check_epilogue, gemm};
 use super::observe::Op;
+use super::tape::{Product, Record};
 use crate::arch::{MR_MAX, NO_ROW};
 use crate::error::{Error, Result};
 use crate::tensor::packed::Sizes;
@@ -11,7 +12,7 @@ use crate::tensor::{PANEL, Tensor};
 use crate::weights::Weight;
 
 /// Rows that lie one after the other.
-struct Contiguous;
+pub(super) struct Contiguous;
 
 impl Rows for Contiguous {
     fn gather(&self, first: usize, rows: usize, bytes: usize, out: &mut Offsets) {
@@ -35,16 +36,37 @@ pub fn linear(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let halves = if epilogue.geglu { 2 } else { 1 };
+    if cx.is_recording() && (epilogue.activation.is_some() || epilogue.geglu) {
+        let plain = Epilogue { activation: None, geglu: false, ..epilogue };
+        let y = linear(cx, x, matrix, bias, plain)?;
+        let y = if epilogue.geglu { geglu(cx, y)? } else { y };
+        return epilogue.activation.map_or(Ok(y), |activation| activate(cx, y, activation));
+    }
     let out = cx.tensor(x.shape().with_last(matrix.sizes.n / halves))?;
-    linear_into(cx, x, matrix, bias, epilogue, out)?;
+    let Epilogue { residual, per_sample, .. } = epilogue;
+    cx.record(|| Record::Linear(Product { x, matrix, bias, residual, per_sample, out }))?;
+    linear_rows(cx, x, matrix, bias, epilogue, out)?;
     Ok(out)
 }
 
 /// [`linear`] into a tensor that is there, or a view on rows of one.
 ///
 /// # Errors
-/// As [`linear`], and [`Error::Shape`] where `out` has not x's rows or n channels.
+/// As [`linear`], and [`Error::Shape`] where `out` has not x's rows or n channels;
+/// [`Error::Config`] where the walk is recorded.
 pub fn linear_into(
+    cx: &mut Context<'_>,
+    x: Tensor,
+    matrix: Matrix,
+    bias: Option<Weight>,
+    epilogue: Epilogue,
+    out: Tensor,
+) -> Result<()> {
+    cx.refuse_recording("a product into a tensor that is there")?;
+    linear_rows(cx, x, matrix, bias, epilogue, out)
+}
+
+fn linear_rows(
     cx: &mut Context<'_>,
     x: Tensor,
     matrix: Matrix,
@@ -71,7 +93,7 @@ pub fn linear_into(
     check_epilogue("linear", &epilogue, out.shape(), samples)?;
     if epilogue.geglu && !(n / 2).is_multiple_of(PANEL) {
         // Values and gates share a panel.
-        return cx.scratch(|cx| {
+        return cx.working(|cx| {
             let wide = linear(cx, x, matrix, bias, Epilogue { geglu: false, ..epilogue })?;
             geglu_into(cx, wide, out)
         });

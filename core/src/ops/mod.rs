@@ -7,6 +7,7 @@
 
 mod activation;
 mod attention;
+mod backward;
 mod bands;
 mod context;
 mod conv2d;
@@ -19,11 +20,13 @@ mod norm;
 mod observe;
 mod resample;
 mod layout;
+mod tape;
 mod window;
 
 pub use crate::arch::Activation;
-pub use activation::{activate_in_place, geglu};
+pub use activation::{activate, geglu};
 pub use attention::{Attention, attention};
+pub use backward::Mirror;
 pub use bands::{BandConv2d, conv2d_in_bands};
 pub use context::{Context, Matrix, Tally};
 pub use conv2d::{Conv2d, conv2d};
@@ -35,7 +38,8 @@ pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoida
 pub use gemm::Epilogue;
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
-pub use norm::{GroupNorm, group_norm, group_norm_in_place, layer_norm};
+pub use norm::{GroupNorm, group_norm, group_norm_replacing, layer_norm};
 pub use observe::{Event, Observer, Op};
 pub use resample::{avg_pool_2x2, upsample_nearest};
+pub use tape::{Recording, Tape, TapeSlot};
 pub use window::{blend_in_place, copy_window, crop};

@@ -6,6 +6,7 @@
 use super::context::Context;
 use super::convert::{without_channels, write_rows};
 use super::observe::Op;
+use super::tape::Record;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
@@ -59,7 +60,8 @@ pub fn group_norm(
 ) -> Result<Tensor> {
     let out = cx.tensor_in(x.shape(), norm.form)?;
     cx.scratch(|cx| {
-        let affine = statistics(cx, Channels::all(x), weight, bias, norm)?;
+        let (affine, inverses) = statistics(cx, Channels::all(x), weight, bias, norm)?;
+        cx.record(|| Record::GroupNorm { x, weight, bias, norm, affine, inverses, out })?;
         let scratch = row_scratch(cx, x.channels(), norm.form)?;
         if cx.is_planning() || x.is_empty() {
             return without_channels(cx, out);
@@ -137,20 +139,24 @@ pub(super) fn prepare_rows(
     });
 }
 
-/// [`group_norm`], x itself, which stays f32.
+/// [`group_norm`] of f32 in place: the result is x itself or, where the walk is recorded, a new
+/// tensor.
 ///
 /// # Errors
 /// As [`group_norm`].
-pub fn group_norm_in_place(
+pub fn group_norm_replacing(
     cx: &mut Context<'_>,
     x: Tensor,
     weight: Weight,
     bias: Weight,
     norm: GroupNorm,
-) -> Result<()> {
+) -> Result<Tensor> {
+    if cx.is_recording() {
+        return group_norm(cx, x, weight, bias, norm);
+    }
     let c = x.channels();
-    cx.scratch(|cx| {
-        let affine = statistics(cx, Channels::all(x), weight, bias, norm)?;
+    cx.working(|cx| {
+        let (affine, _) = statistics(cx, Channels::all(x), weight, bias, norm)?;
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), c]))?;
         if cx.is_planning() || x.is_empty() {
             return Ok(());
@@ -173,10 +179,11 @@ pub fn group_norm_in_place(
         Ok(())
     })?;
     cx.ended(Op::GroupNorm, x);
-    Ok(())
+    Ok(x)
 }
 
-/// `[n, 3, c]`: what to subtract from each channel, then multiply it with, then add to it.
+/// `[n, 3, c]`: what to subtract from each channel, then multiply it with, then add to it. And
+/// `[n, groups]`: 1 over the standard deviation of each group.
 ///
 /// # Errors
 /// As [`group_norm`].
@@ -186,7 +193,7 @@ pub(super) fn statistics(
     weight: Weight,
     bias: Weight,
     norm: GroupNorm,
-) -> Result<Tensor> {
+) -> Result<(Tensor, Tensor)> {
     let (x, first, c) = (channels.of(), channels.first(), channels.count());
     let [n, pixels, all] = x.samples("group_norm")?;
     if norm.groups == 0 || !c.is_multiple_of(norm.groups) {
@@ -199,7 +206,8 @@ pub(super) fn statistics(
     let block = pixels.div_ceil(MAX_BLOCKS).max(MIN_BLOCK);
     let blocks = pixels.div_ceil(block);
     let affine = cx.tensor(Shape::new([n, 3, c]))?;
-    cx.scratch(|cx| {
+    let inverses = cx.tensor(Shape::new([n, norm.groups]))?;
+    cx.working(|cx| {
         let moments = cx.tensor(Shape::new([n, blocks, 2, all]))?;
         let weight = cx.load_or(Some(weight), c, 1.0)?;
         let bias = cx.load_or(Some(bias), c, 0.0)?;
@@ -215,13 +223,14 @@ pub(super) fn statistics(
             isa.moments_f32(&pixels_of_x[start * all..(start + count) * all], moments);
         });
         let extra = norm.scale_shift.unwrap_or(weight);
-        let (affine, [moments, weight, bias, extra]) =
-            cx.arena.split(affine, [moments, weight, bias, extra]);
-        for (sample, affine) in affine.chunks_exact_mut(3 * c).enumerate() {
+        let ([affine, inverses], [moments, weight, bias, extra]) =
+            cx.arena.split_two([affine, inverses], [moments, weight, bias, extra]);
+        let samples = affine.chunks_exact_mut(3 * c).zip(inverses.chunks_exact_mut(norm.groups));
+        for (sample, (affine, inverses)) in samples.enumerate() {
             let moments = &moments[sample * blocks * 2 * all..][..blocks * 2 * all];
             let size = c / norm.groups;
             let groups = Groups { all, first, c, size, block, pixels, eps: norm.eps };
-            groups.affine(moments, weight, bias, affine);
+            groups.affine(moments, weight, bias, affine, inverses);
             if norm.scale_shift.is_some() {
                 let (scale, shift) = extra[sample * 2 * c..][..2 * c].split_at(c);
                 for channel in 0..c {
@@ -233,7 +242,7 @@ pub(super) fn statistics(
         }
         Ok(())
     })?;
-    Ok(affine)
+    Ok((affine, inverses))
 }
 
 /// How one sample's channels and pixels are grouped.
@@ -251,7 +260,14 @@ struct Groups {
 impl Groups {
     /// Merges the blocks' moments `[blocks, 2, all]` channel by channel, and the channels' group by
     /// group.
-    fn affine(&self, moments: &[f32], weight: &[f32], bias: &[f32], affine: &mut [f32]) {
+    fn affine(
+        &self,
+        moments: &[f32],
+        weight: &[f32],
+        bias: &[f32],
+        affine: &mut [f32],
+        inverses: &mut [f32],
+    ) {
         let (c, all, seen) = (self.c, self.pixels as f32, self.first..self.first + self.c);
         let (means, rest) = affine.split_at_mut(c);
         let (squares, shifts) = rest.split_at_mut(c);
@@ -287,6 +303,7 @@ impl Groups {
             let between = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f32>();
             let squared = squares.iter().sum::<f32>() + all * between;
             let scale = 1.0 / libm::sqrtf(squared / (all * self.size as f32) + self.eps);
+            inverses[group / self.size] = scale;
             means.fill(mean);
             squares.iter_mut().zip(&weight[channels]).for_each(|(to, weight)| *to = scale * weight);
         }
@@ -309,7 +326,8 @@ pub fn layer_norm(
 ) -> Result<Tensor> {
     let c = x.channels();
     let out = cx.tensor_in(x.shape(), form)?;
-    cx.scratch(|cx| {
+    cx.record(|| Record::LayerNorm { x, weight, bias, eps, out })?;
+    cx.working(|cx| {
         let weight = cx.load_or(Some(weight), c, 1.0)?;
         let bias = cx.load_or(Some(bias), c, 0.0)?;
         let row = if form == Form::F32 { 0 } else { c };

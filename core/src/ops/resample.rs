@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::observe::Op;
+use super::tape::Record;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::tensor::{Shape, Tensor};
@@ -29,6 +30,7 @@ pub fn upsample_nearest(cx: &mut Context<'_>, x: Tensor, size: [usize; 2]) -> Re
         let (expected, found) = ([n, h.max(1), w.max(1), c], [n, h, w, c]);
         return Err(Error::Shape { what: "upsample_nearest", expected, found });
     }
+    cx.record(|| Record::UpsampleNearest { x, out })?;
     if cx.is_planning() || out.is_empty() {
         return Ok(out);
     }
@@ -53,6 +55,7 @@ pub fn avg_pool_2x2(cx: &mut Context<'_>, x: Tensor) -> Result<Tensor> {
     let [n, h, w, c] = x.dims("avg_pool_2x2")?;
     let size = [h / 2, w / 2];
     let out = cx.tensor(Shape::new([n, size[0], size[1], c]))?;
+    cx.record(|| Record::AvgPool { x, out })?;
     if cx.is_planning() || out.is_empty() {
         return Ok(out);
     }

@@ -1,0 +1,127 @@
+//! The walk backwards: from the gradient of a recorded walk's result to those of its weights, by
+//! the chain rule, op by op from the last to the first (Rumelhart, Hinton and Williams 1986).
+//!
+//! The gradients of tensors mirror them: what belongs to a tensor at some place of the arena lies
+//! at the same place of a second block, so that views of a tensor are views of its gradient. All
+//! are zero at first and added to. The gradients of weights lie where the host wants them.
+//!
+//! Sums over pixels and rows go in blocks of fixed size that are added up in their order, so that
+//! the number of threads changes no bit.
+
+mod attention;
+mod norm;
+mod product;
+mod simple;
+
+use super::context::Context;
+use super::tape::{Record, Recording};
+use crate::error::Result;
+use crate::exec::for_each_chunk;
+use crate::tensor::{DType, Shape, Tensor};
+
+/// Elements in one task.
+const CHUNK: usize = 16 * 1024;
+
+/// The gradients of the tensors of a recorded walk.
+#[derive(Clone, Copy, Debug)]
+pub struct Mirror {
+    /// The recorded block of the arena.
+    first: usize,
+    end: usize,
+    /// From a tensor to its gradient, in bytes.
+    shift: usize,
+}
+
+impl Mirror {
+    /// The gradient of `x`, unless x was there before the walk and has none.
+    ///
+    /// # Errors
+    /// Never in practice: the gradient lies in the arena as x does.
+    pub fn of(&self, x: Tensor) -> Result<Option<Tensor>> {
+        if x.offset() < self.first || x.offset() >= self.end {
+            return Ok(None);
+        }
+        Tensor::new(x.offset() + self.shift, x.shape(), DType::F32).map(Some)
+    }
+
+    /// The gradient of an op's result, which always has one.
+    fn of_result(&self, x: Tensor) -> Result<Tensor> {
+        Ok(self.of(x)?.expect("a recorded op's result lies in the recorded block"))
+    }
+}
+
+impl<'m> Context<'m> {
+    /// Begins to record: ops are written down until [`Context::end_recording`].
+    pub fn begin_recording(&mut self, mut recording: Recording<'m>) {
+        recording.first = self.arena.top();
+        self.recording = Some(recording);
+    }
+
+    /// Ends recording and gives the tape back.
+    pub fn end_recording(&mut self) -> Option<Recording<'m>> {
+        self.recording.take()
+    }
+
+    /// Zero gradients for all that was recorded so far, on top of the stack.
+    ///
+    /// # Errors
+    /// Those of memory.
+    ///
+    /// # Panics
+    /// Where the walk is not recorded: that is the caller's mistake.
+    pub fn mirror(&mut self) -> Result<Mirror> {
+        let recording = self.recording.as_ref().expect("only a recorded walk has gradients");
+        let (first, end) = (recording.first, self.arena.top());
+        let gradients = self.tensor(Shape::new([(end - first) / 4]))?;
+        if !self.is_planning() {
+            let values = self.arena.write(gradients);
+            for_each_chunk::<_, f32>(self.executor, values, CHUNK, &mut [], |_, x, _| x.fill(0.0));
+        }
+        Ok(Mirror { first, end, shift: gradients.offset() - first })
+    }
+
+    /// Plays the tape backwards until it is empty: adds the gradients of everything that was
+    /// recorded to those in the mirror, in which the caller has put that of the walk's result,
+    /// and to those of the weights. Gradients of results are used up.
+    ///
+    /// # Errors
+    /// Those of memory and weights; [`Error::Config`](crate::Error::Config) where a product's
+    /// weight is not packed in f32.
+    ///
+    /// # Panics
+    /// Where the walk is not recorded.
+    pub fn backward(&mut self, mirror: &Mirror) -> Result<()> {
+        // The ops of the way back are not recorded themselves.
+        let mut recording = self.recording.take().expect("only a recorded walk is played back");
+        let mut result = Ok(());
+        while result.is_ok() {
+            let Some(record) = recording.tape.pop() else { break };
+            result = self.working(|cx| cx.backward_of(record, mirror, &mut recording));
+        }
+        self.recording = Some(recording);
+        result
+    }
+
+    fn backward_of(
+        &mut self,
+        record: Record,
+        mirror: &Mirror,
+        recording: &mut Recording<'m>,
+    ) -> Result<()> {
+        match record {
+            Record::Linear(product) => product::linear(self, product, mirror, recording),
+            Record::Conv2d(product, conv) => {
+                product::conv2d(self, product, conv, mirror, recording)
+            }
+            Record::GroupNorm { .. } => norm::group_norm(self, record, mirror, recording),
+            Record::LayerNorm { .. } => norm::layer_norm(self, record, mirror, recording),
+            Record::Attention { q, k, v, attention, out } => {
+                attention::attention(self, [q, k, v], attention, out, mirror)
+            }
+            Record::Embedding { table, ids, out } => {
+                simple::embedding(self, table, ids, out, mirror, recording)
+            }
+            _ => simple::simple(self, record, mirror),
+        }
+    }
+}
