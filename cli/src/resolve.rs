@@ -366,11 +366,7 @@ fn text_to_image(
 }
 
 /// Refuses an autoencoder, or the want of one, that does not suit the UNet.
-fn check_vae(
-    vae: Option<&Autoencoder>,
-    place: &Place,
-    unet: &UNet2DConditionConfig,
-) -> Result<()> {
+fn check_vae(vae: Option<&Autoencoder>, place: &Place, unet: &UNet2DConditionConfig) -> Result<()> {
     let (place, channels) = (place.path().display(), unet.in_channels);
     let Some(vae) = vae else {
         if PICTURE_CHANNELS.contains(&unet.out_channels) {

@@ -199,8 +199,9 @@ impl TextToImage<'_> {
                 let path = root.at("vae");
                 let image = match &self.vae {
                     None => latents,
-                    Some(vae) => cx
-                        .replace(latents, |cx| vae.decode(cx, &path, latents, self.vae_tile))?,
+                    Some(vae) => {
+                        cx.replace(latents, |cx| vae.decode(cx, &path, latents, self.vae_tile))?
+                    }
                 };
                 to_unit_range(cx, image)?;
                 story.report(cx, image, Stage::Decoder, 0, [1, 1])?;
