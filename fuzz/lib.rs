@@ -259,7 +259,7 @@ pub fn plan(bytes: &[u8]) {
     let request = TextToImage {
         text_encoder: &text_encoder,
         unet: &unet,
-        vae: Autoencoder::Kl(&vae),
+        vae: Some(Autoencoder::Kl(&vae)),
         vae_tile: [None, Some(n.size())][n.next() % 2],
         sampling,
         prompt: &ids,

@@ -11,6 +11,7 @@ use mote::arch::Level;
 
 use crate::isa;
 use crate::size;
+use crate::train::data::{Folder, HoldOut};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -102,6 +103,18 @@ pub enum Command {
         mote convert -m stable-diffusion-v1-5 --type int8 -o sd15-int8.safetensors\n  \
         mote generate -m sd15-int8.safetensors -p \"a lighthouse\" -o lighthouse.png")]
     Convert(Convert),
+    /// Trains a model on pictures and what they show.
+    ///
+    /// The folder that -o names becomes a model in diffusers' layout, from which `generate` draws at
+    /// once and which `convert` packs into one file. Beside it, in `training/`, lie the state
+    /// (written every so many steps, always whole), the curve of the loss, sheets of samples and
+    /// the recipe. A training that was ended, however, goes on with --resume, to the same bits.
+    #[command(after_help = "Examples:\n  \
+        mote train --data pictures --config emoji32 -o model       pictures/NAME/*.png\n  \
+        mote train --data flat --data 3d:3d --captions captions.tsv --config emoji32 -o model\n  \
+        mote train --data flat --data 3d:3d --captions captions.tsv --config emoji32 -o model \
+        --resume")]
+    Train(Box<Train>),
     /// Writes a script that completes mote's commands and options in a shell.
     ///
     /// For bash: `mote completions bash > ~/.local/share/bash-completion/completions/mote`.
@@ -236,6 +249,75 @@ pub struct Convert {
     pub verbose: bool,
 }
 
+/// `mote train`.
+#[derive(Clone, Debug, Args)]
+pub struct Train {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub data: Data,
+    /// The recipe: a JSON file with networks, schedule and training, or one of those in the program:
+    /// emoji32 (32x32, 2.5 MB in int8) and emoji16 (16x16, for microcontrollers).
+    #[arg(long, value_name = "FILE|NAME", help_heading = TRAINING)]
+    pub config: String,
+    /// How many steps, instead of the recipe's.
+    #[arg(long, value_name = "COUNT", help_heading = TRAINING, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// The seed of first values, order and noise, instead of the recipe's.
+    #[arg(short, long, value_name = "NUMBER", help_heading = TRAINING)]
+    pub seed: Option<u64>,
+    /// The highest learning rate, instead of the recipe's.
+    #[arg(long, value_name = "NUMBER", help_heading = TRAINING)]
+    pub learning_rate: Option<f64>,
+    /// Goes on with the training in the folder, from its last state.
+    #[arg(long, help_heading = TRAINING)]
+    pub resume: bool,
+    /// Tells the memory it takes, and trains nothing.
+    #[arg(long, help_heading = MACHINE)]
+    pub plan: bool,
+    /// The number of threads; by default as many as there are CPUs. It changes no bit.
+    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// The most memory to take, such as 300MiB or 1.5GB. What would need more is refused before it
+    /// starts.
+    #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
+    pub memory_limit: Option<u64>,
+    /// The folder that becomes the model; its folder `training` keeps what belongs to the training.
+    #[arg(short, long, value_name = "FOLDER", help_heading = OUTPUT)]
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+    /// Shows nothing but errors.
+    #[arg(long, help_heading = OUTPUT)]
+    pub quiet: bool,
+}
+
+/// Pictures, and what they show.
+#[derive(Clone, Debug, Args)]
+pub struct Data {
+    /// A folder of PNG or JPEG pictures, and perhaps a word for their style, which goes behind their
+    /// captions (`red apple, 3d`). May be given several times.
+    #[arg(long, value_name = "FOLDER[:STYLE]", help_heading = DATA, required = true)]
+    pub data: Vec<Folder>,
+    /// A table of what the pictures show: a first line with the columns' names, tabs between the
+    /// columns `filename`, `name` and `keywords` (with commas between them). It serves all folders.
+    /// Without it pictures lie in folders called after what they show.
+    #[arg(long, value_name = "FILE", help_heading = DATA, value_hint = ValueHint::FilePath)]
+    pub captions: Option<PathBuf>,
+    /// Cuts pictures of another size to the proportions of the model's, and resizes them. Without
+    /// it they are refused.
+    #[arg(long, help_heading = DATA)]
+    pub resize: bool,
+    /// Passes over pictures that cannot be used and captions without a picture, and names them.
+    /// Without it they are refused.
+    #[arg(long, help_heading = DATA)]
+    pub skip_bad: bool,
+    /// Names that are kept back from training: how many, to be drawn by the seed, or a file with
+    /// one a line.
+    #[arg(long, value_name = "COUNT|FILE", help_heading = DATA, default_value = "0")]
+    pub hold_out: HoldOut,
+}
+
 /// `mote completions`.
 #[derive(Clone, Debug, Args)]
 pub struct Completions {
@@ -245,6 +327,8 @@ pub struct Completions {
 }
 
 const MODEL: &str = "Model";
+const DATA: &str = "Data";
+const TRAINING: &str = "Training";
 const PICTURE: &str = "Picture";
 const SAMPLING: &str = "Sampling";
 const MEASUREMENT: &str = "Measurement";

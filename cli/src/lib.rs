@@ -49,6 +49,8 @@ pub mod resolve;
 pub mod size;
 #[forbid(unsafe_code)]
 pub mod tokenizer;
+#[forbid(unsafe_code)]
+pub mod train;
 
 use args::Command;
 use error::Result;
@@ -65,5 +67,6 @@ pub fn run(arguments: args::Cli) -> Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Train(args) => train::run(&args),
     }
 }

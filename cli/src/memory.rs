@@ -29,6 +29,11 @@ impl Block {
         Ok(Self { map, bytes })
     }
 
+    /// The bytes, to be read.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.map[..self.bytes]
+    }
+
     /// The bytes.
     pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.map[..self.bytes]

@@ -30,7 +30,7 @@ const LANCZOS_SUPPORT: f64 = 3.0;
 const WEIGHT_BITS: u32 = 32 - 8 - 2;
 
 /// A picture in memory: 8-bit RGB, row by row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picture {
     /// Pixels in a row.
     pub width: usize,

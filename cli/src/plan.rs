@@ -212,7 +212,7 @@ fn with_tiles(resolved: &Resolved) -> Option<Resolved> {
     if words.vae_tile.is_some() {
         return None;
     }
-    words.vae_tile = Some(words.vae.tile());
+    words.vae_tile = Some(words.vae.as_ref()?.tile());
     Some(other)
 }
 
@@ -221,7 +221,7 @@ fn with_taesd(resolved: &Resolved) -> Option<Resolved> {
     resolved.large_autoencoder().filter(|vae| vae.latent_channels == TAESD_CHANNELS)?;
     let mut other = resolved.clone();
     if let Networks::TextToImage(words) = &mut other.networks {
-        words.vae = Autoencoder::Tiny(AutoencoderTinyConfig {
+        let tiny = Autoencoder::Tiny(AutoencoderTinyConfig {
             in_channels: 3,
             out_channels: 3,
             latent_channels: TAESD_CHANNELS,
@@ -233,7 +233,8 @@ fn with_taesd(resolved: &Resolved) -> Option<Resolved> {
             pool: false,
             naming: Naming::Diffusers,
         });
-        words.vae_tile = words.vae_tile.map(|_| words.vae.tile());
+        words.vae_tile = words.vae_tile.map(|_| tiny.tile());
+        words.vae = Some(tiny);
     }
     Some(other)
 }

@@ -11,6 +11,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::{Failure, INTERRUPTED, Result};
 
+/// The time between two lines about work that goes on for long.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
 /// The bit of signal 1, `SIGHUP`.
 const HANGUP: u64 = 1;
 
@@ -21,6 +24,8 @@ pub struct Reporter {
     title: String,
     total: u64,
     started: Instant,
+    /// When a line was last written by [`Reporter::note`].
+    noted: Option<Instant>,
 }
 
 enum Kind {
@@ -39,7 +44,7 @@ impl Reporter {
         } else {
             Kind::Lines
         };
-        Self { kind, title: String::new(), total: 0, started: Instant::now() }
+        Self { kind, title: String::new(), total: 0, started: Instant::now(), noted: None }
     }
 
     /// Begins a piece of work of `total` steps.
@@ -69,6 +74,25 @@ impl Reporter {
                 bar.set_position(done);
             }
             Kind::Lines => eprintln!("{} {done}/{}, {pace}", self.title, self.total),
+            Kind::Silent => {}
+        }
+    }
+
+    /// `done` steps of the work are done, and this is worth telling. Where there is no bar, a line is
+    /// written now and then.
+    pub fn note(&mut self, done: u64, message: &str) {
+        match &self.kind {
+            Kind::Bar(bar) => {
+                bar.set_message(message.to_string());
+                bar.set_position(done);
+            }
+            Kind::Lines => {
+                let is_due = self.noted.is_none_or(|noted| noted.elapsed() >= BETWEEN_LINES);
+                if is_due || done == self.total {
+                    eprintln!("{} {done}/{}, {message}", self.title, self.total);
+                    self.noted = Some(Instant::now());
+                }
+            }
             Kind::Silent => {}
         }
     }
@@ -114,7 +138,7 @@ fn pace(done: u64, total: u64, elapsed: Duration) -> String {
 }
 
 /// `21 s`, `3 min 5 s`, `2 h 14 min`.
-fn clock(seconds: f64) -> String {
+pub fn clock(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match s {
         0..60 => format!("{s} s"),

@@ -41,6 +41,9 @@ const AGAIN: &str = "The packed file is damaged: convert the model again";
 /// How strongly the prompt is followed, where nothing is said.
 const CFG_SCALE: f32 = 7.0;
 
+/// Channels of grey and of coloured pictures.
+pub const PICTURE_CHANNELS: [usize; 2] = [1, 3];
+
 /// A sampler's table with what goes before it.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -74,8 +77,8 @@ pub struct Words {
     pub text_encoder: ClipTextConfig,
     /// The noise predictor.
     pub unet: UNet2DConditionConfig,
-    /// Between latents and pixels.
-    pub vae: Autoencoder,
+    /// Between latents and pixels; without one the UNet's sample is the picture.
+    pub vae: Option<Autoencoder>,
     /// The side in latents of the tiles that the picture is decoded in, if it is to be.
     pub vae_tile: Option<usize>,
     /// The prompt's token ids.
@@ -134,7 +137,7 @@ pub fn resolve_at(folder: &Place, model: &args::Model, request: &Request) -> Res
     let scheduler = scheduler(folder, request)?;
     let (networks, places, size) = match index.pipeline {
         Pipeline::Unconditional => unconditional(folder, model, request)?,
-        Pipeline::TextToImage => text_to_image(folder, model, request)?,
+        Pipeline::TextToImage => text_to_image(folder, model, request, index.has_vae)?,
     };
     let strength = match &networks {
         Networks::TextToImage(words) if words.init.is_some() => {
@@ -308,7 +311,12 @@ pub fn class_label(unet: &UNet2DConfig, label: Option<u32>) -> Result<Option<u32
     }
 }
 
-fn text_to_image(folder: &Place, model: &args::Model, request: &Request) -> Result<Found> {
+fn text_to_image(
+    folder: &Place,
+    model: &args::Model,
+    request: &Request,
+    has_vae: bool,
+) -> Result<Found> {
     if request.class_label.is_some() {
         return Err(Failure::new("this model draws what a text says, and knows no classes")
             .remedy("Leave out --class-label"));
@@ -321,19 +329,16 @@ fn text_to_image(folder: &Place, model: &args::Model, request: &Request) -> Resu
     let text_encoder = clip_text::read(encoder_folder.join("config.json"))?;
     let unet_folder = folder.join("unet");
     let unet = unet_2d_condition::read(unet_folder.join("config.json"))?;
-    let (vae, vae_places) = vae(folder, model, request.init_img.is_some())?;
-    // Where the UNet takes more than it gives, the core says what that means.
-    if vae.latent_channels() != unet.in_channels && vae.latent_channels() != unet.out_channels {
-        let place = vae_places.first().map_or(folder, |(_, place)| place);
-        return Err(Failure::new(format!(
-            "the autoencoder in {} has {} latent channels, and the UNet takes {}",
-            place.path().display(),
-            vae.latent_channels(),
-            unet.in_channels
-        ))
-        .remedy("They must come from models of one kind"));
+    let (vae, vae_places) = match has_vae || model.vae.is_some() || model.taesd.is_some() {
+        true => vae(folder, model, request.init_img.is_some()).map(|(vae, at)| (Some(vae), at))?,
+        false => (None, Places::new()),
+    };
+    check_vae(vae.as_ref(), vae_places.first().map_or(folder, |(_, place)| place), &unet)?;
+    if vae.is_none() && request.vae_tiling {
+        return Err(Failure::new("this model has no autoencoder whose work tiles could divide")
+            .remedy("Leave out --vae-tiling"));
     }
-    let scale = vae.pixels_per_latent();
+    let scale = vae.as_ref().map_or(1, Autoencoder::pixels_per_latent);
     let init = request.init_img.as_deref().map(picture::read).transpose()?;
     let trained = unet.sample_size.map(|size| size.map(|side| side * scale));
     let is_sized = request.width.is_some() && request.height.is_some();
@@ -342,7 +347,8 @@ fn text_to_image(folder: &Place, model: &args::Model, request: &Request) -> Resu
     let size = size([request.height, request.width], own.or(trained), scale, "unet")?;
     let init = init.map(|init| init.resized(size));
     let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
-    let tile = request.vae_tile_size.map_or(vae.tile(), |tile| tile as usize);
+    let tile = vae.as_ref().filter(|_| request.vae_tiling).map(Autoencoder::tile);
+    let vae_tile = tile.map(|own| request.vae_tile_size.map_or(own, |tile| tile as usize));
     let words = Words {
         prompt: tokens.encode(prompt)?,
         negative_prompt: tokens.encode(request.negative_prompt.as_deref().unwrap_or(""))?,
@@ -351,12 +357,36 @@ fn text_to_image(folder: &Place, model: &args::Model, request: &Request) -> Resu
         text_encoder,
         unet,
         vae,
-        vae_tile: request.vae_tiling.then_some(tile),
+        vae_tile,
         init,
     };
     let mut places = vec![("text_encoder", encoder_folder), ("unet", unet_folder)];
     places.extend(vae_places);
     Ok((Networks::TextToImage(words), places, size))
+}
+
+/// Refuses an autoencoder, or the want of one, that does not suit the UNet.
+fn check_vae(vae: Option<&Autoencoder>, place: &Place, unet: &UNet2DConditionConfig) -> Result<()> {
+    let (place, channels) = (place.path().display(), unet.in_channels);
+    let Some(vae) = vae else {
+        if PICTURE_CHANNELS.contains(&unet.out_channels) {
+            return Ok(());
+        }
+        return Err(Failure::new(format!(
+            "{place} names no autoencoder, and what the UNet draws, in {channels} channels, is no \
+             picture"
+        ))
+        .remedy("Give an autoencoder with --vae or --taesd"));
+    };
+    // Where the UNet takes more than it gives, the core says what that means.
+    if vae.latent_channels() != channels && vae.latent_channels() != unet.out_channels {
+        return Err(Failure::new(format!(
+            "the autoencoder in {place} has {} latent channels, and the UNet takes {channels}",
+            vae.latent_channels(),
+        ))
+        .remedy("They must come from models of one kind"));
+    }
+    Ok(())
 }
 
 /// The tokenizer, and how many tokens the text encoder takes.
@@ -552,10 +582,10 @@ impl Resolved {
             Networks::TextToImage(words) => Work::TextToImage(TextToImage {
                 text_encoder: &words.text_encoder,
                 unet: &words.unet,
-                vae: match &words.vae {
+                vae: words.vae.as_ref().map(|vae| match vae {
                     Autoencoder::Kl(config) => pipeline::Autoencoder::Kl(config),
                     Autoencoder::Tiny(config) => pipeline::Autoencoder::Tiny(config),
-                },
+                }),
                 vae_tile: words.vae_tile,
                 sampling: self.sampling(index),
                 prompt: &words.prompt,
@@ -591,7 +621,9 @@ impl Resolved {
             Networks::Unconditional { unet, .. } => {
                 1 << unet.block_out_channels.len().saturating_sub(1)
             }
-            Networks::TextToImage(words) => words.vae.pixels_per_latent(),
+            Networks::TextToImage(words) => {
+                words.vae.as_ref().map_or(1, Autoencoder::pixels_per_latent)
+            }
         }
     }
 
@@ -607,8 +639,8 @@ impl Resolved {
     pub fn large_autoencoder(&self) -> Option<&AutoencoderKlConfig> {
         match &self.networks {
             Networks::TextToImage(words) => match &words.vae {
-                Autoencoder::Kl(config) => Some(config),
-                Autoencoder::Tiny(_) => None,
+                Some(Autoencoder::Kl(config)) => Some(config),
+                _ => None,
             },
             Networks::Unconditional { .. } => None,
         }

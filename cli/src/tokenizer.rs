@@ -32,7 +32,7 @@ const MAX_LENGTH: u64 = 1 << 16;
 const DEFAULT_LENGTH: usize = 77;
 
 /// What CLIP puts behind a token that ends a word.
-const END_OF_WORD: &str = "</w>";
+pub(crate) const END_OF_WORD: &str = "</w>";
 
 /// What to do about a file that cannot be what it should.
 const AGAIN: &str = "The file is damaged: fetch it again";
@@ -164,7 +164,7 @@ fn compose(text: &str) -> Cow<'_, str> {
 }
 
 /// What transformers' normaliser makes of a text: an added token that is sought in normalised text.
-fn normalize(text: &str) -> String {
+pub(crate) fn normalize(text: &str) -> String {
     let mut normalized = String::new();
     for c in compose(text).chars() {
         if !c.is_whitespace() {
@@ -730,7 +730,7 @@ impl Model {
 
 /// The character that stands for a byte in the files (GPT-2's `bytes_to_unicode`): itself where it
 /// is visible in Latin-1, else one from U+0100 on.
-fn byte_char(byte: u8) -> char {
+pub(crate) fn byte_char(byte: u8) -> char {
     let visible = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if visible(byte) {
         return char::from(byte);

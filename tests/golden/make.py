@@ -985,9 +985,71 @@ def make_text_to_image_pipelines():
         "EulerAncestralDiscreteScheduler", 22, 5, batch=2, **offset)
 
 
+def make_pixel_pipeline():
+    """Text to image without an autoencoder. diffusers has no such pipeline: a plain loop over its
+    networks and its scheduler."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    name, tokens = "pixels-ddim-v", 16
+    folder = fresh(f"{HERE}/pipelines/{name}")
+    model = f"{folder}/model"
+    randomize(CLIPTextModel(CLIPTextConfig(
+        vocab_size=1000, hidden_size=12, intermediate_size=20, num_attention_heads=2,
+        num_hidden_layers=2, max_position_embeddings=tokens, projection_dim=12, bos_token_id=998,
+        eos_token_id=999, pad_token_id=999)), 7100).save_pretrained(f"{model}/text_encoder")
+    randomize(UNet2DConditionModel(
+        sample_size=[12, 20], in_channels=3, out_channels=3, block_out_channels=(4, 6, 8),
+        layers_per_block=1, norm_num_groups=2, attention_head_dim=2, cross_attention_dim=12,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",)), 7101,
+    ).save_pretrained(f"{model}/unet")
+    DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
+                  timestep_spacing="trailing", clip_sample=True).save_pretrained(
+                      f"{model}/scheduler")
+    shutil.copytree(f"{HERE}/conformance/sd1-ddim/model/tokenizer", f"{model}/tokenizer",
+                    ignore=shutil.ignore_patterns("tokenizer.json", "special_tokens_map.json"))
+    diffusers, transformers, nothing = "diffusers", "transformers", [None, None]
+    write_json(f"{model}/model_index.json", {
+        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1",
+        "scheduler": [diffusers, "DDIMScheduler"],
+        "text_encoder": [transformers, "CLIPTextModel"],
+        "tokenizer": [transformers, "CLIPTokenizer"],
+        "unet": [diffusers, "UNet2DConditionModel"], "vae": nothing})
+    args = {"what": "text to image without an autoencoder: the sample is the picture; "
+            "v-prediction, trailing spacing, clipping, three channels, 12 by 20",
+            "pipeline": "a loop", "model": "model", "prompt": "a small red house",
+            "negative_prompt": "blurry", "seed": 23, "rng": "torch cpu", "steps": 7,
+            "cfg_scale": 3.0, "batch": 1}
+
+    def run(seed, layout):
+        encoder = CLIPTextModel.from_pretrained(f"{model}/text_encoder")
+        unet = UNet2DConditionModel.from_pretrained(f"{model}/unet").to(memory_format=layout)
+        scheduler = DDIMScheduler.from_pretrained(f"{model}/scheduler")
+        tokenizer = CLIPTokenizer.from_pretrained(f"{model}/tokenizer")
+
+        def encode(text):
+            ids = tokenizer(text, padding="max_length", max_length=tokens, truncation=True,
+                            return_tensors="pt").input_ids
+            return ids, encoder(ids).last_hidden_state
+
+        (ids, wanted), (_, unwanted) = encode(args["prompt"]), encode(args["negative_prompt"])
+        scheduler.set_timesteps(args["steps"])
+        x, kept = torch.randn((1, 3, 12, 20), generator=generator(seed)), []
+        for t in scheduler.timesteps:
+            with_it, without = unet(x, t, wanted).sample, unet(x, t, unwanted).sample
+            output = without + args["cfg_scale"] * (with_it - without)
+            x = scheduler.step(output, t, x).prev_sample
+            kept.append(x[0].clone())
+        image = (x[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
+        return {"image": image, "latents": torch.stack(kept), "input_ids": ids.int()}
+
+    write_pipeline(name, args, run)
+
+
 def make_pipelines():
     make_unconditional_pipelines()
     make_text_to_image_pipelines()
+    make_pixel_pipeline()
 
 
 def main(words):

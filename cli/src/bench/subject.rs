@@ -18,7 +18,7 @@ use crate::error::{Failure, Result};
 use crate::place::Place;
 use crate::resolve::{self, Places};
 
-/// Tokens of a prompt with its begin, end and padding, as CLIP was trained.
+/// Tokens of a prompt with its begin, end and padding, as CLIP was trained: most that are timed.
 const TOKENS: usize = 77;
 
 /// A time in the middle of training: no network's work depends on it.
@@ -36,7 +36,7 @@ const PIXELS_PER_LATENT: usize = 8;
 enum Network {
     Text { config: ClipTextConfig, ids: Vec<u32> },
     UNet2D { config: UNet2DConfig, images: [usize; 4], class: Option<u32> },
-    UNet2DCondition { config: UNet2DConditionConfig, latents: [usize; 4] },
+    UNet2DCondition { config: UNet2DConditionConfig, latents: [usize; 4], tokens: usize },
     Vae { config: Autoencoder, latents: [usize; 4] },
 }
 
@@ -87,8 +87,16 @@ impl Subjects {
         let present: Vec<_> = present.iter().filter(|(_, has)| *has).map(|(c, _)| *c).collect();
         check_present(folder, args.component, &present)?;
         let vae = has_vae.then(|| resolve::vae(folder, &args.model, false)).transpose()?;
-        let scale = vae.as_ref().map_or(PIXELS_PER_LATENT, |(vae, _)| vae.pixels_per_latent());
         let unet = has("unet").then(|| Unet::read(folder)).transpose()?;
+        let scale = match (&vae, &unet) {
+            (Some((vae, _)), _) => vae.pixels_per_latent(),
+            (None, Some(Unet::Latents(config)))
+                if resolve::PICTURE_CHANNELS.contains(&config.out_channels) =>
+            {
+                1
+            }
+            _ => PIXELS_PER_LATENT,
+        };
         if matches!(unet, Some(Unet::Pixels(_))) && has_vae {
             let what = "this model makes pictures without an autoencoder";
             return Err(Failure::new(what).remedy("Leave out --vae, --taesd and the folder vae"));
@@ -168,13 +176,22 @@ impl Unet {
             Self::Latents(config) => {
                 let latents = with(latents, config.in_channels);
                 let config = config.clone();
-                (Network::UNet2DCondition { config, latents }, steps * GUIDED)
+                let tokens = tokens(folder)?;
+                (Network::UNet2DCondition { config, latents, tokens }, steps * GUIDED)
             }
         };
         let places = vec![("unet", folder.join("unet"))];
         let batch = u64::from(args.batch);
         Ok(Subject { component: "unet", places, batch, evaluations, network })
     }
+}
+
+/// Tokens of a prompt of the text encoder that is there, or else of CLIP's.
+fn tokens(folder: &Place) -> Result<usize> {
+    let file = folder.join("text_encoder").join("config.json");
+    let most = |config: ClipTextConfig| config.max_position_embeddings;
+    let most = file.is_file().then(|| clip_text::read(file)).transpose()?.map_or(TOKENS, most);
+    Ok(TOKENS.min(most))
 }
 
 fn text_encoder(folder: &Place) -> Result<Subject> {
@@ -222,10 +239,10 @@ impl Subject {
                     begins();
                     config.forward(cx, &root.at("unet"), x, &times, labels.as_deref())?;
                 }
-                Network::UNet2DCondition { config, latents } => {
+                Network::UNet2DCondition { config, latents, tokens } => {
                     let n = latents[0];
                     let x = noise(cx, Shape::new(*latents))?;
-                    let states = noise(cx, Shape::new([n, TOKENS, config.cross_attention_dim]))?;
+                    let states = noise(cx, Shape::new([n, *tokens, config.cross_attention_dim]))?;
                     let times = vec![TIMESTEP; n];
                     begins();
                     config.forward(cx, &root.at("unet"), x, &times, states)?;

@@ -37,7 +37,7 @@ pub fn read(file: impl Into<Place>) -> Result<ClipTextConfig> {
     from_keys(Keys::read(file)?)
 }
 
-fn from_keys(mut keys: Keys) -> Result<ClipTextConfig> {
+pub(crate) fn from_keys(mut keys: Keys) -> Result<ClipTextConfig> {
     keys.word("model_type", (), &[("clip_text_model", ())])?;
     let config = ClipTextConfig {
         vocab_size: keys.size("vocab_size", 49_408)?,

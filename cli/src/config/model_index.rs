@@ -50,6 +50,8 @@ pub struct ModelIndex {
     pub class: String,
     /// What it is to mote.
     pub pipeline: Pipeline,
+    /// Whether it has an autoencoder; without one what is sampled is the picture.
+    pub has_vae: bool,
 }
 
 /// Reads `model_index.json` in `folder`.
@@ -60,7 +62,8 @@ pub fn read(folder: impl Into<Place>) -> Result<ModelIndex> {
     let folder = folder.into();
     let file = folder.join("model_index.json");
     if file.is_file() || folder.packed().is_some() {
-        return from_keys(Keys::read(&file)?);
+        // Where the file does not speak of it, the folder tells.
+        return from_keys(Keys::read(&file)?, folder.join("vae").is_folder());
     }
     let folder = folder.path();
     let name = folder.display();
@@ -88,7 +91,7 @@ pub fn read(folder: impl Into<Place>) -> Result<ModelIndex> {
     ))
 }
 
-fn from_keys(mut keys: Keys) -> Result<ModelIndex> {
+fn from_keys(mut keys: Keys, mut has_vae: bool) -> Result<ModelIndex> {
     let Some(value) = keys.take("_class_name") else {
         let path = keys.path().display();
         return Err(Failure::new(format!("{path} has no `_class_name`: which pipeline is it?")));
@@ -101,6 +104,12 @@ fn from_keys(mut keys: Keys) -> Result<ModelIndex> {
     for &(part, classes) in parts {
         // `["diffusers", "UNet2DModel"]`: library and class.
         let Some(value) = keys.take(part) else { continue };
+        if part == "vae" {
+            has_vae = !is_left_out(&value);
+            if !has_vae {
+                continue;
+            }
+        }
         let class = value.as_array().and_then(|pair| pair.get(1)).and_then(Value::as_str);
         if !class.is_some_and(|class| classes.contains(&class)) {
             return Err(keys.fail(part, &value, format!("mote has {}", classes.join(", "))));
@@ -109,10 +118,14 @@ fn from_keys(mut keys: Keys) -> Result<ModelIndex> {
     for part in HARMLESS {
         keys.take(part);
     }
-    // `[null, null]` is a part left out.
-    keys.drop_where(|value| value.as_array().is_some_and(|pair| pair.iter().all(Value::is_null)));
+    keys.drop_where(is_left_out);
     keys.finish(&[])?;
-    Ok(ModelIndex { class: value.as_str().unwrap_or_default().into(), pipeline })
+    Ok(ModelIndex { class: value.as_str().unwrap_or_default().into(), pipeline, has_vae })
+}
+
+/// Whether it is `[null, null]`, a part left out.
+fn is_left_out(value: &Value) -> bool {
+    value.as_array().is_some_and(|pair| pair.iter().all(Value::is_null))
 }
 
 #[cfg(test)]
@@ -124,7 +137,7 @@ mod tests {
     use super::*;
 
     fn index(value: Value) -> Result<ModelIndex> {
-        from_keys(Keys::new(Path::new("model_index.json"), value)?)
+        from_keys(Keys::new(Path::new("model_index.json"), value)?, false)
     }
 
     #[test]
@@ -143,7 +156,18 @@ mod tests {
             "tokenizer": ["transformers", "CLIPTokenizer"],
             "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]
         }));
-        assert_eq!(found.unwrap().pipeline, Pipeline::TextToImage);
+        let found = found.unwrap();
+        assert_eq!((found.pipeline, found.has_vae), (Pipeline::TextToImage, true));
+    }
+
+    #[test]
+    fn an_autoencoder_may_be_left_out() {
+        for value in [
+            json!({"_class_name": "StableDiffusionPipeline", "vae": [null, null]}),
+            json!({"_class_name": "StableDiffusionPipeline"}),
+        ] {
+            assert!(!index(value).unwrap().has_vae);
+        }
     }
 
     #[test]

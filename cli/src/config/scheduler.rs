@@ -175,7 +175,7 @@ pub fn read(file: impl Into<Place>, method: Option<Method>) -> Result<SchedulerC
     from_keys(Keys::read(file)?, method)
 }
 
-fn from_keys(mut keys: Keys, method: Option<Method>) -> Result<SchedulerConfig> {
+pub(crate) fn from_keys(mut keys: Keys, method: Option<Method>) -> Result<SchedulerConfig> {
     let method = match method {
         Some(method) => method,
         None => own_method(&mut keys)?,

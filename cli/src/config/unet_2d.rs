@@ -36,7 +36,7 @@ pub fn read(file: impl Into<Place>) -> Result<UNet2DConfig> {
     from_keys(Keys::read(file)?)
 }
 
-fn from_keys(mut keys: Keys) -> Result<UNet2DConfig> {
+pub(crate) fn from_keys(mut keys: Keys) -> Result<UNet2DConfig> {
     use BlockType::{Attention, Plain};
     keys.word("_class_name", (), &[("UNet2DModel", ())])?;
     only_silu(&mut keys)?;

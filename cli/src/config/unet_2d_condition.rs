@@ -32,7 +32,7 @@ pub fn read(file: impl Into<Place>) -> Result<UNet2DConditionConfig> {
     from_keys(Keys::read(file)?)
 }
 
-fn from_keys(mut keys: Keys) -> Result<UNet2DConditionConfig> {
+pub(crate) fn from_keys(mut keys: Keys) -> Result<UNet2DConditionConfig> {
     use BlockType::{CrossAttention, Plain};
     refuse_unsupported(&mut keys)?;
     let down = [CrossAttention, CrossAttention, CrossAttention, Plain];

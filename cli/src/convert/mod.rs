@@ -11,7 +11,10 @@ mod report;
 mod walk;
 mod write;
 
-pub use walk::{Converted, GROUPS, SCALE};
+pub use networks::Network;
+pub use policy::Storage;
+pub use walk::{Converted, GROUPS, SCALE, Stored};
+pub use write::{Converter, Layout};
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,10 +39,8 @@ use crate::progress::{Interrupt, Reporter};
 use crate::resolve;
 use crate::tokenizer::Tokenizer;
 use crate::{isa, print};
-use networks::Network;
 use report::Report;
-use walk::Stored;
-use write::{Converter, Difference, Layout, Output};
+use write::{Difference, Output};
 
 /// Files of a pipeline that are read wherever they are there.
 const CONFIGURATIONS: [&str; 5] = [

@@ -63,15 +63,15 @@ pub fn of(model: &Place) -> Result<(Vec<Network>, Places)> {
     let text_encoder = clip_text::read(config("text_encoder"))?;
     let tokens = text_encoder.max_position_embeddings;
     let unet = unet_2d_condition::read(config("unet"))?;
-    let vae = autoencoder::read(config("vae"))?;
-    let networks = vec![
-        Network::TextEncoder(text_encoder),
-        Network::UNet2dCondition(unet, tokens),
-        Network::Decoder(vae.clone()),
-        Network::Encoder(vae),
-    ];
-    let places = ["text_encoder", "unet", "vae"].map(|name| (name, model.join(name)));
-    Ok((networks, places.to_vec()))
+    let mut networks =
+        vec![Network::TextEncoder(text_encoder), Network::UNet2dCondition(unet, tokens)];
+    let mut places = ["text_encoder", "unet"].map(|name| (name, model.join(name))).to_vec();
+    if index.has_vae {
+        let vae = autoencoder::read(config("vae"))?;
+        networks.extend([Network::Decoder(vae.clone()), Network::Encoder(vae)]);
+        places.push(("vae", model.join("vae")));
+    }
+    Ok((networks, places))
 }
 
 impl Network {

@@ -70,10 +70,13 @@ pub fn of_product(to: Type, name: &str, sizes: Sizes) -> Storage {
 }
 
 /// How a tensor is stored that is no product's weight, of `stored` type and this many dimensions: a
-/// table of embeddings, which has two, is read a few rows at a time and keeps its type.
+/// table of embeddings, which has two, is read a few rows at a time and keeps its type. Among
+/// integers f32 would be most of a small model's file: there it becomes bf16, which is still finer
+/// than the products around it.
 pub fn of_other(to: Type, stored: DType, rank: usize) -> Storage {
     Storage::Plain(match to {
         Type::F16 => DType::F16,
+        Type::Int8 | Type::Int4 if rank > 1 && stored == DType::F32 => DType::BF16,
         _ if rank > 1 => stored,
         _ => DType::F32,
     })
@@ -111,8 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn tables_keep_their_type_and_vectors_become_f32() {
+    fn tables_keep_their_type_but_for_f32_among_integers_and_vectors_become_f32() {
         assert_eq!(of_other(Type::Int8, DType::F16, 2), Storage::Plain(DType::F16));
+        assert_eq!(of_other(Type::Int8, DType::F32, 2), Storage::Plain(DType::BF16));
+        assert_eq!(of_other(Type::Bf16, DType::F32, 2), Storage::Plain(DType::F32));
         assert_eq!(of_other(Type::Int8, DType::F16, 1), Storage::Plain(DType::F32));
         assert_eq!(of_other(Type::F16, DType::F32, 2), Storage::Plain(DType::F16));
     }

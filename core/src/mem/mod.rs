@@ -8,5 +8,5 @@ mod cast;
 mod plan;
 
 pub use arena::{ALIGNMENT, Aligned, Arena};
-pub(crate) use cast::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
+pub use cast::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
 pub use plan::{MAX_PHASES, Phase, Plan};

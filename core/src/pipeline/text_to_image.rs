@@ -1,4 +1,5 @@
-//! Pictures from words: Stable Diffusion 1.x and 2.x, from noise or from a picture.
+//! Pictures from words: Stable Diffusion 1.x and 2.x, from noise or from a picture; and models that
+//! need no autoencoder, as their sample is the picture.
 
 use super::image::{ImageSink, deliver, picture, to_unit_range};
 use super::sampling::Sampling;
@@ -41,8 +42,9 @@ pub struct TextToImage<'a> {
     pub text_encoder: &'a ClipTextConfig,
     /// The noise predictor.
     pub unet: &'a UNet2DConditionConfig,
-    /// The decoder, and the encoder where a picture is started from.
-    pub vae: Autoencoder<'a>,
+    /// The decoder, and the encoder where a picture is started from. Without one the sample itself,
+    /// from -1 to 1, is the picture.
+    pub vae: Option<Autoencoder<'a>>,
     /// Decodes in tiles of so many latents a side where the latents are larger; `None` decodes them
     /// as a whole. A picture to start from is always encoded as a whole.
     pub vae_tile: Option<usize>,
@@ -58,7 +60,8 @@ pub struct TextToImage<'a> {
     /// How many of the text encoder's last layers to leave out for the prompt. The negative prompt
     /// takes them all, as in diffusers.
     pub clip_skip: usize,
-    /// Height and width of the picture, in pixels: multiples of [`Autoencoder::scale`].
+    /// Height and width of the picture, in pixels: multiples of [`Autoencoder::scale`] where there
+    /// is an autoencoder.
     pub size: [usize; 2],
     /// The picture to start from, if not from noise.
     pub init_image: Option<InitImage<'a>>,
@@ -165,7 +168,7 @@ impl TextToImage<'_> {
     fn validate(&self) -> Result<()> {
         self.text_encoder.validate()?;
         self.unet.validate()?;
-        self.vae.validate()?;
+        self.vae.as_ref().map_or(Ok(()), Autoencoder::validate)?;
         if self.text_encoder.hidden_size != self.unet.cross_attention_dim {
             let what = "is not the text encoder's hidden_size: the networks do not belong together";
             return Err(Error::Config { key: "cross_attention_dim", what });
@@ -176,7 +179,7 @@ impl TextToImage<'_> {
             return Err(Error::Config { key: "in_channels", what });
         }
         self.sampling.validate()?;
-        super::check_size(self.size, self.vae.scale())
+        super::check_size(self.size, self.scale())
     }
 
     fn walk(
@@ -193,9 +196,13 @@ impl TextToImage<'_> {
                 self.sample(cx, story, &root, states)
             })?;
             story.stage(cx, Stage::Decoder, 1, |story, cx| {
-                let vae = root.at("vae");
-                let image =
-                    cx.replace(latents, |cx| self.vae.decode(cx, &vae, latents, self.vae_tile))?;
+                let path = root.at("vae");
+                let image = match &self.vae {
+                    None => latents,
+                    Some(vae) => {
+                        cx.replace(latents, |cx| vae.decode(cx, &path, latents, self.vae_tile))?
+                    }
+                };
                 to_unit_range(cx, image)?;
                 story.report(cx, image, Stage::Decoder, 0, [1, 1])?;
                 deliver(cx, image, sink)?;
@@ -277,8 +284,13 @@ impl TextToImage<'_> {
         })
     }
 
+    /// How many pixels a side one element of the sample stands for.
+    fn scale(&self) -> usize {
+        self.vae.as_ref().map_or(1, Autoencoder::scale)
+    }
+
     fn latents_shape(&self) -> Shape {
-        let scale = self.vae.scale();
+        let scale = self.scale();
         let [height, width] = self.size;
         Shape::new([1, height / scale, width / scale, self.unet.in_channels])
     }
@@ -297,7 +309,10 @@ impl TextToImage<'_> {
             let latents = story.stage(cx, Stage::Encoder, 1, |story, cx| {
                 let latents = cx.scope(|cx| {
                     let image = picture(cx, init.rgb, self.size)?;
-                    self.vae.encode(cx, &root.at("vae"), image, noise)
+                    match &self.vae {
+                        None => Ok(image),
+                        Some(vae) => vae.encode(cx, &root.at("vae"), image, noise),
+                    }
                 })?;
                 check_finite(cx, latents, "the encoded picture")?;
                 story.report(cx, latents, Stage::Encoder, 0, [1, 1])?;

@@ -1,0 +1,195 @@
+//! The examples of a step, with their captions, noise and times: all a function of the seed and the
+//! number of the step.
+//!
+//! Times are spread over the batch (Kingma et al. 2021, section I.1 of the appendix): one number is
+//! drawn a step, and the times lie evenly from it on, which makes the loss of a step less noisy.
+
+use mote::diffusion::noise::{Noise, NoiseKind};
+use mote::models::clip_tokenizer::ClipTokenizer;
+
+use super::data::Example;
+use super::draw::{Draw, Purpose};
+use super::recipe::Training;
+use crate::error::Result;
+use crate::tokenizer;
+
+/// Channels of a picture.
+const COLOURS: usize = 3;
+
+/// Turns captions into ids.
+#[derive(Clone, Copy)]
+pub struct Words<'a> {
+    /// The tokenizer.
+    pub tokenizer: ClipTokenizer<'a>,
+    /// Ids of a caption.
+    pub length: usize,
+}
+
+/// What steps are made of.
+pub struct Batches<'a> {
+    examples: &'a [Example],
+    training: &'a Training,
+    /// Height and width.
+    size: [usize; 2],
+    /// Times of training.
+    times: usize,
+    words: Option<Words<'a>>,
+    /// An epoch, and the order of its examples.
+    order: (u64, Vec<usize>),
+}
+
+/// The examples of a step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    /// `[n, h, w, 3]`, from -1 to 1.
+    pub pictures: Vec<f32>,
+    /// `[n, h, w, 3]`.
+    pub noise: Vec<f32>,
+    /// `[n]`.
+    pub timesteps: Vec<u32>,
+    /// `[n, length]`; none where there are no words.
+    pub tokens: Vec<u32>,
+}
+
+impl<'a> Batches<'a> {
+    /// Batches of these examples.
+    pub fn new(
+        examples: &'a [Example],
+        training: &'a Training,
+        size: [usize; 2],
+        times: usize,
+        words: Option<Words<'a>>,
+    ) -> Self {
+        let order = (u64::MAX, Vec::new());
+        Self { examples, training, size, times, words, order }
+    }
+
+    /// Elements of a picture.
+    pub fn elements(&self) -> usize {
+        self.size[0] * self.size[1] * COLOURS
+    }
+
+    /// Fills in the examples of step number `step`, counted from 1.
+    ///
+    /// # Errors
+    /// None that a caption can cause.
+    pub fn fill(&mut self, step: u64, out: &mut Step) -> Result<()> {
+        let (count, seed) = (self.training.batch_size, self.training.seed);
+        let length = self.words.map_or(0, |words| words.length);
+        out.pictures.resize(count * self.elements(), 0.0);
+        out.noise.resize(count * self.elements(), 0.0);
+        out.timesteps.resize(count, 0);
+        out.tokens.resize(count * length, 0);
+        let first = Draw::new(seed, Purpose::Time, step).unit();
+        let (elements, row) = (self.elements(), self.size[1] * COLOURS);
+        for index in 0..count {
+            let place = (step - 1) * count as u64 + index as u64;
+            let example = &self.examples[self.example(place)];
+            let mut draw = Draw::new(seed, Purpose::Caption, place);
+            let flips = draw.unit() < 0.5 && self.training.flip;
+            let range = index * elements..(index + 1) * elements;
+            let picture = &mut out.pictures[range.clone()];
+            for (out, &byte) in picture.iter_mut().zip(&example.rgb) {
+                *out = f32::from(byte) / 255.0 * 2.0 - 1.0;
+            }
+            if flips {
+                picture.chunks_exact_mut(row).for_each(flip);
+            }
+            let noise = Draw::new(seed, Purpose::Noise, place).next();
+            Noise::new(NoiseKind::Pcg, noise).fill(&mut out.noise[range]);
+            let share = (first + index as f64 / count as f64).fract();
+            out.timesteps[index] = (share * self.times as f64) as u32;
+            if let Some(words) = self.words {
+                let Training { caption_dropout, keywords, .. } = *self.training;
+                let text = example.caption.draw(caption_dropout, keywords, &mut draw);
+                let ids = tokenizer::encode(&words.tokenizer, &text, length)?;
+                out.tokens[index * length..(index + 1) * length].copy_from_slice(&ids);
+            }
+        }
+        Ok(())
+    }
+
+    /// Which example stands at a place among all: each epoch has an order of its own.
+    fn example(&mut self, place: u64) -> usize {
+        let count = self.examples.len() as u64;
+        let epoch = place / count;
+        if self.order.0 != epoch {
+            let mut order: Vec<_> = (0..self.examples.len()).collect();
+            Draw::new(self.training.seed, Purpose::Order, epoch).shuffle(&mut order);
+            self.order = (epoch, order);
+        }
+        self.order.1[(place % count) as usize]
+    }
+}
+
+/// Turns a row of pixels around.
+fn flip(row: &mut [f32]) {
+    row.reverse();
+    row.as_chunks_mut::<COLOURS>().0.iter_mut().for_each(|pixel| pixel.reverse());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::data::Caption;
+    use crate::train::recipe::{self, Changes};
+
+    fn examples(count: u8) -> Vec<Example> {
+        let example = |i| {
+            let caption = Caption { name: i.to_string(), ..Caption::default() };
+            Example { path: "x".into(), caption, rgb: vec![i; 12] }
+        };
+        (0..count).map(example).collect()
+    }
+
+    fn training(batch_size: usize) -> Training {
+        let preset = recipe::read("emoji32", Changes::default()).unwrap().training;
+        Training { batch_size, ..preset }
+    }
+
+    #[test]
+    fn an_epoch_shows_every_example_once_and_the_next_in_another_order() {
+        let (examples, training) = (examples(10), training(5));
+        let mut batches = Batches::new(&examples, &training, [2, 2], 1000, None);
+        let mut orders = Vec::new();
+        for epoch in 0..3 {
+            let order: Vec<_> = (0..10).map(|i| batches.example(10 * epoch + i)).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..10).collect::<Vec<_>>());
+            orders.push(order);
+        }
+        assert!(orders[0] != orders[1] && orders[1] != orders[2]);
+    }
+
+    #[test]
+    fn a_step_is_the_same_whatever_came_before() {
+        let (examples, training) = (examples(7), training(5));
+        let new = || Batches::new(&examples, &training, [2, 2], 1000, None);
+        let (mut one, mut other) = (Step::default(), Step::default());
+        let mut batches = new();
+        (1..=9).for_each(|step| batches.fill(step, &mut one).unwrap());
+        new().fill(9, &mut other).unwrap();
+        assert_eq!(one, other);
+        new().fill(8, &mut other).unwrap();
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn times_are_spread_evenly_over_a_batch() {
+        let (examples, training) = (examples(3), training(10));
+        let mut batches = Batches::new(&examples, &training, [2, 2], 1000, None);
+        let mut step = Step::default();
+        batches.fill(4, &mut step).unwrap();
+        let mut tenths: Vec<_> = step.timesteps.iter().map(|t| t / 100).collect();
+        tenths.sort_unstable();
+        assert_eq!(tenths, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_flip_turns_pixels_around_and_not_colours() {
+        let mut row = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        flip(&mut row);
+        assert_eq!(row, [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
+    }
+}

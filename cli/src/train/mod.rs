@@ -1,0 +1,390 @@
+//! `mote train`: a model from pictures and what they show.
+//!
+//! A recipe (`recipe`) and a data set (`data`) say everything: the vocabulary is made of the
+//! captions (`vocabulary`), the first parameters come from the seed (`store`), and so do the
+//! examples of each step (`batch`, `draw`). A step is the core's (`fit`). Where it stands is kept
+//! in one file (`state`), and what has been learned is shown on sheets (`sheet`) and written in
+//! diffusers' layout (`export`).
+
+pub mod batch;
+pub mod data;
+pub mod draw;
+pub mod export;
+pub mod fit;
+mod log;
+pub mod recipe;
+pub mod sheet;
+pub mod state;
+pub mod store;
+pub mod vocabulary;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mote::diffusion::schedule::Schedule;
+use mote::train::TrainPlan;
+use serde_json::json;
+
+use crate::args;
+use crate::convert::Network;
+use crate::error::{Failure, Result};
+use crate::progress::{self, Interrupt, Reporter};
+use crate::resolve::explain;
+use crate::tokenizer::Tokenizer;
+use crate::{isa, plan, print, size};
+use batch::{Batches, Step, Words};
+use data::{DataSet, Options};
+use fit::{Fit, Task, Told};
+use log::Log;
+use recipe::{Changes, Networks, Recipe};
+use sheet::Sampler;
+use state::Mark;
+use store::Store;
+use vocabulary::Vocabulary;
+
+/// How much more a name counts than a keyword when the vocabulary is made.
+const NAME_WEIGHT: u64 = 4;
+
+/// The folder inside the model's with all that belongs to the training alone.
+const FOLDER: &str = "training";
+
+/// Trains a model.
+///
+/// # Errors
+/// What went wrong, as sentences; the last state is whole.
+pub fn run(args: &args::Train) -> Result<()> {
+    let changes = Changes { steps: args.steps, seed: args.seed, learning_rate: args.learning_rate };
+    let mut recipe = recipe::read(&args.config, changes)?;
+    let output = Output::new(args.output.as_deref(), args.resume, args.plan)?;
+    let reporter = Reporter::new(args.quiet);
+    let data = read_data(args, &recipe)?;
+    data.skipped.iter().for_each(|what| reporter.say(&format!("passed over: {what}")));
+    let vocabulary = vocabulary_of(&mut recipe, &data)?;
+    let tokenizer = vocabulary.as_ref().map(|(vocabulary, length)| vocabulary.tokenizer(*length));
+    let tokenizer = tokenizer.transpose()?;
+    let core = tokenizer.as_ref().map(Tokenizer::core).transpose()?;
+    let length = vocabulary.as_ref().map_or(0, |(_, length)| *length);
+    let words = core.map(|tokenizer| Words { tokenizer, length });
+    let wrong = |error| explain(error, "the schedule");
+    let schedule_config = recipe.scheduler.schedule();
+    let mut memory = vec![0.0; schedule_config.num_train_timesteps];
+    let schedule = Schedule::new(schedule_config, &mut memory).map_err(wrong)?;
+    let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
+    let (recipe, networks) = (&recipe, &recipe.networks);
+    let executor = &pool;
+    let task = Task { recipe, networks, schedule: &schedule, tokens: length, isa, executor };
+    let mut parameters = Store::new(&walked(networks), recipe.training.seed, isa, &pool)?;
+    let planned = {
+        let begin = parameters.begin();
+        task.plan(recipe.training.micro_batch, &mut parameters.weights()?, begin)?
+    };
+    let needs = Needs::new(&data, &parameters, &planned);
+    if args.plan {
+        print::bytes(needs.table(&parameters, &planned, recipe).as_bytes())?;
+    }
+    needs.check(args.memory_limit)?;
+    let Some(output) = output.filter(|_| !args.plan) else { return Ok(()) };
+    output.prepare(recipe)?;
+    let sampler = Sampler { recipe, networks, words, isa, executor: &pool };
+    let mark = Mark { step: 0, recipe: recipe.fingerprint(), data: data.fingerprint() };
+    let times = schedule.alphas_cumprod().len();
+    let mut run = Run {
+        recipe,
+        vocabulary: vocabulary.as_ref().map(|(vocabulary, _)| vocabulary),
+        batches: Batches::new(&data.examples, &recipe.training, recipe.size(), times, words),
+        fit: Fit::new(task, parameters, &planned)?,
+        sampler,
+        output,
+        mark,
+        interrupt: Interrupt::listen()?,
+        reporter,
+    };
+    if args.resume {
+        run.resume()?;
+    }
+    run.say_hello(&data);
+    run.all()
+}
+
+/// Reads the data set that the arguments name.
+fn read_data(args: &args::Train, recipe: &Recipe) -> Result<DataSet> {
+    let options = Options {
+        captions: args.data.captions.as_deref(),
+        captioned: matches!(recipe.networks, Networks::Text { .. }),
+        size: recipe.size(),
+        resize: args.data.resize,
+        skip_bad: args.data.skip_bad,
+        hold_out: &args.data.hold_out,
+        seed: recipe.training.seed,
+    };
+    data::read(&args.data.data, &options)
+}
+
+/// The vocabulary of the captions and the length of a caption; the text encoder's table is made as
+/// large.
+fn vocabulary_of(recipe: &mut Recipe, data: &DataSet) -> Result<Option<(Vocabulary, usize)>> {
+    let Networks::Text { text_encoder, vocab_size, model_max_length, .. } = &mut recipe.networks
+    else {
+        return Ok(None);
+    };
+    let captions = data.examples.iter().chain(&data.held_out).map(|example| &example.caption);
+    let texts = captions.flat_map(|caption| {
+        let names = [&caption.name, &caption.style].map(|name| (name.as_str(), NAME_WEIGHT));
+        names.into_iter().chain(caption.keywords.iter().map(|word| (word.as_str(), 1)))
+    });
+    let vocabulary = Vocabulary::train(texts, *vocab_size)?;
+    text_encoder.vocab_size = vocabulary.tokens.len();
+    Ok(Some((vocabulary, *model_max_length)))
+}
+
+/// The networks as `convert` walks them.
+fn walked(networks: &Networks) -> Vec<Network> {
+    match networks {
+        Networks::Unconditional(unet) => vec![Network::UNet2d(unet.clone())],
+        Networks::Text { text_encoder, unet, model_max_length, .. } => vec![
+            Network::TextEncoder(text_encoder.clone()),
+            Network::UNet2dCondition(unet.clone(), *model_max_length),
+        ],
+    }
+}
+
+/// The bytes that a training takes.
+struct Needs {
+    rows: [(&'static str, usize); 5],
+}
+
+impl Needs {
+    fn new(data: &DataSet, parameters: &Store, plan: &TrainPlan) -> Self {
+        let one = size_of_val(parameters.values());
+        let pictures = data.examples.iter().map(|example| example.rgb.len()).sum();
+        let rows = [
+            ("pictures", pictures),
+            ("parameters and their average", 2 * one),
+            ("gradients", one),
+            ("moments", 2 * one),
+            ("arena", plan.arena_bytes),
+        ];
+        Self { rows }
+    }
+
+    fn total(&self) -> usize {
+        self.rows.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn table(&self, parameters: &Store, plan: &TrainPlan, recipe: &Recipe) -> String {
+        let training = &recipe.training;
+        let parts = training.batch_size / training.micro_batch;
+        let adds = size::show_count(plan.multiply_adds.saturating_mul(parts as u64));
+        let cells = |(name, bytes): (&str, usize)| vec![name.into(), size::show(bytes as u64)];
+        let mut rows: Vec<_> = self.rows.map(cells).into();
+        rows.push(cells(("in all", self.total())));
+        format!(
+            "{} parameters; {} steps of {} examples, {} at a time; {adds} multiply-adds a step\n{}",
+            parameters.count(),
+            training.steps,
+            training.batch_size,
+            training.micro_batch,
+            print::table(&rows)
+        )
+    }
+
+    fn check(&self, limit: Option<u64>) -> Result<()> {
+        let needed = self.total() as u64;
+        let Some(limit) = limit.filter(|&limit| needed > limit) else { return Ok(()) };
+        let (needed, limit) = (size::show(needed), size::show(limit));
+        Err(Failure::new(format!("this needs {needed} of memory, and the limit is {limit}"))
+            .remedy("Lower `micro_batch` in the recipe"))
+    }
+}
+
+/// Where the model and its training are kept.
+struct Output {
+    folder: PathBuf,
+}
+
+impl Output {
+    /// The folder that the arguments name; none is needed for a plan.
+    fn new(folder: Option<&Path>, resume: bool, is_plan: bool) -> Result<Option<Self>> {
+        let Some(folder) = folder else {
+            return match is_plan {
+                true => Ok(None),
+                false => Err(Failure::new("nothing says where the model is to go")
+                    .remedy("Name a folder with -o")),
+            };
+        };
+        let output = Self { folder: folder.into() };
+        let shown = folder.display();
+        if folder.exists() && !folder.is_dir() {
+            return Err(
+                Failure::new(format!("{shown} is not a folder")).remedy("Give -o another name")
+            );
+        }
+        match (output.state().exists(), resume) {
+            (true, false) if !is_plan => Err(Failure::new(format!("{shown} holds a training"))
+                .remedy("Go on with it with --resume, or take another folder")),
+            (false, true) => Err(Failure::new(format!("{shown} holds no training to go on with"))
+                .remedy("Begin one without --resume")),
+            _ => Ok(Some(output)),
+        }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.join(FOLDER).join("state.safetensors")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join(FOLDER).join("loss.tsv")
+    }
+
+    fn sheet(&self, step: u64) -> PathBuf {
+        self.folder.join(FOLDER).join(format!("sheet-{step:07}.png"))
+    }
+
+    /// Makes the folders, and keeps the recipe beside what it makes.
+    fn prepare(&self, recipe: &Recipe) -> Result<()> {
+        let folder = self.folder.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(|error| Failure::file("make", &folder, &error))?;
+        let path = folder.join("recipe.json");
+        let text = format!("{:#}\n", recipe.json);
+        match path.exists() {
+            true => Ok(()),
+            false => fs::write(&path, text).map_err(|e| Failure::file("write", &path, &e)),
+        }
+    }
+}
+
+/// A training that runs.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    vocabulary: Option<&'a Vocabulary>,
+    batches: Batches<'a>,
+    fit: Fit<'a>,
+    sampler: Sampler<'a>,
+    output: Output,
+    /// What the state belongs to, and how many steps are done.
+    mark: Mark,
+    interrupt: Interrupt,
+    reporter: Reporter,
+}
+
+impl Run<'_> {
+    /// Takes up the last state.
+    fn resume(&mut self) -> Result<()> {
+        let [first, second] = &mut self.fit.moments;
+        let average = self.fit.average.values_mut();
+        let tensors = [self.fit.parameters.values_mut(), first, second, average];
+        self.mark.step = state::read(&self.output.state(), self.mark, tensors)?;
+        Ok(())
+    }
+
+    fn say_hello(&self, data: &DataSet) {
+        let count = self.fit.parameters.count();
+        let training = &self.recipe.training;
+        let (examples, held) = (data.examples.len(), data.held_out.len());
+        let mut text = format!("{count} parameters, {examples} pictures");
+        if held > 0 {
+            text.push_str(&format!(", {held} held out"));
+        }
+        if let Some(vocabulary) = self.vocabulary {
+            text.push_str(&format!(", {} tokens", vocabulary.tokens.len()));
+        }
+        let epochs = training.steps * training.batch_size as u64 / examples.max(1) as u64;
+        text.push_str(&format!("; {} steps, {epochs} epochs", training.steps));
+        if self.mark.step > 0 {
+            text.push_str(&format!("; going on after step {}", self.mark.step));
+        }
+        self.reporter.say(&text);
+    }
+
+    /// All steps that are left.
+    fn all(&mut self) -> Result<()> {
+        let training = &self.recipe.training;
+        let mut log = Log::open(&self.output.log(), self.mark.step, &self.interrupt)?;
+        let mut examples = Step::default();
+        let mut pace = Pace::new(training.batch_size);
+        self.reporter.begin("step", training.steps);
+        for number in self.mark.step + 1..=training.steps {
+            let begun = Instant::now();
+            self.batches.fill(number, &mut examples)?;
+            let told = self.fit.step(number, &examples)?;
+            pace.add(begun.elapsed());
+            log.add(number, told)?;
+            self.mark.step = number;
+            self.reporter.note(number, &pace.told(told, training.steps - number));
+            let ends = number == training.steps || self.interrupt.pressed();
+            if ends || number.is_multiple_of(training.checkpoint_every) {
+                self.keep()?;
+            }
+            let every = training.sample_every;
+            if every > 0 && (number.is_multiple_of(every) || number == training.steps) {
+                self.sheet()?;
+            }
+            if self.interrupt.pressed() {
+                self.reporter.end();
+                let say = format!("stopped after step {number}; --resume goes on from there");
+                self.reporter.say(&say);
+                return Err(Failure::interrupted());
+            }
+        }
+        self.reporter.end();
+        // A training that was whole already may have been ended before its model was written.
+        self.export()?;
+        self.reporter.say(&format!("wrote {}", self.output.folder.display()));
+        Ok(())
+    }
+
+    /// Writes the state, then the model.
+    fn keep(&mut self) -> Result<()> {
+        store::check_finite(self.fit.parameters.values(), self.mark.step)?;
+        let [first, second] = &self.fit.moments;
+        let tensors = [self.fit.parameters.values(), first, second, self.fit.average.values()];
+        state::write(&self.output.state(), self.mark, tensors, &self.interrupt)?;
+        self.export()
+    }
+
+    fn export(&mut self) -> Result<()> {
+        let (folder, average) = (&self.output.folder, &mut self.fit.average);
+        export::write(folder, self.recipe, self.vocabulary, average, &self.interrupt)
+    }
+
+    fn sheet(&mut self) -> Result<()> {
+        let sheet = self.sampler.sheet(&mut self.fit.average.weights()?)?;
+        let samples = &self.recipe.samples;
+        let about = json!({
+            "step": self.mark.step, "steps": samples.steps, "cfg_scale": samples.cfg_scale,
+            "prompts": samples.prompts
+        });
+        let path = self.output.sheet(self.mark.step);
+        sheet::write(&path, &sheet, &about.to_string(), &self.interrupt)
+    }
+}
+
+/// How fast it goes, over the last steps.
+struct Pace {
+    batch: usize,
+    /// Seconds of a step, on average.
+    seconds: f64,
+    steps: u32,
+}
+
+impl Pace {
+    /// Steps that the average reaches back.
+    const REACH: u32 = 50;
+
+    fn new(batch: usize) -> Self {
+        Self { batch, seconds: 0.0, steps: 0 }
+    }
+
+    fn add(&mut self, took: Duration) {
+        self.steps = (self.steps + 1).min(Self::REACH);
+        self.seconds += (took.as_secs_f64() - self.seconds) / f64::from(self.steps);
+    }
+
+    /// `loss 0.0412, 213 images/s, 1 h 2 min left`.
+    fn told(&self, told: Told, left: u64) -> String {
+        let rate = self.batch as f64 / self.seconds.max(f64::MIN_POSITIVE);
+        let left = progress::clock(self.seconds * left as f64);
+        format!("loss {:.4}, {rate:.0} images/s, {left} left", told.loss)
+    }
+}
