@@ -8,6 +8,8 @@
 pub mod args;
 #[forbid(unsafe_code)]
 pub mod bench;
+#[forbid(unsafe_code)]
+pub mod built_in;
 pub mod checkpoint;
 #[forbid(unsafe_code)]
 pub mod completions;
