@@ -8,6 +8,8 @@
 mod aarch64_neon;
 #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
 mod arm_dsp;
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+mod arm_helium;
 mod attend;
 mod kernels;
 mod portable;
@@ -71,6 +73,9 @@ pub enum Level {
     /// M7, M33.
     #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
     Dsp,
+    /// A bare 32-bit Arm core with Helium, for integers and floats: Cortex-M55, M85.
+    #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+    Helium,
     /// WebAssembly, compiled with simd128.
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128,
@@ -100,6 +105,8 @@ impl Level {
         Self::NeonBf16,
         #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
         Self::Dsp,
+        #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+        Self::Helium,
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         Self::Simd128,
     ];
@@ -132,6 +139,8 @@ impl Level {
             Self::NeonBf16 => &aarch64_neon::NEON_BF16,
             #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
             Self::Dsp => &arm_dsp::DSP,
+            #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+            Self::Helium => &arm_helium::HELIUM,
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => &wasm_simd128::SIMD128,
         }

@@ -11,6 +11,10 @@ fn main() {
         "thumbv8m.main-none-eabihf" => "memory/mps3-an547.x",
         _ => "memory/mps2.x",
     };
+    println!("cargo:rustc-check-cfg=cfg(helium)");
+    if target.starts_with("thumbv8m.main") {
+        println!("cargo:rustc-cfg=helium");
+    }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::copy(memory, out.join("memory.x")).expect("the memory's description can be copied");
     println!("cargo:rustc-link-search={}", out.display());

@@ -4,6 +4,7 @@
 use core::fmt;
 use core::panic::PanicInfo;
 
+use cortex_m_rt::{ExceptionFrame, exception};
 use cortex_m_semihosting::{debug, hio, hprintln, syscall};
 use mote::arch::Isa;
 #[cfg(target_abi = "eabihf")]
@@ -15,10 +16,10 @@ const GET_CMDLINE: usize = 0x15;
 /// The kernels of this core. Nothing in a target's name tells the compiler which extensions there
 /// are: the one who builds for the board knows.
 pub fn isa() -> Isa {
-    // SAFETY: the boards with an FPU are a Cortex-M4, an M7 (with the DSP extension both) and an
-    // M55.
+    // SAFETY: the boards with an FPU are a Cortex-M4 and an M7, with the DSP extension both, and an
+    // M55, whose target the build script tells by `helium`.
     #[cfg(target_abi = "eabihf")]
-    return unsafe { Isa::assume(Level::Dsp) };
+    return unsafe { Isa::assume(if cfg!(helium) { Level::Helium } else { Level::Dsp }) };
     #[cfg(not(target_abi = "eabihf"))]
     Isa::SCALAR
 }
@@ -60,4 +61,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     loop {
         cortex_m::asm::wfi();
     }
+}
+
+#[exception]
+unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
+    panic!("a fault at {:#x}", frame.pc());
 }
