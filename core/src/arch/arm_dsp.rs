@@ -338,9 +338,9 @@ unsafe fn some_rows<const R: usize>(
     let count = columns.div_ceil(PANEL);
     let mut panel = 0;
     while panel < count {
-        let places = Places::new(panels, panel, count);
+        let places = Places::new(a, panels, [panel, count], finish);
         // SAFETY: the caller's.
-        unsafe { tile::<R>(functions, a, first, panels, &places, finish) };
+        unsafe { tile::<R>(functions, a, first, &places, finish) };
         panel += if panels.gate.is_some() { 1 } else { places.count };
     }
     R
@@ -350,18 +350,18 @@ unsafe fn tile<const R: usize>(
     functions: &Functions,
     a: &Gather<'_>,
     first: usize,
-    panels: &Panels<'_>,
-    places: &Places,
+    places: &Places<'_>,
     finish: &mut Finish<'_, '_>,
 ) {
     let mut totals = [[[0.0; R]; PANEL]; 2];
     let mut buffer = MaybeUninit::<[u32; BUFFER]>::uninit();
     let buffer = buffer.as_mut_ptr().cast::<u32>();
+    let whole = usize::from(a.steps.is_multiple_of(4));
     for tap in 0..a.taps {
-        let Some(rows) = rows_at::<R>(a, first, tap) else { continue };
-        let whole = usize::from(a.steps.is_multiple_of(4));
+        let Some(offsets) = rows_at::<R>(a, first, tap) else { continue };
         let mut scales = [0.0; MR];
-        for (r, &row) in rows.iter().enumerate() {
+        for (r, &offset) in offsets.iter().enumerate() {
+            let row = a.row(offset);
             // SAFETY: `Isa::product` has checked that a row has its tail.
             let (scale, zero) = unsafe { tail(row, a.steps) };
             scales[r] = scale;
@@ -377,7 +377,7 @@ unsafe fn tile<const R: usize>(
             let tap = Tap {
                 rows: buffer,
                 end: buffer.wrapping_add(2 * R * a.steps),
-                panel: places.data(a, panels, which, tap),
+                panel: places.data(a, which, tap),
                 totals: totals.as_mut_ptr().cast(),
                 scales,
             };
@@ -385,15 +385,15 @@ unsafe fn tile<const R: usize>(
             unsafe { functions.multiply[whole](&tap) };
         }
     }
-    let scales = [0, 1].map(|which| places.scales(panels, a.taps, which.min(places.count - 1), 0));
     for r in 0..R.min(finish.out.len() - first) {
-        let mut row: [Totals; 2] = [[0.0; PANEL]; 2];
-        for which in 0..places.count {
-            for j in 0..PANEL {
-                row[which][j] = totals[which][j][r] * scales[which][j];
+        places.end_row(first + r, finish, |which, out| {
+            // SAFETY: a panel has a scale for each column, as `Isa::product` has checked.
+            let scales = unsafe { &*places.scales[which].cast::<Totals>() };
+            let columns = totals[which].iter().zip(scales).zip(places.biases[which]);
+            for (out, ((totals, scale), bias)) in out.iter_mut().zip(columns) {
+                *out = totals[r] * scale + bias;
             }
-        }
-        places.end_row(&mut row, first + r, finish);
+        });
     }
 }
 

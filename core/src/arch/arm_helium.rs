@@ -74,6 +74,8 @@ struct Row {
     scales: *const f32,
     totals: *mut f32,
     taps: usize,
+    /// Added to the totals.
+    bias: *const f32,
 }
 
 /// The prologue of a function that takes a [`Tap`]: r11: rows; r7: the panel; r5: sums; r9: the
@@ -359,7 +361,7 @@ macro_rules! copy {
 copy!(copy_four, "64");
 copy!(copy_one, "16");
 
-/// `Σ_tap scale·(sums + shift·column sums)`, times the columns' scales.
+/// `Σ_tap scale·(sums + shift·column sums)`, times the columns' scales, plus the bias.
 ///
 /// # Safety
 /// The core has Helium; all pointers are as [`Row`] says.
@@ -369,7 +371,7 @@ unsafe extern "C" fn total(row: &Row) {
         ".cpu cortex-m55",
         "push {{r4-r9, lr}}",
         "vpush {{d8-d15}}",
-        "ldm r0, {{r0, r1, r2, r3, r4, r5}}",
+        "ldm r0, {{r0, r1, r2, r3, r4, r5, r9}}",
         "vmov.i32 q0, #0",
         "vmov.i32 q1, #0",
         "vmov.i32 q2, #0",
@@ -420,6 +422,14 @@ unsafe extern "C" fn total(row: &Row) {
         "vmul.f32 q1, q1, q5",
         "vmul.f32 q2, q2, q6",
         "vmul.f32 q3, q3, q7",
+        "vldrw.u32 q4, [r9]",
+        "vldrw.u32 q5, [r9, #16]",
+        "vldrw.u32 q6, [r9, #32]",
+        "vldrw.u32 q7, [r9, #48]",
+        "vadd.f32 q0, q0, q4",
+        "vadd.f32 q1, q1, q5",
+        "vadd.f32 q2, q2, q6",
+        "vadd.f32 q3, q3, q7",
         "vstrw.32 q0, [r4]",
         "vstrw.32 q1, [r4, #16]",
         "vstrw.32 q2, [r4, #32]",
@@ -454,9 +464,9 @@ unsafe fn product(
         while first < rows {
             first += match rows - first {
                 2.. if 64 * blocks <= BUFFER => {
-                    some_rows::<4>([multiply], [copy_four], a, first, panels, finish)
+                    some_rows::<4>((multiply, copy_four), a, first, panels, finish)
                 }
-                _ => some_rows::<1>([one], [copy_one], a, first, panels, finish),
+                _ => some_rows::<1>((one, copy_one), a, first, panels, finish),
             };
         }
     }
@@ -464,8 +474,7 @@ unsafe fn product(
 
 /// The product of `R` rows from row `first` on, which it gives back.
 unsafe fn some_rows<const R: usize>(
-    multiply: [Multiply; 1],
-    copy: [Copy; 1],
+    functions: (Multiply, Copy),
     a: &Gather<'_>,
     first: usize,
     panels: &Panels<'_>,
@@ -475,43 +484,47 @@ unsafe fn some_rows<const R: usize>(
     let count = columns.div_ceil(PANEL);
     let mut panel = 0;
     while panel < count {
-        let places = Places::new(panels, panel, count);
+        let places = Places::new(a, panels, [panel, count], finish);
         // SAFETY: the caller's.
-        unsafe { tile::<R>(multiply[0], copy[0], a, first, panels, &places, finish) };
+        unsafe { tile::<R>(functions, a, first, &places, finish) };
         panel += if panels.gate.is_some() { 1 } else { places.count };
     }
     R
 }
 
 unsafe fn tile<const R: usize>(
-    multiply: Multiply,
-    copy: Copy,
+    (multiply, copy): (Multiply, Copy),
     a: &Gather<'_>,
     first: usize,
-    panels: &Panels<'_>,
-    places: &Places,
+    places: &Places<'_>,
     finish: &mut Finish<'_, '_>,
 ) {
     let mut sums = MaybeUninit::<[[[[i32; PANEL]; R]; MAX_TAPS]; 2]>::uninit();
     let sums = sums.as_mut_ptr().cast::<[[[i32; PANEL]; R]; MAX_TAPS]>();
     let mut buffer = MaybeUninit::<[u8; BUFFER]>::uninit();
     let buffer = buffer.as_mut_ptr().cast::<u8>();
-    let mut parts = [[Part { shift: 0, scale: 0.0, sums: 0 }; MR]; MAX_TAPS];
+    let mut parts = [const { MaybeUninit::<[Part; MR]>::uninit() }; MAX_TAPS];
     let mut taps = 0;
     for tap in 0..a.taps {
-        let Some(rows) = rows_at::<R>(a, first, tap) else { continue };
-        for (r, &row) in rows.iter().enumerate() {
+        let Some(offsets) = rows_at::<R>(a, first, tap) else { continue };
+        let part = parts[taps].as_mut_ptr().cast::<Part>();
+        for (r, &offset) in offsets.iter().enumerate() {
+            let row = a.row(offset);
             // SAFETY: `Isa::product` has checked that a row has its tail.
             let (scale, zero) = unsafe { tail(row, a.steps) };
             let shift = LEFT_BIAS.wrapping_sub(zero);
-            parts[taps][r] = Part { shift, scale, sums: (1 + tap) * size_of::<Totals>() };
-            // SAFETY: the row has `steps` words, and the buffer has room for `R` of such rows.
-            unsafe { copy(row, 4 * a.steps, buffer.add(16 * r)) };
+            // SAFETY: `r` is below `MR`; the row has `steps` words, and the buffer has room for `R`
+            // of such rows.
+            unsafe {
+                let sums = (1 + tap) * size_of::<Totals>();
+                part.add(r).write(Part { shift, scale, sums });
+                copy(row, 4 * a.steps, buffer.add(16 * r));
+            }
         }
         for which in 0..places.count {
             let tap = Tap {
                 rows: buffer,
-                panel: places.data(a, panels, which, tap),
+                panel: places.data(a, which, tap),
                 sums: sums.wrapping_add(which).cast::<i32>().wrapping_add(taps * R * PANEL),
                 blocks: a.steps / 4,
                 rest: a.steps % 4,
@@ -522,20 +535,20 @@ unsafe fn tile<const R: usize>(
         taps += 1;
     }
     for r in 0..R.min(finish.out.len() - first) {
-        let mut totals: [Totals; 2] = [[0.0; PANEL]; 2];
-        for (which, totals) in totals.iter_mut().enumerate().take(places.count) {
+        places.end_row(first + r, finish, |which, out| {
             let row = Row {
                 sums: sums.wrapping_add(which).cast::<i32>().wrapping_add(r * PANEL),
                 stride: 4 * R * PANEL,
-                parts: &raw const parts[0][r],
-                scales: places.scales(panels, a.taps, which, 0).as_ptr(),
-                totals: totals.as_mut_ptr(),
+                parts: parts.as_ptr().cast::<Part>().wrapping_add(r),
+                scales: places.scales[which],
+                totals: out.as_mut_ptr(),
                 taps,
+                bias: places.biases[which].as_ptr(),
             };
-            // SAFETY: the caller's; so many taps have their sums, and the scales hold all of them.
+            // SAFETY: the caller's; so many taps have their sums and parts, and the scales hold all
+            // taps.
             unsafe { total(&row) };
-        }
-        places.end_row(&mut totals, first + r, finish);
+        });
     }
 }
 

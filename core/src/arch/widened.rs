@@ -28,74 +28,98 @@ pub(super) unsafe fn tail(row: *const u8, steps: usize) -> (f32, i32) {
     }
 }
 
+/// What a bias is where there is none.
+static NO_BIAS: Totals = [0.0; PANEL];
+
 /// Where the panels of a tile lie: one, two side by side, or a value's and its gate's.
-pub(super) struct Places {
+pub(super) struct Places<'a> {
     /// How many there are.
     pub count: usize,
-    /// In [`Panels::data`].
-    data: [usize; 2],
-    /// In [`Panels::scales`] and [`Finish::bias`].
-    columns: [usize; 2],
+    /// Of each panel.
+    pub biases: [&'a Totals; 2],
+    /// Each panel's scales, then its column sums at each tap.
+    pub scales: [*const f32; 2],
+    /// The first panel's first column of the output.
+    column: usize,
+    /// Each panel's bytes.
+    data: [*const u8; 2],
     is_gated: bool,
+    /// Whether totals and bias are the output: there is nothing else, and all columns are there.
+    is_direct: bool,
 }
 
-impl Places {
+impl<'a> Places<'a> {
     /// The tile that begins at panel `first` of `count`.
-    #[inline(always)]
-    pub fn new(panels: &Panels<'_>, first: usize, count: usize) -> Self {
-        match panels.gate {
-            Some(gate) => Self {
-                count: 2,
-                data: [first, first + gate.data],
-                columns: [first, first + gate.columns],
-                is_gated: true,
-            },
-            None => {
-                let both = [first, first + 1];
-                Self { count: (count - first).min(2), data: both, columns: both, is_gated: false }
-            }
+    pub fn new(
+        a: &Gather<'_>,
+        panels: &Panels<'_>,
+        [first, count]: [usize; 2],
+        finish: &Finish<'a, '_>,
+    ) -> Self {
+        let (in_data, in_columns, count) = match panels.gate {
+            Some(gate) => (first + gate.data, first + gate.columns, 2),
+            None => (first + 1, first + 1, (count - first).min(2)),
+        };
+        // What lies beyond the last panel is not looked at; all else lies inside, as
+        // `Isa::product` has checked.
+        let data =
+            |panel: usize| panels.data.as_ptr().wrapping_add(panel * a.taps * a.steps * STEP);
+        let scales =
+            |panel: usize| panels.scales.as_ptr().wrapping_add(panel * (1 + a.taps) * PANEL);
+        let bias = |panel: usize| {
+            let bias = finish.bias.and_then(|bias| bias.get(panel * PANEL..)?.first_chunk());
+            bias.unwrap_or(&NO_BIAS)
+        };
+        let (columns, is_gated) = (finish.out[0].len(), panels.gate.is_some());
+        let is_alone = !is_gated && finish.residual.is_none() && !finish.accumulate;
+        Self {
+            count,
+            biases: [bias(first), bias(in_columns)],
+            scales: [scales(first), scales(in_columns)],
+            column: first * PANEL,
+            data: [data(first), data(in_data)],
+            is_gated,
+            is_direct: is_alone && columns >= (first + count) * PANEL,
         }
     }
 
     /// The bytes of panel `which` at a tap.
     #[inline(always)]
-    pub fn data(&self, a: &Gather<'_>, panels: &Panels<'_>, which: usize, tap: usize) -> *const u8 {
+    pub fn data(&self, a: &Gather<'_>, which: usize, tap: usize) -> *const u8 {
         // Inside the data, as `Isa::product` has checked.
-        panels.data.as_ptr().wrapping_add((self.data[which] * a.taps + tap) * a.steps * STEP)
+        self.data[which].wrapping_add(tap * a.steps * STEP)
     }
 
-    /// The scales of panel `which` (row 0) or its sums at tap `row - 1`.
+    /// Takes row `r` to the output. `write` computes the columns of a panel, bias included.
     #[inline(always)]
-    pub fn scales<'a>(
+    pub fn end_row(
         &self,
-        panels: &Panels<'a>,
-        taps: usize,
-        which: usize,
-        row: usize,
-    ) -> &'a Totals {
-        let begin = (self.columns[which] * (1 + taps) + row) * PANEL;
-        panels.scales[begin..].first_chunk().expect("`Isa::product` has checked the scales")
-    }
-
-    /// Takes a row's totals, which have their scales, to the output.
-    #[inline(always)]
-    pub fn end_row(&self, totals: &mut [Totals; 2], r: usize, finish: &mut Finish<'_, '_>) {
-        if let Some(bias) = finish.bias {
-            for (totals, column) in totals.iter_mut().zip(self.columns).take(self.count) {
-                let bias: &Totals =
-                    bias[column * PANEL..].first_chunk().expect("`Isa::product` has checked it");
-                totals.iter_mut().zip(bias).for_each(|(total, bias)| *total += bias);
+        r: usize,
+        finish: &mut Finish<'_, '_>,
+        write: impl Fn(usize, &mut Totals),
+    ) {
+        if self.is_direct {
+            let out = &mut finish.out[r][self.column..];
+            for (which, out) in out.as_chunks_mut().0.iter_mut().enumerate().take(self.count) {
+                write(which, out);
+                if let Some(activation) = finish.activation {
+                    portable::activate(activation, out);
+                }
             }
+            return;
         }
-        let column = self.columns[0] * PANEL;
-        let [first, second] = totals;
+        let mut totals: [Totals; 2] = [[0.0; PANEL]; 2];
+        for (which, totals) in totals.iter_mut().enumerate().take(self.count) {
+            write(which, totals);
+        }
+        let [first, second] = &mut totals;
         if self.is_gated {
             portable::gelu_times(second, first);
-            return end_panel(first, column, r, finish);
+            return end_panel(first, self.column, r, finish);
         }
-        end_panel(first, column, r, finish);
+        end_panel(first, self.column, r, finish);
         if self.count == 2 {
-            end_panel(second, column + PANEL, r, finish);
+            end_panel(second, self.column + PANEL, r, finish);
         }
     }
 }
@@ -121,18 +145,17 @@ fn end_panel(totals: &mut Totals, column: usize, r: usize, finish: &mut Finish<'
     }
 }
 
-/// The addresses of `MR` rows from row `first` on at a tap; `None` where all lie in the padding.
+/// Where `MR` rows from row `first` on begin at a tap; `None` where all lie in the padding.
 #[inline(always)]
-pub(super) fn rows_at<const MR: usize>(
-    a: &Gather<'_>,
+pub(super) fn rows_at<'a, const MR: usize>(
+    a: &Gather<'a>,
     first: usize,
     tap: usize,
-) -> Option<[*const u8; MR]> {
-    let offsets = &a.offsets[tap * MR_MAX + first..][..MR];
-    if offsets.iter().all(|&offset| offset == NO_ROW) {
-        return None;
-    }
-    Some(core::array::from_fn(|r| a.row(offsets[r])))
+) -> Option<&'a [usize; MR]> {
+    let offsets = a.offsets[tap * MR_MAX + first..].first_chunk::<MR>();
+    let offsets = offsets.expect("a tile has no more rows than `MR_MAX`");
+    let last = offsets.iter().fold(NO_ROW, |all, offset| all & offset);
+    (last != NO_ROW).then_some(offsets)
 }
 
 /// The scalar product of as many rows at a time as it has.
