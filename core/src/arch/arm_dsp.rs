@@ -22,11 +22,14 @@ use crate::tensor::PANEL;
 /// The most rows of a tile.
 const MR: usize = 6;
 
+/// The most rows of a call: two tiles.
+const ROWS: usize = 2 * MR;
+
 /// Words of widened rows: 2 KiB of stack. A tap of up to 168 channels has six rows at a time.
 const BUFFER: usize = 512;
 
 pub(super) static DSP: Kernels =
-    Kernels { name: "dsp", tile_rows: [MR; 2], tile_panels: 2, product, ..scalar::KERNELS };
+    Kernels { name: "dsp", tile_rows: [ROWS; 2], tile_panels: 2, product, ..scalar::KERNELS };
 
 /// What an assembly function goes through: all columns of a panel at one tap.
 #[repr(C)]
@@ -386,14 +389,27 @@ unsafe fn tile<const R: usize>(
         }
     }
     for r in 0..R.min(finish.out.len() - first) {
-        places.end_row(first + r, finish, |which, out| {
+        let write = |which: usize, out: &mut Totals| {
             // SAFETY: a panel has a scale for each column, as `Isa::product` has checked.
             let scales = unsafe { &*places.scales[which].cast::<Totals>() };
             let columns = totals[which].iter().zip(scales).zip(places.biases[which]);
             for (out, ((totals, scale), bias)) in out.iter_mut().zip(columns) {
                 *out = totals[r] * scale + bias;
             }
-        });
+        };
+        let mut row: [Totals; 2];
+        let held = match places.direct(finish, first + r) {
+            Some(out) => {
+                out.iter_mut().take(places.count).enumerate().for_each(|(i, out)| write(i, out));
+                None
+            }
+            None => {
+                row = [[0.0; PANEL]; 2];
+                row.iter_mut().take(places.count).enumerate().for_each(|(i, out)| write(i, out));
+                Some(&mut row)
+            }
+        };
+        places.end(finish, first + r, || held.expect("totals that did not go to the output"));
     }
 }
 

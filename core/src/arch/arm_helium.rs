@@ -18,8 +18,11 @@ use super::scalar;
 use super::widened::{Places, STEP, Totals, rows_at, scalar_product, tail};
 use crate::tensor::PANEL;
 
-/// The most rows of a tile.
-const MR: usize = 4;
+/// Tiles that one call computes.
+const TILES: usize = 4;
+
+/// The most rows of a call.
+const MR: usize = 4 * TILES;
 
 /// Bytes of copied rows: a tap of up to 512 channels has four rows at a time.
 const BUFFER: usize = 2048;
@@ -44,38 +47,53 @@ struct Tap {
     rest: usize,
 }
 
-/// Goes through a [`Tap`].
-type Multiply = unsafe extern "C" fn(&Tap);
-
-/// Row, its bytes, where its first block goes.
-type Copy = unsafe extern "C" fn(*const u8, usize, *mut u8);
-
-/// How a row takes part in a tap.
+/// The rows under a tap, and where they are copied to.
 #[repr(C)]
-#[derive(Clone, Copy)]
-struct Part {
-    /// `LEFT_BIAS − zero`
-    shift: i32,
-    scale: f32,
-    /// Bytes from a panel's scales to the column sums of the tap.
+struct Take {
+    /// Where each row begins, or [`NO_ROW`](super::kernels::NO_ROW).
+    offsets: *const usize,
+    data: *const u8,
+    zeros: *const u8,
+    /// Of a row, without its tail.
+    bytes: usize,
+    to: *mut u8,
+    /// Written: a [`Parts`].
+    parts: *mut u32,
+    /// What goes into [`Parts::sums`].
     sums: usize,
 }
 
-/// What is to become of a row's sums.
+/// How rows take part in a tap.
 #[repr(C)]
-struct Row {
-    /// `[taps, rows, 16]`, from this row on.
+#[derive(Clone, Copy)]
+struct Parts<const R: usize> {
+    /// Bytes from a panel's scales to the column sums of the tap.
+    sums: usize,
+    /// Of each row: `LEFT_BIAS − zero`, and the scale.
+    rows: [(i32, f32); R],
+}
+
+/// What is to become of the sums of rows.
+#[repr(C)]
+struct Total<const R: usize> {
+    /// `[taps, rows, 16]`
     sums: *const i32,
-    /// Bytes from tap to tap.
-    stride: usize,
-    /// `[taps, MR]`, from this row on.
-    parts: *const Part,
+    /// `[taps]`
+    parts: *const Parts<R>,
     /// The panel's scales.
     scales: *const f32,
-    totals: *mut f32,
     taps: usize,
     /// Added to the totals.
     bias: *const f32,
+    /// Where each row's go.
+    out: [*mut f32; R],
+}
+
+/// A tile's functions.
+struct Functions<const R: usize> {
+    take: unsafe extern "C" fn(&Take),
+    multiply: unsafe extern "C" fn(&Tap),
+    total: unsafe extern "C" fn(&Total<R>),
 }
 
 /// The prologue of a function that takes a [`Tap`]: r11: rows; r7: the panel; r5: sums; r9: the
@@ -334,112 +352,222 @@ unsafe extern "C" fn one(tap: &Tap) {
     )
 }
 
-/// Functions that copy a row of r1 bytes from r0 to r2, less [`LEFT_BIAS`], `$stride` bytes from
-/// block to block. What of a last block is not there stays as it is.
-macro_rules! copy {
-    ($name:ident, $stride:literal) => {
+/// Functions that do what a [`Take`] says. What of a last block is not there stays as it is.
+macro_rules! take {
+    ($name:ident, $rows:literal, $stride:literal) => {
         /// # Safety
-        /// The core has Helium; the pointers are as [`Copy`] says.
+        /// The core has Helium; all pointers are as [`Take`] says.
         #[unsafe(naked)]
-        unsafe extern "C" fn $name(row: *const u8, bytes: usize, to: *mut u8) {
+        unsafe extern "C" fn $name(take: &Take) {
             naked_asm!(
                 ".cpu cortex-m55",
-                "push {{r7, lr}}",
+                "push {{r4-r11, lr}}",
+                "ldm r0, {{r0, r1, r2, r3, r4, r5, r6}}",
                 "vmov.i8 q1, #128",
-                "dlstp.8 lr, r1",
+                "str r6, [r5], #4",
+                concat!(".rept ", $rows),
+                "ldr r7, [r0], #4",
+                "mov r9, r4",
+                "cmp.w r7, #-1",
+                "ite eq",
+                "moveq r7, r2",
+                "addne r7, r7, r1",
+                "add r8, r7, r3",
+                "dlstp.8 lr, r3",
                 "2:",
-                "vldrb.u8 q0, [r0], #16",
+                "vldrb.u8 q0, [r7], #16",
                 "veor q0, q0, q1",
-                concat!("vstrb.8 q0, [r2], #", $stride),
+                concat!("vstrb.8 q0, [r9], #", $stride),
                 "letp lr, 2b",
-                "pop {{r7, pc}}",
+                "ldr r6, [r8]",
+                "ldr r7, [r8, #4]",
+                "rsb r7, r7, #128",
+                "adds r4, #16",
+                "strd r7, r6, [r5], #8",
+                ".endr",
+                "pop {{r4-r11, pc}}",
             )
         }
     };
 }
 
-copy!(copy_four, "64");
-copy!(copy_one, "16");
+take!(take_four, "4", "64");
+take!(take_one, "1", "16");
+
+/// Four columns of four rows, from byte `$at` of a panel's on.
+macro_rules! total_four {
+    ($at:literal) => {
+        concat!(
+            "
+        ldm r12, {{r0, r1, r2, r3}}
+        adds r0, #",
+            $at,
+            "
+        adds r2, #",
+            $at,
+            "
+        vmov.i32 q0, #0
+        vmov.i32 q1, #0
+        vmov.i32 q2, #0
+        vmov.i32 q3, #0
+        cmp r3, #0
+        beq 3f
+        dls lr, r3
+        2:
+        ldm r1!, {{r3-r11}}
+        add r3, r3, r2
+        vldrw.u32 q4, [r3]
+        vldrw.u32 q5, [r0]
+        vcvt.s32.f32 q4, q4
+        vldrw.u32 q6, [r0, #64]
+        vmla.s32 q5, q4, r4
+        vmla.s32 q6, q4, r6
+        vcvt.f32.s32 q5, q5
+        vcvt.f32.s32 q6, q6
+        vmul.f32 q5, q5, r5
+        vmul.f32 q6, q6, r7
+        vadd.f32 q0, q0, q5
+        vldrw.u32 q5, [r0, #128]
+        vadd.f32 q1, q1, q6
+        vldrw.u32 q6, [r0, #192]
+        vmla.s32 q5, q4, r8
+        vmla.s32 q6, q4, r10
+        vcvt.f32.s32 q5, q5
+        vcvt.f32.s32 q6, q6
+        vmul.f32 q5, q5, r9
+        vmul.f32 q6, q6, r11
+        vadd.f32 q2, q2, q5
+        vadd.f32 q3, q3, q6
+        add r0, r0, #256
+        le lr, 2b
+        3:
+        ldrd r3, r4, [r12, #16]
+        ldrd r5, r6, [r12, #24]
+        ldr r7, [r12, #32]
+        vldrw.u32 q4, [r2]
+        vldrw.u32 q5, [r3, #",
+            $at,
+            "]
+        vmul.f32 q0, q0, q4
+        vmul.f32 q1, q1, q4
+        vmul.f32 q2, q2, q4
+        vmul.f32 q3, q3, q4
+        vadd.f32 q0, q0, q5
+        vadd.f32 q1, q1, q5
+        vadd.f32 q2, q2, q5
+        vadd.f32 q3, q3, q5
+        vstrw.32 q0, [r4, #",
+            $at,
+            "]
+        vstrw.32 q1, [r5, #",
+            $at,
+            "]
+        vstrw.32 q2, [r6, #",
+            $at,
+            "]
+        vstrw.32 q3, [r7, #",
+            $at,
+            "]"
+        )
+    };
+}
 
 /// `Σ_tap scale·(sums + shift·column sums)`, times the columns' scales, plus the bias.
 ///
 /// # Safety
-/// The core has Helium; all pointers are as [`Row`] says.
+/// The core has Helium; all pointers are as [`Total`] says.
 #[unsafe(naked)]
-unsafe extern "C" fn total(row: &Row) {
+unsafe extern "C" fn total_four(total: &Total<4>) {
     naked_asm!(
         ".cpu cortex-m55",
-        "push {{r4-r9, lr}}",
+        "push {{r4-r11, lr}}",
+        "vpush {{d8-d13}}",
+        "mov r12, r0",
+        total_four!("0"),
+        total_four!("16"),
+        total_four!("32"),
+        total_four!("48"),
+        "vpop {{d8-d13}}",
+        "pop {{r4-r11, pc}}",
+    )
+}
+
+/// [`total_four`] for one row.
+///
+/// # Safety
+/// The core has Helium; all pointers are as [`Total`] says.
+#[unsafe(naked)]
+unsafe extern "C" fn total_one(total: &Total<1>) {
+    naked_asm!(
+        ".cpu cortex-m55",
+        "push {{r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        "ldm r0, {{r0, r1, r2, r3, r4, r5, r9}}",
+        "ldm r0, {{r0, r1, r2, r3, r4, r5}}",
         "vmov.i32 q0, #0",
         "vmov.i32 q1, #0",
         "vmov.i32 q2, #0",
         "vmov.i32 q3, #0",
-        "cmp r5, #0",
+        "cmp r3, #0",
         "beq 3f",
-        "dls lr, r5",
+        "dls lr, r3",
         "2:",
-        "ldm r2, {{r6, r7, r8}}",
-        "add r8, r8, r3",
-        "adds r2, #48",
+        "ldm r1!, {{r6, r7, r8}}",
+        "add r6, r6, r2",
         "vldrw.u32 q4, [r0]",
-        "vldrw.u32 q5, [r8]",
+        "vldrw.u32 q5, [r6]",
         "vldrw.u32 q6, [r0, #16]",
-        "vldrw.u32 q7, [r8, #16]",
+        "vldrw.u32 q7, [r6, #16]",
         "vcvt.s32.f32 q5, q5",
         "vcvt.s32.f32 q7, q7",
-        "vmla.s32 q4, q5, r6",
-        "vmla.s32 q6, q7, r6",
+        "vmla.s32 q4, q5, r7",
+        "vmla.s32 q6, q7, r7",
         "vcvt.f32.s32 q4, q4",
         "vcvt.f32.s32 q6, q6",
-        "vmul.f32 q4, q4, r7",
-        "vmul.f32 q6, q6, r7",
+        "vmul.f32 q4, q4, r8",
+        "vmul.f32 q6, q6, r8",
         "vadd.f32 q0, q0, q4",
         "vadd.f32 q1, q1, q6",
         "vldrw.u32 q4, [r0, #32]",
-        "vldrw.u32 q5, [r8, #32]",
+        "vldrw.u32 q5, [r6, #32]",
         "vldrw.u32 q6, [r0, #48]",
-        "vldrw.u32 q7, [r8, #48]",
+        "vldrw.u32 q7, [r6, #48]",
         "vcvt.s32.f32 q5, q5",
         "vcvt.s32.f32 q7, q7",
-        "vmla.s32 q4, q5, r6",
-        "vmla.s32 q6, q7, r6",
+        "vmla.s32 q4, q5, r7",
+        "vmla.s32 q6, q7, r7",
         "vcvt.f32.s32 q4, q4",
         "vcvt.f32.s32 q6, q6",
-        "vmul.f32 q4, q4, r7",
-        "vmul.f32 q6, q6, r7",
+        "vmul.f32 q4, q4, r8",
+        "vmul.f32 q6, q6, r8",
         "vadd.f32 q2, q2, q4",
         "vadd.f32 q3, q3, q6",
-        "add r0, r0, r1",
+        "adds r0, #64",
         "le lr, 2b",
         "3:",
-        "vldrw.u32 q4, [r3]",
-        "vldrw.u32 q5, [r3, #16]",
-        "vldrw.u32 q6, [r3, #32]",
-        "vldrw.u32 q7, [r3, #48]",
+        "vldrw.u32 q4, [r2]",
+        "vldrw.u32 q5, [r2, #16]",
+        "vldrw.u32 q6, [r2, #32]",
+        "vldrw.u32 q7, [r2, #48]",
         "vmul.f32 q0, q0, q4",
         "vmul.f32 q1, q1, q5",
         "vmul.f32 q2, q2, q6",
         "vmul.f32 q3, q3, q7",
-        "vldrw.u32 q4, [r9]",
-        "vldrw.u32 q5, [r9, #16]",
-        "vldrw.u32 q6, [r9, #32]",
-        "vldrw.u32 q7, [r9, #48]",
+        "vldrw.u32 q4, [r4]",
+        "vldrw.u32 q5, [r4, #16]",
+        "vldrw.u32 q6, [r4, #32]",
+        "vldrw.u32 q7, [r4, #48]",
         "vadd.f32 q0, q0, q4",
         "vadd.f32 q1, q1, q5",
         "vadd.f32 q2, q2, q6",
         "vadd.f32 q3, q3, q7",
-        "vstrw.32 q0, [r4]",
-        "vstrw.32 q1, [r4, #16]",
-        "vstrw.32 q2, [r4, #32]",
-        "vstrw.32 q3, [r4, #48]",
+        "vstrw.32 q0, [r5]",
+        "vstrw.32 q1, [r5, #16]",
+        "vstrw.32 q2, [r5, #32]",
+        "vstrw.32 q3, [r5, #48]",
         "vpop {{d8-d15}}",
-        "pop {{r4-r9, pc}}",
+        "pop {{r4-r11, pc}}",
     )
 }
-
-const _: () = assert!(size_of::<Part>() * MR == 48, "`total` goes from tap to tap by 48 bytes");
 
 /// # Safety
 /// The core has Helium; `Isa::product` has checked all lengths.
@@ -458,15 +586,15 @@ unsafe fn product(
         let multiply = match (a.steps / 4, a.steps % 4) {
             (2, 0) => four_by_two_blocks,
             (blocks, 0) if blocks.is_multiple_of(2) => four_by_pairs,
-            _ => four as Multiply,
+            _ => four,
         };
+        let by_four = Functions { take: take_four, multiply, total: total_four };
+        let by_one = Functions { take: take_one, multiply: one, total: total_one };
         let (mut first, rows) = (0, finish.out.len());
         while first < rows {
             first += match rows - first {
-                2.. if 64 * blocks <= BUFFER => {
-                    some_rows::<4>((multiply, copy_four), a, first, panels, finish)
-                }
-                _ => some_rows::<1>((one, copy_one), a, first, panels, finish),
+                2.. if 64 * blocks <= BUFFER => some_rows(&by_four, a, first, panels, finish),
+                _ => some_rows(&by_one, a, first, panels, finish),
             };
         }
     }
@@ -474,7 +602,7 @@ unsafe fn product(
 
 /// The product of `R` rows from row `first` on, which it gives back.
 unsafe fn some_rows<const R: usize>(
-    functions: (Multiply, Copy),
+    functions: &Functions<R>,
     a: &Gather<'_>,
     first: usize,
     panels: &Panels<'_>,
@@ -493,7 +621,7 @@ unsafe fn some_rows<const R: usize>(
 }
 
 unsafe fn tile<const R: usize>(
-    (multiply, copy): (Multiply, Copy),
+    functions: &Functions<R>,
     a: &Gather<'_>,
     first: usize,
     places: &Places<'_>,
@@ -502,53 +630,57 @@ unsafe fn tile<const R: usize>(
     let mut sums = MaybeUninit::<[[[[i32; PANEL]; R]; MAX_TAPS]; 2]>::uninit();
     let sums = sums.as_mut_ptr().cast::<[[[i32; PANEL]; R]; MAX_TAPS]>();
     let mut buffer = MaybeUninit::<[u8; BUFFER]>::uninit();
-    let buffer = buffer.as_mut_ptr().cast::<u8>();
-    let mut parts = [const { MaybeUninit::<[Part; MR]>::uninit() }; MAX_TAPS];
+    let mut parts = [const { MaybeUninit::<Parts<R>>::uninit() }; MAX_TAPS];
     let mut taps = 0;
     for tap in 0..a.taps {
         let Some(offsets) = rows_at::<R>(a, first, tap) else { continue };
-        let part = parts[taps].as_mut_ptr().cast::<Part>();
-        for (r, &offset) in offsets.iter().enumerate() {
-            let row = a.row(offset);
-            // SAFETY: `Isa::product` has checked that a row has its tail.
-            let (scale, zero) = unsafe { tail(row, a.steps) };
-            let shift = LEFT_BIAS.wrapping_sub(zero);
-            // SAFETY: `r` is below `MR`; the row has `steps` words, and the buffer has room for `R`
-            // of such rows.
-            unsafe {
-                let sums = (1 + tap) * size_of::<Totals>();
-                part.add(r).write(Part { shift, scale, sums });
-                copy(row, 4 * a.steps, buffer.add(16 * r));
-            }
-        }
+        let take = Take {
+            offsets: offsets.as_ptr(),
+            data: a.data.as_ptr(),
+            zeros: a.zeros.as_ptr(),
+            bytes: 4 * a.steps,
+            to: buffer.as_mut_ptr().cast(),
+            parts: parts[taps].as_mut_ptr().cast(),
+            sums: (1 + tap) * size_of::<Totals>(),
+        };
+        // SAFETY: `Isa::product` has checked the rows, and the buffer has room for `R` of them.
+        unsafe { (functions.take)(&take) };
         for which in 0..places.count {
             let tap = Tap {
-                rows: buffer,
+                rows: take.to,
                 panel: places.data(a, which, tap),
                 sums: sums.wrapping_add(which).cast::<i32>().wrapping_add(taps * R * PANEL),
                 blocks: a.steps / 4,
                 rest: a.steps % 4,
             };
             // SAFETY: the caller's; the buffer was just filled with `steps` steps.
-            unsafe { multiply(&tap) };
+            unsafe { (functions.multiply)(&tap) };
         }
         taps += 1;
     }
-    for r in 0..R.min(finish.out.len() - first) {
-        places.end_row(first + r, finish, |which, out| {
-            let row = Row {
-                sums: sums.wrapping_add(which).cast::<i32>().wrapping_add(r * PANEL),
-                stride: 4 * R * PANEL,
-                parts: parts.as_ptr().cast::<Part>().wrapping_add(r),
-                scales: places.scales[which],
-                totals: out.as_mut_ptr(),
-                taps,
-                bias: places.biases[which].as_ptr(),
-            };
-            // SAFETY: the caller's; so many taps have their sums and parts, and the scales hold all
-            // taps.
-            unsafe { total(&row) };
-        });
+    let rows = R.min(finish.out.len() - first);
+    let mut totals = MaybeUninit::<[[Totals; 2]; R]>::uninit();
+    let totals = totals.as_mut_ptr().cast::<[Totals; 2]>();
+    for which in 0..places.count {
+        let total = Total {
+            sums: sums.wrapping_add(which).cast(),
+            parts: parts.as_ptr().cast(),
+            scales: places.scales[which],
+            taps,
+            bias: places.biases[which].as_ptr(),
+            out: core::array::from_fn(|r| match places.direct(finish, first + r) {
+                Some(out) => out[which].as_mut_ptr(),
+                None => totals.wrapping_add(r).cast::<f32>().wrapping_add(which * PANEL),
+            }),
+        };
+        // SAFETY: the caller's; so many taps have their sums and parts, the scales hold all taps,
+        // and each row has its place.
+        unsafe { (functions.total)(&total) };
+    }
+    for r in 0..rows {
+        // SAFETY: where the totals did not go to the output, they were written just now; a second
+        // panel that is not there is not looked at.
+        places.end(finish, first + r, || unsafe { &mut *totals.add(r) });
     }
 }
 

@@ -90,29 +90,30 @@ impl<'a> Places<'a> {
         self.data[which].wrapping_add(tap * a.steps * STEP)
     }
 
-    /// Takes row `r` to the output. `write` computes the columns of a panel, bias included.
+    /// The tile's columns of row `r` of the output, where totals and bias are all there is to it.
     #[inline(always)]
-    pub fn end_row(
+    pub fn direct<'o>(&self, finish: &'o mut Finish<'_, '_>, r: usize) -> Option<&'o mut [Totals]> {
+        let out = finish.out.get_mut(r).filter(|_| self.is_direct)?;
+        Some(out[self.column..].as_chunks_mut().0)
+    }
+
+    /// Ends row `r`: its totals, bias included, are where [`Places::direct`] says, or else in
+    /// `totals`.
+    #[inline(always)]
+    pub fn end<'t>(
         &self,
-        r: usize,
         finish: &mut Finish<'_, '_>,
-        write: impl Fn(usize, &mut Totals),
+        r: usize,
+        totals: impl FnOnce() -> &'t mut [Totals; 2],
     ) {
         if self.is_direct {
-            let out = &mut finish.out[r][self.column..];
-            for (which, out) in out.as_chunks_mut().0.iter_mut().enumerate().take(self.count) {
-                write(which, out);
-                if let Some(activation) = finish.activation {
-                    portable::activate(activation, out);
-                }
+            if let Some(activation) = finish.activation {
+                let columns = self.column..self.column + self.count * PANEL;
+                portable::activate(activation, &mut finish.out[r][columns]);
             }
             return;
         }
-        let mut totals: [Totals; 2] = [[0.0; PANEL]; 2];
-        for (which, totals) in totals.iter_mut().enumerate().take(self.count) {
-            write(which, totals);
-        }
-        let [first, second] = &mut totals;
+        let [first, second] = totals();
         if self.is_gated {
             portable::gelu_times(second, first);
             return end_panel(first, self.column, r, finish);

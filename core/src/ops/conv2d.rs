@@ -105,9 +105,6 @@ impl Rows for Pixels {
                 lines = self.lines(image, y, bytes);
             }
         }
-        for tap in out.chunks_exact_mut(MR_MAX).take(kernel_height * kernel_width) {
-            tap[rows..].fill(NO_ROW);
-        }
     }
 }
 
