@@ -1,7 +1,7 @@
 //! 32-bit Arm with Helium (MVE, with floats): Cortex-M55, M85.
 //!
 //! `vmladava.s8` adds sixteen products of signed bytes to a sum in a general register. The left
-//! side is unsigned, so 128 is taken off it (`LEFT_BIAS`) as it is copied, `[steps/4, rows, 16]`,
+//! side is unsigned, so 128 is taken off it as it is copied, `[steps/4, rows, 16]`,
 //! to a buffer that serves two panels. Sixteen channels of a column lie 64 bytes apart, four at a
 //! time, and come by one gathering load. Eight sums (four rows by two columns) are all the
 //! registers that `vmladava` can add to. The exact sums of all taps are kept, and then get their
@@ -15,7 +15,7 @@ use core::mem::MaybeUninit;
 
 use super::kernels::{Arithmetic, Finish, Gather, Kernels, MAX_TAPS, Panels};
 use super::scalar;
-use super::widened::{Places, STEP, Totals, rows_at, scalar_product, tail};
+use super::widened::{Places, STEP, Totals, rows_at, scalar_product};
 use crate::tensor::PANEL;
 
 /// Tiles that one call computes.
@@ -26,9 +26,6 @@ const MR: usize = 4 * TILES;
 
 /// Bytes of copied rows: a tap of up to 512 channels has four rows at a time.
 const BUFFER: usize = 2048;
-
-/// What is taken off the left side.
-const LEFT_BIAS: i32 = 128;
 
 pub(super) static HELIUM: Kernels =
     Kernels { name: "helium", tile_rows: [MR; 2], tile_panels: 2, product, ..scalar::KERNELS };
@@ -69,7 +66,7 @@ struct Take {
 struct Parts<const R: usize> {
     /// Bytes from a panel's scales to the column sums of the tap.
     sums: usize,
-    /// Of each row: `LEFT_BIAS − zero`, and the scale.
+    /// Of each row: 128 less its zero point, and its scale.
     rows: [(i32, f32); R],
 }
 
@@ -211,8 +208,7 @@ macro_rules! store_four_rows {
         strd r4, r6, [r5, #64]
         strd r8, r10, [r5, #128]
         strd r12, lr, [r5, #192]
-        strd r0, r2, [r5], #8
-        adds r7, r7, #8"
+        strd r0, r2, [r5], #8"
     };
 }
 
@@ -230,7 +226,43 @@ macro_rules! zero_sums {
     };
 }
 
-/// Four rows of 32 channels.
+/// A row of the first block, in a register, times the columns in q1 and q2.
+macro_rules! kept_row {
+    ($q:literal, $first:literal, $second:literal) => {
+        concat!(
+            "
+        vmladav.s8 ",
+            $first,
+            ", q1, ",
+            $q,
+            "
+        vmladav.s8 ",
+            $second,
+            ", q2, ",
+            $q
+        )
+    };
+}
+
+/// A row of the second block.
+macro_rules! second_row {
+    ($at:literal, $first:literal, $second:literal) => {
+        concat!(
+            "
+        vldrb.u8 q7, [r1, #",
+            $at,
+            "]
+        vmladava.s8 ",
+            $first,
+            ", q1, q7
+        vmladava.s8 ",
+            $second,
+            ", q2, q7"
+        )
+    };
+}
+
+/// Four rows of 32 channels, the first half of which stay in registers.
 ///
 /// # Safety
 /// The core has Helium; all pointers are as [`Tap`] says; there are two blocks.
@@ -238,15 +270,33 @@ macro_rules! zero_sums {
 unsafe extern "C" fn four_by_two_blocks(tap: &Tap) {
     naked_asm!(
         begin!(),
-        "2:",
-        ".rept 4",
         "mov r1, r11",
         "vadd.i32 q0, q7, r7",
-        four_rows!(""),
-        four_rows!("a"),
+        "mov r11, #504",
+        "rsb r11, r11, #0",
+        "vldrb.u8 q3, [r1]",
+        "vldrb.u8 q4, [r1, #16]",
+        "vldrb.u8 q5, [r1, #32]",
+        "vldrb.u8 q6, [r1, #48]",
+        "add r9, r5, #64",
+        "2:",
+        ".rept 4",
+        "vldrw.u32 q1, [q0, #256]!",
+        "vldrw.u32 q2, [q0, #4]",
+        kept_row!("q3", "r0", "r2"),
+        kept_row!("q4", "r4", "r6"),
+        kept_row!("q5", "r8", "r10"),
+        kept_row!("q6", "r12", "lr"),
+        "vldrw.u32 q1, [q0, #256]!",
+        "vldrw.u32 q2, [q0, #4]",
+        second_row!("64", "r0", "r2"),
+        second_row!("80", "r4", "r6"),
+        second_row!("96", "r8", "r10"),
+        second_row!("112", "r12", "lr"),
+        "vadd.i32 q0, q0, r11",
         store_four_rows!(),
         ".endr",
-        "cmp r7, r9",
+        "cmp r5, r9",
         "bne 2b",
         end!(),
     )
@@ -275,6 +325,7 @@ unsafe extern "C" fn four_by_pairs(tap: &Tap) {
         "subs r3, r3, #2",
         "bne 3b",
         store_four_rows!(),
+        "adds r7, r7, #8",
         "cmp r7, r9",
         "bne 2b",
         "add sp, sp, #4",
@@ -308,6 +359,7 @@ unsafe extern "C" fn four(tap: &Tap) {
         four_rows_rest!(),
         "5:",
         store_four_rows!(),
+        "adds r7, r7, #8",
         "cmp r7, r9",
         "bne 2b",
         "add sp, sp, #8",
@@ -632,31 +684,43 @@ unsafe fn tile<const R: usize>(
     let mut buffer = MaybeUninit::<[u8; BUFFER]>::uninit();
     let mut parts = [const { MaybeUninit::<Parts<R>>::uninit() }; MAX_TAPS];
     let mut taps = 0;
+    let mut take = Take {
+        offsets: a.offsets.as_ptr(),
+        data: a.data.as_ptr(),
+        zeros: a.zeros.as_ptr(),
+        bytes: 4 * a.steps,
+        to: buffer.as_mut_ptr().cast(),
+        parts: parts.as_mut_ptr().cast(),
+        sums: size_of::<Totals>(),
+    };
+    let mut through = Tap {
+        rows: take.to,
+        panel: take.to,
+        sums: sums.cast(),
+        blocks: a.steps / 4,
+        rest: a.steps % 4,
+    };
     for tap in 0..a.taps {
-        let Some(offsets) = rows_at::<R>(a, first, tap) else { continue };
-        let take = Take {
-            offsets: offsets.as_ptr(),
-            data: a.data.as_ptr(),
-            zeros: a.zeros.as_ptr(),
-            bytes: 4 * a.steps,
-            to: buffer.as_mut_ptr().cast(),
-            parts: parts[taps].as_mut_ptr().cast(),
-            sums: (1 + tap) * size_of::<Totals>(),
-        };
-        // SAFETY: `Isa::product` has checked the rows, and the buffer has room for `R` of them.
-        unsafe { (functions.take)(&take) };
-        for which in 0..places.count {
-            let tap = Tap {
-                rows: take.to,
-                panel: places.data(a, which, tap),
-                sums: sums.wrapping_add(which).cast::<i32>().wrapping_add(taps * R * PANEL),
-                blocks: a.steps / 4,
-                rest: a.steps % 4,
-            };
+        if let Some(offsets) = rows_at::<R>(a, first, tap) {
+            take.offsets = offsets.as_ptr();
+            // SAFETY: `Isa::product` has checked the rows, and the buffer has room for `R` of them.
+            unsafe { (functions.take)(&take) };
+            through.panel = places.data(a, 0, tap);
             // SAFETY: the caller's; the buffer was just filled with `steps` steps.
-            unsafe { (functions.multiply)(&tap) };
+            unsafe { (functions.multiply)(&through) };
+            if places.count == 2 {
+                let sums = through.sums;
+                through.panel = places.data(a, 1, tap);
+                through.sums = sums.wrapping_add(MAX_TAPS * R * PANEL);
+                // SAFETY: as above.
+                unsafe { (functions.multiply)(&through) };
+                through.sums = sums;
+            }
+            through.sums = through.sums.wrapping_add(R * PANEL);
+            take.parts = take.parts.wrapping_add(1 + 2 * R);
+            taps += 1;
         }
-        taps += 1;
+        take.sums += size_of::<Totals>();
     }
     let rows = R.min(finish.out.len() - first);
     let mut totals = MaybeUninit::<[[Totals; 2]; R]>::uninit();
