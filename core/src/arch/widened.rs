@@ -163,6 +163,8 @@ pub(super) fn rows_at<'a, const MR: usize>(
 ///
 /// # Safety
 /// As for [`Product`](super::kernels::Product).
+#[cold]
+#[inline(never)]
 pub(super) unsafe fn scalar_product(
     arithmetic: Arithmetic,
     a: &Gather<'_>,

@@ -80,20 +80,22 @@ impl Rows for Pixels {
         let (mut x, mut y) = (first % width, first / width % height);
         let mut image = first / width / height;
         let mut lines = self.lines(image, y, bytes);
+        let mut columns = [NO_ROW; MAX_TAPS];
         for r in 0..rows {
             let left = (x * self.stride).wrapping_sub(self.left);
-            for dx in 0..kernel_width {
+            for (dx, column) in columns.iter_mut().enumerate().take(kernel_width) {
                 let at = left.wrapping_add(dx);
-                // Every `kernel_width`th tap from `dx` on, one below the other.
-                let taps = out[dx * MR_MAX + r..].iter_mut().step_by(kernel_width * MR_MAX);
-                let taps = taps.zip(&lines[..kernel_height]);
-                if at < self.size[1] {
-                    let column = nearest_source(at, self.stored[1], self.size[1]) * bytes;
-                    taps.for_each(|(tap, &line)| {
-                        *tap = if line == NO_ROW { NO_ROW } else { line + column };
-                    });
-                } else {
-                    taps.for_each(|(tap, _)| *tap = NO_ROW);
+                *column = match at < self.size[1] {
+                    true => nearest_source(at, self.stored[1], self.size[1]) * bytes,
+                    false => NO_ROW,
+                };
+            }
+            let mut tap = r;
+            for &line in lines.iter().take(kernel_height) {
+                for &column in columns.iter().take(kernel_width) {
+                    let is_row = line != NO_ROW && column != NO_ROW;
+                    out[tap] = if is_row { line + column } else { NO_ROW };
+                    tap += MR_MAX;
                 }
             }
             x += 1;
