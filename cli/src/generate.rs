@@ -33,6 +33,7 @@ pub fn run(args: &args::Generate) -> Result<()> {
     let pool = plan::pool(args.machine.threads)?;
     let isa = isa::choose()?;
     let mut model = Model::open(&resolved)?;
+    model.verify()?;
     let planned = model.with_weights(|weights| plan::plan(&resolved, isa, &pool, weights))??;
     plan::check_limit(&resolved, &planned, args.machine.memory_limit, isa, &pool)?;
     let mut reporter = Reporter::new(args.quiet);
