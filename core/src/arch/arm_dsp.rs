@@ -16,7 +16,7 @@ use core::mem::MaybeUninit;
 
 use super::kernels::{Arithmetic, Finish, Gather, Kernels, Panels};
 use super::scalar;
-use super::widened::{Places, STEP, Totals, rows_at, scalar_product, tail};
+use super::widened::{Places, STEP, Totals, is_aligned, rows_at, scalar_product, tail};
 use crate::tensor::PANEL;
 
 /// The most rows of a tile.
@@ -313,7 +313,8 @@ unsafe fn product(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        if arithmetic != Arithmetic::Q8 || a.steps == 0 || 2 * a.steps > BUFFER {
+        let is_ours = arithmetic == Arithmetic::Q8 && is_aligned(panels);
+        if !is_ours || a.steps == 0 || 2 * a.steps > BUFFER {
             return scalar_product(arithmetic, a, panels, finish);
         }
         let (mut first, rows) = (0, finish.out.len());

@@ -15,7 +15,7 @@ use core::mem::MaybeUninit;
 
 use super::kernels::{Arithmetic, Finish, Gather, Kernels, MAX_TAPS, Panels};
 use super::scalar;
-use super::widened::{Places, STEP, Totals, rows_at, scalar_product};
+use super::widened::{Places, STEP, Totals, is_aligned, rows_at, scalar_product};
 use crate::tensor::PANEL;
 
 /// Tiles that one call computes.
@@ -632,7 +632,8 @@ unsafe fn product(
     let blocks = a.steps.div_ceil(4);
     // SAFETY: the caller's.
     unsafe {
-        if arithmetic != Arithmetic::Q8 || a.steps == 0 || 16 * blocks > BUFFER {
+        let is_ours = arithmetic == Arithmetic::Q8 && is_aligned(panels);
+        if !is_ours || a.steps == 0 || 16 * blocks > BUFFER {
             return scalar_product(arithmetic, a, panels, finish);
         }
         let multiply = match (a.steps / 4, a.steps % 4) {

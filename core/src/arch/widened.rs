@@ -159,6 +159,12 @@ pub(super) fn rows_at<'a, const MR: usize>(
     (last != NO_ROW).then_some(offsets)
 }
 
+/// Whether weights lie so that all loads of words may read them.
+#[inline(always)]
+pub(super) fn is_aligned(panels: &Panels<'_>) -> bool {
+    panels.data.as_ptr().addr().is_multiple_of(4)
+}
+
 /// The scalar product of as many rows at a time as it has.
 ///
 /// # Safety
