@@ -22,7 +22,7 @@ const COLUMNS: usize = 4 * PANEL;
 struct Operands {
     data: [u8; PIXELS * (CHANNELS + 8) + 4],
     weight: [f32; PANEL * CHANNELS],
-    panels: [u8; COLUMNS * CHANNELS],
+    panels: [u8; COLUMNS * CHANNELS + 4],
     scales: [f32; COLUMNS * (1 + MAX_TAPS)],
     values: [f32; MR_MAX * COLUMNS],
 }
@@ -111,11 +111,13 @@ fn one(
     let count = columns.div_ceil(PANEL) * if gated { 2 } else { 1 };
     let sizes = Sizes { n: PANEL, channels, taps };
     let (bytes, scales) = (sizes.panel_bytes(Form::Q8), sizes.scales());
+    // Weights are seldom where no word can be read.
+    let panels_at = [0, 0, 0, 1][drawn.below(4)];
     for panel in 0..count {
         let weight = &mut operands.weight[..PANEL * channels * taps];
         weight.iter_mut().for_each(|weight| *weight = drawn.value());
         let mut packed = PanelMut {
-            data: &mut operands.panels[panel * bytes..][..bytes],
+            data: &mut operands.panels[panels_at + panel * bytes..][..bytes],
             scales: &mut operands.scales[panel * scales..][..scales],
             groups: &mut [],
         };
@@ -149,7 +151,7 @@ fn one(
     };
     let half = count / 2;
     let panels = Panels {
-        data: &operands.panels,
+        data: &operands.panels[panels_at..],
         scales: &operands.scales,
         gate: gated.then_some(Gate { data: half, columns: half }),
     };

@@ -3,5 +3,10 @@
 #![no_std]
 
 pub mod drawn;
+pub mod golden;
 pub mod kernels;
 pub mod layers;
+pub mod model;
+pub mod picture;
+pub mod stack;
+pub mod toy;

@@ -4,6 +4,7 @@
 use core::fmt;
 use core::panic::PanicInfo;
 
+use app::stack::Stack;
 use cortex_m_rt::{ExceptionFrame, exception};
 use cortex_m_semihosting::{debug, hio, hprintln, syscall};
 use mote::arch::Isa;
@@ -36,17 +37,26 @@ pub fn arguments<const N: usize>() -> [usize; N] {
     core::array::from_fn(|_| numbers.next().unwrap_or(0))
 }
 
-/// Runs a program that writes to the host, and ends with its success as the exit code.
+unsafe extern "C" {
+    static mut __sheap: u32;
+    static _stack_start: u32;
+}
+
+/// Runs a program that writes to the host, tells its stack, and ends with its success as the exit
+/// code.
 pub fn run(program: impl FnOnce(&mut dyn fmt::Write) -> mote::Result<()>) -> ! {
-    let status = match hio::hstdout() {
+    // SAFETY: `cortex-m-rt` puts the stack between these two, and nothing else: there is no heap.
+    let stack = unsafe { Stack::painted(&raw mut __sheap, (&raw const _stack_start).addr()) };
+    let status = match hio::hstdout().map(|mut out| program(&mut out)) {
         Err(()) => debug::EXIT_FAILURE,
-        Ok(mut out) => match program(&mut out) {
-            Ok(()) => debug::EXIT_SUCCESS,
-            Err(error) => {
-                hprintln!("error: {}", error);
-                debug::EXIT_FAILURE
-            }
-        },
+        Ok(Ok(())) => {
+            hprintln!("stack {}", stack.used());
+            debug::EXIT_SUCCESS
+        }
+        Ok(Err(error)) => {
+            hprintln!("error: {}", error);
+            debug::EXIT_FAILURE
+        }
     };
     debug::exit(status);
     loop {
