@@ -6,8 +6,8 @@
 //! groups beside them (`unet.conv_in.weight.scale`). Each configuration and each of the tokenizer's
 //! files is a tensor of bytes, `file:unet/config.json`. The metadata say `format` (`mote`),
 //! `version` and `type`. Metadata come first in the header; the header is filled up with blanks so
-//! that the tensors begin at a multiple of [`ALIGNMENT`], and those whose size is one come first. The
-//! last tensor, `checksum`, is the CRC-32 of all bytes before it.
+//! that the tensors begin at a multiple of [`ALIGNMENT`], and those whose size is one come first.
+//! The last tensor, `checksum`, is the CRC-32 of all bytes before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -71,14 +71,6 @@ pub struct Model {
 }
 
 impl Model {
-    /// Compares a packed file with its checksum.
-    ///
-    /// # Errors
-    /// Where it is damaged.
-    pub fn verify(&self) -> Result<()> {
-        self.packed.as_ref().map_or(Ok(()), |(packed, _)| packed.verify())
-    }
-
     /// Maps the weights of a model.
     ///
     /// # Errors
