@@ -544,6 +544,32 @@ unsafe extern "C" fn total_four(total: &Total<4>) {
     )
 }
 
+/// The end of [`total_one`]: the totals in q0 to q3 get the columns' scales and the bias.
+macro_rules! finish_one {
+    () => {
+        "vldrw.u32 q4, [r2]
+        vldrw.u32 q5, [r2, #16]
+        vldrw.u32 q6, [r2, #32]
+        vldrw.u32 q7, [r2, #48]
+        vmul.f32 q0, q0, q4
+        vmul.f32 q1, q1, q5
+        vmul.f32 q2, q2, q6
+        vmul.f32 q3, q3, q7
+        vldrw.u32 q4, [r4]
+        vldrw.u32 q5, [r4, #16]
+        vldrw.u32 q6, [r4, #32]
+        vldrw.u32 q7, [r4, #48]
+        vadd.f32 q0, q0, q4
+        vadd.f32 q1, q1, q5
+        vadd.f32 q2, q2, q6
+        vadd.f32 q3, q3, q7
+        vstrw.32 q0, [r5]
+        vstrw.32 q1, [r5, #16]
+        vstrw.32 q2, [r5, #32]
+        vstrw.32 q3, [r5, #48]"
+    };
+}
+
 /// [`total_four`] for one row.
 ///
 /// # Safety
@@ -596,26 +622,7 @@ unsafe extern "C" fn total_one(total: &Total<1>) {
         "adds r0, #64",
         "le lr, 2b",
         "3:",
-        "vldrw.u32 q4, [r2]",
-        "vldrw.u32 q5, [r2, #16]",
-        "vldrw.u32 q6, [r2, #32]",
-        "vldrw.u32 q7, [r2, #48]",
-        "vmul.f32 q0, q0, q4",
-        "vmul.f32 q1, q1, q5",
-        "vmul.f32 q2, q2, q6",
-        "vmul.f32 q3, q3, q7",
-        "vldrw.u32 q4, [r4]",
-        "vldrw.u32 q5, [r4, #16]",
-        "vldrw.u32 q6, [r4, #32]",
-        "vldrw.u32 q7, [r4, #48]",
-        "vadd.f32 q0, q0, q4",
-        "vadd.f32 q1, q1, q5",
-        "vadd.f32 q2, q2, q6",
-        "vadd.f32 q3, q3, q7",
-        "vstrw.32 q0, [r5]",
-        "vstrw.32 q1, [r5, #16]",
-        "vstrw.32 q2, [r5, #32]",
-        "vstrw.32 q3, [r5, #48]",
+        finish_one!(),
         "vpop {{d8-d15}}",
         "pop {{r4-r11, pc}}",
     )
@@ -723,13 +730,36 @@ unsafe fn tile<const R: usize>(
         }
         take.sums += size_of::<Totals>();
     }
+    // SAFETY: the caller's; so many taps have their sums and parts.
+    unsafe {
+        let parts = parts.as_ptr().cast();
+        end_tile(
+            functions,
+            [first, taps],
+            [sums.cast(), sums.wrapping_add(1).cast()],
+            parts,
+            places,
+            finish,
+        );
+    }
+}
+
+/// Takes a tile's sums to the output.
+unsafe fn end_tile<const R: usize>(
+    functions: &Functions<R>,
+    [first, taps]: [usize; 2],
+    sums: [*const i32; 2],
+    parts: *const Parts<R>,
+    places: &Places<'_>,
+    finish: &mut Finish<'_, '_>,
+) {
     let rows = R.min(finish.out.len() - first);
     let mut totals = MaybeUninit::<[[Totals; 2]; R]>::uninit();
     let totals = totals.as_mut_ptr().cast::<[Totals; 2]>();
     for which in 0..places.count {
         let total = Total {
-            sums: sums.wrapping_add(which).cast(),
-            parts: parts.as_ptr().cast(),
+            sums: sums[which],
+            parts,
             scales: places.scales[which],
             taps,
             bias: places.biases[which].as_ptr(),
@@ -738,8 +768,7 @@ unsafe fn tile<const R: usize>(
                 None => totals.wrapping_add(r).cast::<f32>().wrapping_add(which * PANEL),
             }),
         };
-        // SAFETY: the caller's; so many taps have their sums and parts, the scales hold all taps,
-        // and each row has its place.
+        // SAFETY: the caller's; the scales hold all taps, and each row has its place.
         unsafe { (functions.total)(&total) };
     }
     for r in 0..rows {
