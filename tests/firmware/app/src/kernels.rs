@@ -100,24 +100,19 @@ pub fn compare(out: &mut dyn fmt::Write, isa: Isa) -> Result<()> {
     Ok(())
 }
 
-fn one(
-    out: &mut dyn fmt::Write,
-    isa: Isa,
-    case: Case,
-    operands: &mut Operands,
-    drawn: &mut Drawn,
-) -> Result<usize> {
-    let Case { rows, columns, channels, taps, shift, gated, .. } = case;
+/// Draws rows and weights of a case; yields the panels and where in `panels` they begin.
+fn draw(case: Case, operands: &mut Operands, drawn: &mut Drawn) -> (usize, usize) {
+    let Case { columns, channels, taps, shift, gated, .. } = case;
     let count = columns.div_ceil(PANEL) * if gated { 2 } else { 1 };
     let sizes = Sizes { n: PANEL, channels, taps };
     let (bytes, scales) = (sizes.panel_bytes(Form::Q8), sizes.scales());
     // Weights are seldom where no word can be read.
-    let panels_at = [0, 0, 0, 1][drawn.below(4)];
+    let begin = [0, 0, 0, 1][drawn.below(4)];
     for panel in 0..count {
         let weight = &mut operands.weight[..PANEL * channels * taps];
         weight.iter_mut().for_each(|weight| *weight = drawn.value());
         let mut packed = PanelMut {
-            data: &mut operands.panels[panels_at + panel * bytes..][..bytes],
+            data: &mut operands.panels[begin + panel * bytes..][..bytes],
             scales: &mut operands.scales[panel * scales..][..scales],
             groups: &mut [],
         };
@@ -131,6 +126,50 @@ fn one(
         tail[4..].copy_from_slice(&(drawn.below(256) as i32).to_le_bytes());
     }
     operands.values.iter_mut().for_each(|value| *value = drawn.value());
+    (count, begin)
+}
+
+type Results = [f32; MR_MAX * COLUMNS];
+
+/// Computes a case, as many rows at a time as the kernels take.
+fn multiply(isa: Isa, case: Case, gather: &Gather<'_>, panels: &Panels<'_>, results: &mut Results) {
+    let values = *results;
+    let most = isa.tile_rows()[if case.gated { 1 } else { isa.tile_panels() - 1 }];
+    for first in (0..case.rows).step_by(most) {
+        let now = most.min(case.rows - first);
+        let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
+        for tap in 0..case.taps {
+            let from = &gather.offsets[tap * MR_MAX + first..][..now];
+            offsets[tap * MR_MAX..][..now].copy_from_slice(from);
+        }
+        let mut lines = results.chunks_exact_mut(COLUMNS).skip(first);
+        let mut out: [&mut [f32]; MR_MAX] = core::array::from_fn(|_| {
+            lines.next().map_or(&mut [][..], |line| &mut line[..case.columns])
+        });
+        let residual: [&[f32]; MR_MAX] =
+            core::array::from_fn(|r| values.chunks_exact(COLUMNS).nth(first + r).unwrap_or(&[]));
+        let mut finish = Finish {
+            out: &mut out[..now],
+            bias: Some(&values),
+            residual: case.residual.then_some(&residual[..now]),
+            accumulate: case.accumulate,
+            activation: case.activation,
+        };
+        let gather = Gather { offsets: &offsets, ..*gather };
+        isa.product(Arithmetic::Q8, &gather, panels, &mut finish);
+    }
+}
+
+fn one(
+    out: &mut dyn fmt::Write,
+    isa: Isa,
+    case: Case,
+    operands: &mut Operands,
+    drawn: &mut Drawn,
+) -> Result<usize> {
+    let Case { rows, channels, taps, shift, gated, .. } = case;
+    let (count, begin) = draw(case, operands, drawn);
+    let row_bytes = Form::Q8.row_bytes(channels);
     let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
     for tap in 0..taps {
         let all_in_padding = drawn.below(4) == 0;
@@ -140,10 +179,9 @@ fn one(
             }
         }
     }
-    let zeros = [0; CHANNELS + 8];
     let gather = Gather {
         data: &operands.data,
-        zeros: &zeros,
+        zeros: &[0; CHANNELS + 8],
         offsets: &offsets,
         taps,
         steps: Form::Q8.steps(channels),
@@ -151,40 +189,13 @@ fn one(
     };
     let half = count / 2;
     let panels = Panels {
-        data: &operands.panels[panels_at..],
+        data: &operands.panels[begin..],
         scales: &operands.scales,
         gate: gated.then_some(Gate { data: half, columns: half }),
     };
-    let product = |isa: Isa, results: &mut [f32; MR_MAX * COLUMNS]| {
-        results.copy_from_slice(&operands.values);
-        let most = isa.tile_rows()[if gated { 1 } else { isa.tile_panels() - 1 }];
-        for first in (0..rows).step_by(most) {
-            let now = most.min(rows - first);
-            let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
-            for tap in 0..taps {
-                let from = &gather.offsets[tap * MR_MAX + first..][..now];
-                offsets[tap * MR_MAX..][..now].copy_from_slice(from);
-            }
-            let gather = Gather { offsets: &offsets, ..gather };
-            let mut lines = results.chunks_exact_mut(COLUMNS).skip(first);
-            let mut out: [&mut [f32]; MR_MAX] =
-                core::array::from_fn(|_| lines.next().map_or(&mut [][..], |l| &mut l[..columns]));
-            let residual: [&[f32]; MR_MAX] = core::array::from_fn(|r| {
-                operands.values.chunks_exact(COLUMNS).nth(first + r).unwrap_or(&[])
-            });
-            let mut finish = Finish {
-                out: &mut out[..now],
-                bias: Some(&operands.values),
-                residual: case.residual.then_some(&residual[..now]),
-                accumulate: case.accumulate,
-                activation: case.activation,
-            };
-            isa.product(Arithmetic::Q8, &gather, &panels, &mut finish);
-        }
-    };
-    let [mut found, mut expected] = [[0.0; MR_MAX * COLUMNS]; 2];
-    product(isa, &mut found);
-    product(Isa::SCALAR, &mut expected);
+    let [mut found, mut expected] = [operands.values; 2];
+    multiply(isa, case, &gather, &panels, &mut found);
+    multiply(Isa::SCALAR, case, &gather, &panels, &mut expected);
     for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
         if found.to_bits() != expected.to_bits() {
             let [r, j] = [at / COLUMNS, at % COLUMNS];

@@ -1,5 +1,5 @@
-//! What mote's firmware does, whatever the board: a board gives memory, the kernels of its core, and
-//! a way out for text.
+//! What mote's firmware does, whatever the board: a board gives memory, the kernels of its core,
+//! and a way out for text.
 #![no_std]
 
 pub mod drawn;

@@ -1,6 +1,6 @@
 //! The model in flash, and what its configuration says: to exchange the model, give `run` another
-//! packed file and write here what its `unet/config.json` and `scheduler/scheduler_config.json` say.
-//! The host's part of the run compares both.
+//! packed file and write here what its `unet/config.json` and `scheduler/scheduler_config.json`
+//! say. The host draws by the file's own configuration, and the pictures are compared.
 
 use mote::diffusion::prediction::{Clipping, Prediction};
 use mote::diffusion::sampler::{Ddim, Sampler};

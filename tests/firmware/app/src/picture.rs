@@ -1,5 +1,5 @@
-//! The model in flash draws a picture: its checksum is compared, the memory planned, and the sampler
-//! run, in one static arena; rows of pixels go out as text.
+//! The model in flash draws a picture: its checksum is compared, the memory planned, and the
+//! sampler run, in one static arena; rows of pixels go out as text.
 
 use core::fmt;
 use core::ops::ControlFlow;
@@ -87,7 +87,7 @@ pub fn draw(out: &mut dyn fmt::Write, isa: Isa, memory: &mut Memory, file: &[u8]
     };
     let mut cx = Context::new(Arena::measuring(), isa, &Sequential, &mut weights);
     let plan = request.plan(&mut cx)?;
-    let _ = writeln!(out, "arena {} planned {}", model::ARENA_BYTES, plan.arena_bytes);
+    let _ = writeln!(out, "arena {}\nplanned {}", model::ARENA_BYTES, plan.arena_bytes);
     let mut cx = Context::new(Arena::new(&mut memory.arena.0), isa, &Sequential, &mut weights);
     request.run(&mut cx, &mut Text(out), &mut |_| ControlFlow::Continue(()))?;
     let _ = writeln!(out, "peak {}", cx.arena().peak());

@@ -1,33 +1,40 @@
-//! What fits 16 KiB of RAM: every sampler, with a toy network whose weights are drawn, not trained.
+//! What fits 16 KiB of RAM, stack and all: every sampler, its table carried out by hand on a
+//! picture of 4×4 pixels, with a toy network of two convolutions whose weights are drawn, not
+//! trained.
 
 use core::fmt;
-use core::ops::ControlFlow;
 
 use mote::arch::Isa;
-use mote::diffusion::noise::NoiseKind;
-use mote::diffusion::prediction::{Clipping, Prediction};
+use mote::diffusion::noise::{Noise, NoiseKind};
+use mote::diffusion::prediction::Prediction;
 use mote::diffusion::sampler::{
-    Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, Heun, Lcm, Lms, Pndm, Row,
-    Sampler, UniPc,
+    Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, HISTORY, Heun, Lcm, Lms, Pndm,
+    Row, Sampler, Slot, UniPc,
 };
-use mote::diffusion::schedule::Schedule;
+use mote::diffusion::schedule::{Schedule, ScheduleConfig};
 use mote::exec::Sequential;
 use mote::mem::{Aligned, Arena};
-use mote::models::unet_2d::{BlockType, UNet2DConfig};
-use mote::ops::Context;
-use mote::pipeline::{Sampling, Unconditional};
+use mote::ops::{self, Activation, Context, Conv2d, Epilogue};
+use mote::pipeline::ImageSink;
 use mote::tensor::packed::Sizes;
-use mote::tensor::{DType, Packing, Shape};
-use mote::weights::{Weight, Weights};
+use mote::tensor::{DType, Packing, Shape, Tensor};
+use mote::weights::{Path, Weight, Weights};
 use mote::{Error, Result};
 
 use crate::picture::Text;
 
-const ARENA_BYTES: usize = 5 << 10;
+const ARENA_BYTES: usize = 1472;
 const TIMES: usize = 100;
-const STEPS: usize = 3;
-const ROWS: usize = 12;
-const VALUES: usize = 4096;
+const STEPS: usize = 4;
+const ROWS: usize = 13;
+const VALUES: usize = 2048;
+
+/// Height and width of the picture, and its values.
+const SIDE: usize = 4;
+const COUNT: usize = SIDE * SIDE * 3;
+
+/// Channels between the convolutions.
+const CHANNELS: usize = 8;
 
 /// Weights in flash, -0.25 to 0.25.
 static TABLE: [[u8; 4]; VALUES] = {
@@ -89,6 +96,10 @@ impl Weights for FromTable {
 pub struct Memory {
     alphas_cumprod: [f32; TIMES],
     rows: [Row; ROWS],
+    x: [f32; COUNT],
+    output: [f32; COUNT],
+    noise: [f32; COUNT],
+    history: [[f32; COUNT]; HISTORY],
     arena: Aligned<ARENA_BYTES>,
 }
 
@@ -97,39 +108,112 @@ impl Memory {
     pub const NEW: Self = Self {
         alphas_cumprod: [0.0; TIMES],
         rows: [Row::EMPTY; ROWS],
+        x: [0.0; COUNT],
+        output: [0.0; COUNT],
+        noise: [0.0; COUNT],
+        history: [[0.0; COUNT]; HISTORY],
         arena: Aligned([0; ARENA_BYTES]),
     };
 }
 
-fn unet() -> UNet2DConfig {
-    let mut config = UNet2DConfig {
-        norm_num_groups: 2,
-        layers_per_block: 1,
-        mid_block: false,
-        ..UNet2DConfig::default()
-    };
-    config.block_out_channels = [4].into_iter().collect();
-    config.down_block_types = [BlockType::Plain].into_iter().collect();
-    config.up_block_types = [BlockType::Plain].into_iter().collect();
-    config
+const NAMES: [&str; 12] = [
+    "ddpm",
+    "ddim",
+    "pndm",
+    "euler",
+    "euler a",
+    "heun",
+    "dpm2",
+    "lms",
+    "dpm++ 2m",
+    "dpm++ 2m sde",
+    "unipc",
+    "lcm",
+];
+
+fn sampler(number: usize) -> Sampler<'static> {
+    match number {
+        0 => Sampler::Ddpm(Ddpm::default()),
+        1 => Sampler::Ddim(Ddim::default()),
+        2 => Sampler::Pndm(Pndm { skip_prk_steps: false }),
+        3 => Sampler::Euler(Euler::default()),
+        4 => Sampler::EulerAncestral(EulerAncestral),
+        5 => Sampler::Heun(Heun),
+        6 => Sampler::Dpm2(Dpm2),
+        7 => Sampler::Lms(Lms),
+        8 => Sampler::DpmSolver(DpmSolver::default()),
+        9 => Sampler::DpmSolver(DpmSolver { algorithm: Algorithm::Sde, ..DpmSolver::default() }),
+        10 => Sampler::UniPc(UniPc::default()),
+        _ => Sampler::Lcm(Lcm::default()),
+    }
 }
 
-fn samplers() -> [(&'static str, Sampler<'static>); 12] {
-    let sde = DpmSolver { algorithm: Algorithm::Sde, ..DpmSolver::default() };
-    [
-        ("ddpm", Sampler::Ddpm(Ddpm::default())),
-        ("ddim", Sampler::Ddim(Ddim::default())),
-        ("pndm", Sampler::Pndm(Pndm { skip_prk_steps: false })),
-        ("euler", Sampler::Euler(Euler::default())),
-        ("euler a", Sampler::EulerAncestral(EulerAncestral)),
-        ("heun", Sampler::Heun(Heun)),
-        ("dpm2", Sampler::Dpm2(Dpm2)),
-        ("lms", Sampler::Lms(Lms)),
-        ("dpm++ 2m", Sampler::DpmSolver(DpmSolver::default())),
-        ("dpm++ 2m sde", Sampler::DpmSolver(sde)),
-        ("unipc", Sampler::UniPc(UniPc::default())),
-        ("lcm", Sampler::Lcm(Lcm::default())),
-    ]
+/// A sampler's rows into `memory`: how many, and the noise it begins with.
+#[inline(never)]
+fn table(number: usize, memory: &mut Memory) -> Result<(usize, f32)> {
+    let sampler = sampler(number);
+    let config = ScheduleConfig { num_train_timesteps: TIMES, ..sampler.default_schedule() };
+    let schedule = Schedule::new(config, &mut memory.alphas_cumprod)?;
+    let count = sampler.rows(&schedule, Prediction::Epsilon, STEPS, 0, &mut memory.rows)?;
+    Ok((count, sampler.init_noise_sigma(&schedule, STEPS)?))
+}
+
+/// The network's walk: planned, or run on what `x` holds.
+fn network(cx: &mut Context<'_>, x: &[f32]) -> Result<Tensor> {
+    let root = Path::root();
+    let input = cx.tensor(Shape::new([1, SIDE, SIDE, 3]))?;
+    if !cx.is_planning() {
+        cx.arena_mut().write(input).copy_from_slice(x);
+    }
+    let conv = Conv2d::padded(3, 1);
+    let silu = Epilogue { activation: Some(Activation::Silu), ..Epilogue::NONE };
+    let first = cx.matrix(&root.at("first"), [CHANNELS, 3, 3, 3])?;
+    let bias = cx.weight(&root.at("bias"), [CHANNELS])?;
+    let hidden = ops::conv2d(cx, input, first, Some(bias), conv, silu)?;
+    let second = cx.matrix(&root.at("second"), [3, CHANNELS, 3, 3])?;
+    ops::conv2d(cx, hidden, second, None, conv, Epilogue::NONE)
+}
+
+/// One evaluation, of x as the row scales it, into `memory.output`.
+#[inline(never)]
+fn evaluate(isa: Isa, memory: &mut Memory, scale: f32) -> Result<usize> {
+    let mut weights = FromTable;
+    let arena = Arena::new(&mut memory.arena.0);
+    let mut cx = Context::new(arena, isa, &Sequential, &mut weights);
+    let scaled = memory.x.map(|x| x * scale);
+    let output = network(&mut cx, &scaled)?;
+    memory.output.copy_from_slice(cx.arena().read(output));
+    Ok(cx.arena().peak())
+}
+
+/// What a row says to do after its evaluation.
+#[inline(never)]
+fn carry_out(memory: &mut Memory, row: usize) {
+    let Memory { rows, x, output, noise, history, .. } = memory;
+    let row = &rows[row];
+    let mut denoised = [0.0; COUNT];
+    for (at, denoised) in denoised.iter_mut().enumerate() {
+        let clean = row.denoised_x * x[at] + row.denoised_output * output[at];
+        *denoised = clean.clamp(-1.0, 1.0);
+    }
+    for update in row.updates() {
+        for at in 0..COUNT {
+            let mut sum = update.x * x[at] + update.output * output[at];
+            sum += update.denoised * denoised[at];
+            if row.draws_noise {
+                sum += update.noise * noise[at];
+            }
+            for (kept, factor) in history.iter().zip(update.history) {
+                if factor != 0.0 {
+                    sum += factor * kept[at];
+                }
+            }
+            match update.into {
+                Slot::X => x[at] = sum,
+                Slot::History(slot) => history[usize::from(slot)][at] = sum,
+            }
+        }
+    }
 }
 
 /// Draws a picture with each sampler and writes them to `out`.
@@ -137,35 +221,35 @@ fn samplers() -> [(&'static str, Sampler<'static>); 12] {
 /// # Errors
 /// Where something does not fit.
 pub fn draw(out: &mut dyn fmt::Write, isa: Isa, memory: &mut Memory) -> Result<()> {
-    let unet = unet();
-    for (name, sampler) in samplers() {
-        let config = mote::diffusion::schedule::ScheduleConfig {
-            num_train_timesteps: TIMES,
-            ..sampler.default_schedule()
-        };
-        let schedule = Schedule::new(config, &mut memory.alphas_cumprod)?;
-        let count = sampler.rows(&schedule, Prediction::Epsilon, STEPS, 0, &mut memory.rows)?;
-        let request = Unconditional {
-            unet: &unet,
-            sampling: Sampling {
-                rows: &memory.rows[..count],
-                init_noise_sigma: sampler.init_noise_sigma(&schedule, STEPS)?,
-                clipping: sampler.clipping(Clipping::Clip { range: 1.0 }),
-                noise: NoiseKind::Pcg,
-                seed: 3,
-            },
-            size: [4, 4],
-            class_label: None,
-        };
+    let mut weights = FromTable;
+    let mut cx = Context::new(Arena::measuring(), isa, &Sequential, &mut weights);
+    network(&mut cx, &[])?;
+    let (planned, mut peak) = (cx.arena().peak(), 0);
+    for (number, name) in NAMES.into_iter().enumerate() {
+        let (count, sigma) = table(number, memory)?;
+        let mut noise = Noise::new(NoiseKind::Pcg, 3);
+        noise.fill(&mut memory.x);
+        memory.x.iter_mut().for_each(|x| *x *= sigma);
+        for row in 0..count {
+            peak = peak.max(evaluate(isa, memory, memory.rows[row].input_scale)?);
+            if memory.rows[row].draws_noise {
+                noise.fill(&mut memory.noise);
+            }
+            carry_out(memory, row);
+        }
         let _ = writeln!(out, "sampler {name}");
-        let arena = Arena::new(&mut memory.arena.0);
-        let mut weights = FromTable;
-        let mut cx = Context::new(arena, isa, &Sequential, &mut weights);
-        request.run(&mut cx, &mut Text(out), &mut |_| ControlFlow::Continue(()))?;
+        let mut text = Text(out);
+        text.begin(SIDE, SIDE)?;
+        for row in memory.x.chunks_exact(3 * SIDE) {
+            let mut bytes = [0; 3 * SIDE];
+            for (byte, x) in bytes.iter_mut().zip(row) {
+                *byte = ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0 + 0.5) as u8;
+            }
+            text.row(&bytes)?;
+        }
     }
-    let _ = writeln!(out, "arena {ARENA_BYTES} planned {ARENA_BYTES}");
+    let _ = writeln!(out, "arena {ARENA_BYTES}\nplanned {planned}\npeak {peak}");
     Ok(())
 }
 
-const _: () =
-    assert!(VALUES >= 9 * 8 * 16, "the largest weight is a 3×3 convolution of 8 channels");
+const _: () = assert!(VALUES >= 9 * CHANNELS * 16, "the second convolution's panel fits");

@@ -159,6 +159,10 @@ fn program(folder: &Path, board: &str, program: &str, elf: &Path) -> Result<Stri
     if found.len() != expected.len() {
         return Err(format!("{} pictures instead of {}", found.len(), expected.len()));
     }
+    let bytes = ["arena", "planned", "peak"].map(|key| told(&said, key));
+    if bytes != [bytes[0]; 3] || !expected.is_empty() && bytes[0].is_none() {
+        return Err(format!("arena, plan and peak are not the same bytes: {bytes:?}"));
+    }
     let mut worst = 0;
     for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
         write_png(&path(&format!("{index}.png")), found)?;
