@@ -23,7 +23,7 @@ use mote::{Error, Result};
 
 use crate::picture::Text;
 
-const ARENA_BYTES: usize = 1472;
+const ARENA_BYTES: usize = 960;
 const TIMES: usize = 100;
 const STEPS: usize = 4;
 const ROWS: usize = 13;
