@@ -418,6 +418,37 @@ const DAMAGES: [Damage; 13] = [
 ];
 
 #[test]
+fn a_flipped_bit_is_refused_before_anything_runs() {
+    let (_kept, model) = model();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    convert(&model, "int8", &file);
+    let good = fs::read(&file).unwrap();
+    says(&["inspect", str(&file)]);
+    let (_, data) = parts(&good);
+    let first = good.len() - data.len();
+    let picture = folder.path().join("a.png");
+    for at in [first, first + data.len() / 2, good.len() - 5, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(&file, &bad).unwrap();
+        // The core says the same as the command line, which has a checksum of its own.
+        let mut slots = vec![mote::weights::Slot::EMPTY; 1000];
+        let header = mote::weights::header_bytes(&bad, bad.len() as u64).unwrap();
+        let index = mote::weights::Index::parse(&bad[header], bad.len() as u64, &mut slots);
+        let refused = mote::weights::InPlace::new(index.unwrap(), &bad).verify().unwrap_err();
+        assert!(matches!(refused, mote::Error::Checksum { .. }));
+        for arguments in
+            [&["inspect", str(&file)][..], &["generate", "-m", str(&file), "-o", str(&picture)]]
+        {
+            let error = fails(arguments);
+            assert!(error.contains(&refused.to_string()), "{error}");
+        }
+    }
+    assert!(!picture.exists());
+}
+
+#[test]
 fn damage_is_told_in_a_sentence() {
     let (_kept, model) = model();
     let folder = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@ use crate::error::{Failure, Result};
 use crate::executor::Pool;
 use crate::memory::Block;
 use crate::output::{Destination, PngWriter};
+use crate::place::Place;
 use crate::plan::{self, Model};
 use crate::progress::{Interrupt, Reporter};
 use crate::resolve::{self, Resolved, explain};
@@ -29,7 +30,11 @@ use crate::{isa, size};
 pub fn run(args: &args::Generate) -> Result<()> {
     let count = args.request.batch_count;
     let destination = Destination::new(&args.output, count)?;
-    let resolved = resolve::resolve(&args.model, &args.request)?;
+    let place = Place::model(&args.model.model)?;
+    if let Some(packed) = place.packed() {
+        packed.verify()?;
+    }
+    let resolved = resolve::resolve_at(&place, &args.model, &args.request)?;
     let pool = plan::pool(args.machine.threads)?;
     let isa = isa::choose()?;
     let mut model = Model::open(&resolved)?;

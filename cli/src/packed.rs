@@ -7,12 +7,13 @@
 //! files is a tensor of bytes, `file:unet/config.json`. The metadata say `format` (`mote`),
 //! `version` and `type`. Metadata come first in the header; the header is filled up with blanks so
 //! that the tensors begin at a multiple of [`ALIGNMENT`], and those whose size is one come first.
+//! The last tensor, `checksum`, is the CRC-32 of all bytes before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mote::tensor::Shape;
-use mote::weights::{InPlace, Name, Slot, Weight, Weights};
+use mote::weights::{CHECKSUM, CHECKSUM_BYTES, InPlace, Name, Slot, Weight, Weights};
 use serde_json::{Map, Value};
 
 use crate::args::Type;
@@ -148,6 +149,24 @@ impl Packed {
                 .remedy("Convert the model again: the file is damaged"));
         }
         self.mapped.bytes(tensor).map(<[u8]>::to_vec)
+    }
+
+    /// Compares the file with its checksum, if it has one: older files do not.
+    ///
+    /// # Errors
+    /// Where they differ.
+    pub fn verify(&self) -> Result<()> {
+        let mut slots = Vec::new();
+        let weights = self.weights(&mut slots)?;
+        let Some(checksum) = weights.index().find(CHECKSUM) else { return Ok(()) };
+        let Some((before, &stored)) = weights.file().split_last_chunk::<CHECKSUM_BYTES>() else {
+            return Ok(());
+        };
+        let (expected, found) = (u32::from_le_bytes(stored), crc32fast::hash(before));
+        if checksum.begin == before.len() as u64 && expected == found {
+            return Ok(());
+        }
+        Err(checkpoint::damaged(self.path(), mote::Error::Checksum { expected, found }))
     }
 
     /// The weights, their names as they are in the file: with the network's first.

@@ -3,6 +3,7 @@
 //! All sizes are known before the first byte, so the header goes first. Tensors whose size is a
 //! multiple of [`ALIGNMENT`] come first, in the order of their names, and so all begin at one; the
 //! others follow, those of wide elements first, so that each begins at a multiple of its element.
+//! The last is the checksum of all before it.
 //! The same weights give the same bytes, whatever the number of threads.
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +13,7 @@ use mote::arch::Isa;
 use mote::exec::{Executor, for_each_chunk};
 use mote::tensor::packed::{PANEL, Panel, PanelMut, Sizes, pack_panel, unpack_panel};
 use mote::tensor::{DType, Packing};
-use mote::weights::{Weight, Weights};
+use mote::weights::{CHECKSUM, CHECKSUM_BYTES, Weight, Weights};
 use serde_json::json;
 
 use super::policy::Storage;
@@ -73,6 +74,8 @@ enum Content<'a> {
     Weight(&'a Stored),
     /// What belongs to the packed weight of this name.
     Companion(&'a str),
+    /// The checksum of all that was written before.
+    Checksum,
 }
 
 /// A tensor and where it goes.
@@ -126,6 +129,8 @@ impl<'a> Layout<'a> {
             let order = last(a).cmp(&last(b)).then(width(b).cmp(&width(a)));
             order.then_with(|| a.name.cmp(&b.name))
         });
+        let shape = mote::tensor::Shape::new([CHECKSUM_BYTES]);
+        items.push(item(CHECKSUM.into(), (DType::U8, shape), Content::Checksum)?);
         Ok(Self { to, tensors, items })
     }
 
@@ -183,6 +188,23 @@ impl Converter<'_> {
         layout: &Layout<'_>,
         out: &mut Output<'_>,
     ) -> Result<BTreeMap<String, Difference>> {
+        let mut crc = crc32fast::Hasher::new();
+        let differences = self.items(layout, &mut |bytes| {
+            crc.update(bytes);
+            out(bytes)
+        })?;
+        out(&crc.finalize().to_le_bytes())?;
+        let all = layout.bytes("");
+        (self.watch)(all, all)?;
+        Ok(differences)
+    }
+
+    /// All of the file but its checksum.
+    fn items(
+        &mut self,
+        layout: &Layout<'_>,
+        out: &mut Output<'_>,
+    ) -> Result<BTreeMap<String, Difference>> {
         out(&layout.header())?;
         let (mut done, all) = (0, layout.bytes(""));
         let (mut differences, mut held) = (BTreeMap::new(), Held::default());
@@ -202,10 +224,10 @@ impl Converter<'_> {
                     }
                     out(&held.0.remove(&item.name).unwrap_or_default())?;
                 }
+                Content::Checksum => {}
             }
             done += item.bytes;
         }
-        (self.watch)(all, all)?;
         Ok(differences)
     }
 

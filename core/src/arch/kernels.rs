@@ -56,7 +56,8 @@ pub struct Gather<'a> {
 }
 
 impl Gather<'_> {
-    /// Panics unless the rows are long enough for `arithmetic` and all lie inside `data`.
+    /// Panics unless the rows are long enough for `arithmetic` and the first `rows` of each tap,
+    /// which are all that a tile reads, lie inside `data`.
     pub(super) fn check(&self, arithmetic: Arithmetic, rows: usize) {
         let tail = if arithmetic == Arithmetic::Q8 { ROW_TAIL } else { 0 };
         let needed = self.steps.checked_mul(4).and_then(|bytes| bytes.checked_add(tail));
@@ -67,7 +68,7 @@ impl Gather<'_> {
         let limit = self.data.len().checked_sub(self.row_bytes).map_or(0, |last| last + 1);
         for offsets in self.offsets.chunks_exact(MR_MAX).take(self.taps) {
             let mut largest = 0;
-            for &offset in offsets {
+            for &offset in &offsets[..rows] {
                 largest = largest.max(offset.wrapping_add(1));
             }
             assert!(largest <= limit, "a row lies outside its tensor");

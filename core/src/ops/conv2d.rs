@@ -81,22 +81,23 @@ impl Rows for Pixels {
         let ([height, width], [kernel_height, kernel_width]) = (self.out, self.kernel);
         let (mut x, mut y) = (first % width, first / width % height);
         let mut image = first / width / height;
-        let mut lines = self.lines(image, y);
+        let mut lines = self.lines(image, y, bytes);
+        let mut columns = [NO_ROW; MAX_TAPS];
         for r in 0..rows {
             let left = (x * self.stride).wrapping_sub(self.left);
-            for dx in 0..kernel_width {
+            for (dx, column) in columns.iter_mut().enumerate().take(kernel_width) {
                 let at = left.wrapping_add(dx);
-                let column = match at < self.size[1] {
-                    true => nearest_source(at, self.stored[1], self.size[1]),
+                *column = match at < self.size[1] {
+                    true => nearest_source(at, self.stored[1], self.size[1]) * bytes,
                     false => NO_ROW,
                 };
-                for (dy, &line) in lines.iter().enumerate().take(kernel_height) {
-                    out[(dy * kernel_width + dx) * MR_MAX + r] =
-                        if line == NO_ROW || column == NO_ROW {
-                            NO_ROW
-                        } else {
-                            (line + column) * bytes
-                        };
+            }
+            let mut tap = r;
+            for &line in lines.iter().take(kernel_height) {
+                for &column in columns.iter().take(kernel_width) {
+                    let is_row = line != NO_ROW && column != NO_ROW;
+                    out[tap] = if is_row { line + column } else { NO_ROW };
+                    tap += MR_MAX;
                 }
             }
             x += 1;
@@ -105,11 +106,8 @@ impl Rows for Pixels {
                 if y == height {
                     (y, image) = (0, image + 1);
                 }
-                lines = self.lines(image, y);
+                lines = self.lines(image, y, bytes);
             }
-        }
-        for tap in out.chunks_exact_mut(MR_MAX).take(kernel_height * kernel_width) {
-            tap[rows..].fill(NO_ROW);
         }
     }
 }
@@ -172,16 +170,17 @@ impl Pixels {
         Self { out: [rows.len(), self.out[1]], first: [rows.start, held], ..*self }
     }
 
-    /// The first pixel in memory of the lines under row `y` of an output, or [`NO_ROW`] in the
-    /// padding.
-    fn lines(&self, image: usize, y: usize) -> [usize; MAX_TAPS] {
+    /// The first byte in memory of the lines under row `y` of an output, whose pixels have so many
+    /// `bytes`, or [`NO_ROW`] in the padding.
+    fn lines(&self, image: usize, y: usize, bytes: usize) -> [usize; MAX_TAPS] {
         let mut lines = [NO_ROW; MAX_TAPS];
         let top = ((self.first[0] + y) * self.stride).wrapping_sub(self.top);
         for (dy, line) in lines.iter_mut().enumerate().take(self.kernel[0]) {
             let at = top.wrapping_add(dy);
             if at < self.size[0] {
                 let at = nearest_source(at, self.stored[0], self.size[0]);
-                *line = (image * self.stored[0] + at - self.first[1]) * self.stored[1];
+                let line_of_all = image * self.stored[0] + at - self.first[1];
+                *line = line_of_all * self.stored[1] * bytes;
             }
         }
         lines

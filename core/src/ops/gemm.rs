@@ -43,6 +43,7 @@ pub(super) type Offsets = [usize; MAX_TAPS * MR_MAX];
 pub(super) trait Rows: Sync {
     /// For rows `first..first + rows` of the output, at which byte of the input the row under each
     /// tap begins, where a row has so many `bytes`; [`NO_ROW`] where it lies in the padding.
+    /// Entries of further rows are left: whatever they name, what becomes of it goes nowhere.
     fn gather(&self, first: usize, rows: usize, bytes: usize, out: &mut Offsets);
 }
 

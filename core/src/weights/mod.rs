@@ -4,6 +4,7 @@
 //! untrusted: [`Index::parse`] believes nothing it has not checked.
 
 mod assumed;
+mod checksum;
 mod in_place;
 mod json;
 mod parts;
@@ -12,6 +13,7 @@ mod safetensors;
 mod streamed;
 
 pub use assumed::Assumed;
+pub use checksum::{CHECKSUM, CHECKSUM_BYTES, crc32};
 pub use in_place::InPlace;
 pub use parts::{Part, Parts};
 pub use path::{MAX_NAME, Name, Path};
