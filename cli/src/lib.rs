@@ -48,6 +48,8 @@ pub mod resolve;
 #[forbid(unsafe_code)]
 pub mod size;
 #[forbid(unsafe_code)]
+pub mod target;
+#[forbid(unsafe_code)]
 pub mod tokenizer;
 
 use args::Command;

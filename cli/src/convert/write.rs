@@ -3,16 +3,19 @@
 //! All sizes are known before the first byte, so the header goes first. Tensors whose size is a
 //! multiple of [`ALIGNMENT`] come first, in the order of their names, and so all begin at one; the
 //! others follow, those of wide elements first, so that each begins at a multiple of its element.
+//! The recipe ends the file, and a checksum ends the recipe.
 //! The same weights give the same bytes, whatever the number of threads.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 
 use half::f16;
 use mote::arch::Isa;
 use mote::exec::{Executor, for_each_chunk};
+use mote::pipeline::recipe::{TENSOR, WORD};
 use mote::tensor::packed::{PANEL, Panel, PanelMut, Sizes, pack_panel, unpack_panel};
 use mote::tensor::{DType, Packing};
-use mote::weights::{Weight, Weights};
+use mote::weights::{Checksum, Weight, Weights};
 use serde_json::json;
 
 use super::policy::Storage;
@@ -69,6 +72,8 @@ impl Difference {
 enum Content<'a> {
     /// A file of the model.
     File(&'a [u8]),
+    /// The recipe, whose last word becomes the checksum of all bytes before it.
+    Recipe(&'a [u8]),
     /// A weight, or a packed weight's panels.
     Weight(&'a Stored),
     /// What belongs to the packed weight of this name.
@@ -94,7 +99,7 @@ pub struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    /// The order of these tensors and files.
+    /// The order of these tensors and files. The recipe comes last; an empty one is none.
     ///
     /// # Errors
     /// Where a tensor is too large to count.
@@ -102,6 +107,7 @@ impl<'a> Layout<'a> {
         to: Type,
         tensors: &'a BTreeMap<String, Stored>,
         files: &'a BTreeMap<String, Vec<u8>>,
+        recipe: &'a [u8],
     ) -> Result<Self> {
         let item = |name: String, (dtype, shape): (DType, mote::tensor::Shape), content| {
             let elements = shape.elements().map_err(|error| explain(error, &name))?;
@@ -126,6 +132,10 @@ impl<'a> Layout<'a> {
             let order = last(a).cmp(&last(b)).then(width(b).cmp(&width(a)));
             order.then_with(|| a.name.cmp(&b.name))
         });
+        if !recipe.is_empty() {
+            let shape = (DType::U8, mote::tensor::Shape::new([recipe.len()]));
+            items.push(item(TENSOR.into(), shape, Content::Recipe(recipe))?);
+        }
         Ok(Self { to, tensors, items })
     }
 
@@ -133,6 +143,20 @@ impl<'a> Layout<'a> {
     pub fn bytes(&self, prefix: &str) -> u64 {
         let of = self.items.iter().filter(|item| item.name.starts_with(prefix));
         of.map(|item| item.bytes).sum()
+    }
+
+    /// Bytes of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        self.header().len() as u64 + self.bytes("")
+    }
+
+    /// How many tensors it holds.
+    pub fn tensors(&self) -> usize {
+        self.items.len()
+    }
+
+    fn has_recipe(&self) -> bool {
+        self.items.last().is_some_and(|item| matches!(item.content, Content::Recipe(_)))
     }
 
     /// The length and the JSON, filled up with blanks.
@@ -183,6 +207,16 @@ impl Converter<'_> {
         layout: &Layout<'_>,
         out: &mut Output<'_>,
     ) -> Result<BTreeMap<String, Difference>> {
+        let checksum = Cell::new(Checksum::new());
+        let is_summed = layout.has_recipe();
+        let out: &mut Output<'_> = &mut |bytes| {
+            if is_summed {
+                let mut sum = checksum.get();
+                sum.update(bytes);
+                checksum.set(sum);
+            }
+            out(bytes)
+        };
         out(&layout.header())?;
         let (mut done, all) = (0, layout.bytes(""));
         let (mut differences, mut held) = (BTreeMap::new(), Held::default());
@@ -190,6 +224,10 @@ impl Converter<'_> {
             (self.watch)(done, all)?;
             match item.content {
                 Content::File(bytes) => out(bytes)?,
+                Content::Recipe(bytes) => {
+                    out(&bytes[..bytes.len().saturating_sub(WORD)])?;
+                    out(&checksum.get().value().to_le_bytes())?;
+                }
                 Content::Weight(stored) => {
                     let difference = self.weight(&item.name, stored, &mut held, out)?;
                     differences.insert(item.name.clone(), difference);
