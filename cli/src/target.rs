@@ -128,7 +128,11 @@ fn told(tried: &[Choice], part: &Part, choice: Choice) -> Result<()> {
     let mut rows = vec![row(["type", "picture", "steps", "flash", "memory"])];
     // Of the sizes that do not fit, only the first is worth a line.
     let first = tried.first().map(|choice| choice.size);
-    for one in tried.iter().filter(|one| Some(one.size) == first || one.size == choice.size) {
+    let shown = tried.iter().filter(|one| Some(one.size) == first || one.size == choice.size);
+    // Of the steps that were tried, the last say most.
+    let mut shown: Vec<&Choice> = shown.rev().collect();
+    shown.dedup_by_key(|one| (one.dtype, one.size));
+    for one in shown.into_iter().rev() {
         let [height, width] = one.size;
         let over = |bytes, limit| if bytes > limit { " (too much)" } else { "" };
         rows.push(vec![

@@ -36,11 +36,11 @@ pub const ROW_BYTES: usize = 192;
 /// Bytes of the index for each tensor.
 pub const SLOT_BYTES: usize = if size_of::<usize>() == 8 { 80 } else { 48 };
 
-/// C's `struct mote`: room for a [`State`].
+/// C's `struct mote`: room for all that a run knows.
 #[repr(C, align(64))]
 pub struct Mote([MaybeUninit<u8>; STATE_BYTES]);
 
-/// What a `struct mote` holds once `mote_plan` or `mote_init` was called on it.
+/// What a `struct mote` holds, once `mote_plan` or `mote_init` was called on it.
 struct State {
     message: Message,
     session: Option<Session<'static>>,
