@@ -2,7 +2,7 @@
  * table, and what must be switched on before C may begin. */
 #include <stdint.h>
 
-extern uint32_t stack_top;
+extern uint32_t stack_top[];
 extern void _start(void);
 
 void reset(void);
@@ -11,19 +11,21 @@ unsigned long stack_bytes(void);
 
 /* What the stack is painted with, and how much of it. */
 #define PAINT 0xA5A5A5A5u
-#define PAINTED_WORDS (64 * 1024 / 4)
+#define PAINTED_BYTES (64u * 1024)
+
+/* Words that the painter itself may be using. */
+#define SPARED_BYTES 128u
+
+static uintptr_t stack_begin;
 
 __attribute__((section(".vectors"), used)) static const uintptr_t vectors[16] = {
-    (uintptr_t)&stack_top, (uintptr_t)reset, (uintptr_t)fault, (uintptr_t)fault,
+    (uintptr_t)stack_top, (uintptr_t)reset, (uintptr_t)fault, (uintptr_t)fault,
     (uintptr_t)fault,      (uintptr_t)fault, (uintptr_t)fault,
 };
 
 void reset(void)
 {
     /* Not the words that this function itself may use. */
-    volatile uint32_t *word = &stack_top - PAINTED_WORDS;
-    while (word < &stack_top - 32)
-        *word++ = PAINT;
 #if defined(__ARM_FP)
     /* CPACR: full access to coprocessors 10 and 11. */
     *(volatile uint32_t *)0xE000ED88 |= 0xFu << 20;
@@ -32,13 +34,22 @@ void reset(void)
     _start();
 }
 
-/* The most bytes of the stack that were ever used. */
+/* Before main, when newlib has set the stack's place. */
+__attribute__((constructor)) static void paint_stack(void)
+{
+    uintptr_t at;
+    stack_begin = (uintptr_t)__builtin_frame_address(0) & ~(uintptr_t)3;
+    for (at = stack_begin - PAINTED_BYTES; at < stack_begin - SPARED_BYTES; at += 4)
+        *(volatile uint32_t *)at = PAINT;
+}
+
+/* The most bytes of the stack that were ever used from there on. */
 unsigned long stack_bytes(void)
 {
-    const volatile uint32_t *word = &stack_top - PAINTED_WORDS;
-    while (word < &stack_top && *word == PAINT)
-        word++;
-    return (unsigned long)(&stack_top - word) * 4;
+    uintptr_t at = stack_begin - PAINTED_BYTES;
+    while (at < stack_begin && *(const volatile uint32_t *)at == PAINT)
+        at += 4;
+    return (unsigned long)(stack_begin - at);
 }
 
 void fault(void)
