@@ -162,6 +162,21 @@ pub struct Plan {
     /// Writes the plan as JSON.
     #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
+    /// Writes the plan of a packed model as a constant for a program in Rust that has no allocator.
+    #[arg(long, help_heading = OUTPUT, conflicts_with_all = ["json", "c"])]
+    pub rust: bool,
+    /// The same for a program in C, beside mote.h.
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "json")]
+    pub c: bool,
+    /// Suggests a type, a size and steps for a part with so much flash for the model, such as
+    /// 256KiB, or says by how much none fits.
+    #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
+    #[arg(conflicts_with_all = ["json", "rust", "c"])]
+    pub target_flash: Option<u64>,
+    /// The same for a part with so much memory, beside the stack.
+    #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
+    #[arg(conflicts_with_all = ["json", "rust", "c"])]
+    pub target_ram: Option<u64>,
 }
 
 /// `mote bench`.

@@ -132,6 +132,11 @@ impl Mapped {
         &self.map[self.header.clone()]
     }
 
+    /// All bytes of the file.
+    pub fn whole(&self) -> &[u8] {
+        &self.map
+    }
+
     /// The bytes of one of its tensors.
     ///
     /// # Errors

@@ -50,6 +50,8 @@ pub mod resolve;
 #[forbid(unsafe_code)]
 pub mod size;
 #[forbid(unsafe_code)]
+pub mod target;
+#[forbid(unsafe_code)]
 pub mod tokenizer;
 #[forbid(unsafe_code)]
 pub mod train;

@@ -4,10 +4,11 @@
 //! The tensors of a network are called after it (`unet.conv_in.weight`); the weights of products
 //! lie in panels as [`mote::tensor::packed`] has them, under their own names, their scales and
 //! groups beside them (`unet.conv_in.weight.scale`). Each configuration and each of the tokenizer's
-//! files is a tensor of bytes, `file:unet/config.json`. The metadata say `format` (`mote`),
-//! `version` and `type`. Metadata come first in the header; the header is filled up with blanks so
-//! that the tensors begin at a multiple of [`ALIGNMENT`], and those whose size is one come first.
-//! The last tensor, `checksum`, is the CRC-32 of all bytes before it.
+//! files is a tensor of bytes, `file:unet/config.json`; the tensor `recipe` has the configurations
+//! as numbers ([`mote::pipeline::recipe`]), for programs without a reader for JSON. The metadata
+//! say `format` (`mote`), `version` and `type`. Metadata come first in the header; the header is
+//! filled up with blanks so that the tensors begin at a multiple of [`ALIGNMENT`], and those whose
+//! size is one come first. The last tensor, `checksum`, is the CRC-32 of all bytes before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -131,6 +132,11 @@ impl Packed {
     /// Whether files lie in `folder`; the empty name stands for all.
     pub fn has_folder(&self, folder: &str) -> bool {
         self.folders.contains(folder)
+    }
+
+    /// All bytes of the packed file.
+    pub fn whole(&self) -> &[u8] {
+        self.mapped.whole()
     }
 
     /// Reads the file called `name`, of at most `limit` bytes.

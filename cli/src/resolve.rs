@@ -632,6 +632,14 @@ impl Resolved {
         }
     }
 
+    /// The token ids of the prompt and of the negative prompt.
+    pub fn prompts(&self) -> Option<[&[u32]; 2]> {
+        match &self.networks {
+            Networks::TextToImage(words) => Some([&words.prompt, &words.negative_prompt]),
+            Networks::Unconditional { .. } => None,
+        }
+    }
+
     /// The side in latents of the tiles that the picture is decoded in, if it is.
     pub fn vae_tile(&self) -> Option<usize> {
         match &self.networks {

@@ -7,8 +7,8 @@
 
 use core::fmt;
 
-/// A `Result` whose error is [`Error`].
-pub type Result<T> = core::result::Result<T, Error>;
+/// A `Result` whose error is [`Error`], where no other is named.
+pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 /// A shape as the error carries it: trailing zeros stand for absent dimensions.
 pub type Dims = [usize; 4];

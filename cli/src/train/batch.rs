@@ -135,7 +135,7 @@ mod tests {
     use crate::train::recipe::{self, Changes};
 
     fn examples(count: u8) -> Vec<Example> {
-        let example = |i| {
+        let example = |i: u8| {
             let caption = Caption { name: i.to_string(), ..Caption::default() };
             Example { path: "x".into(), caption, rgb: vec![i; 12] }
         };

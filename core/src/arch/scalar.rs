@@ -123,6 +123,19 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn right_f32(from: *const u8) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<[u32; LANES]>().read_unaligned() }
+            .map(|bits| f32::from_bits(u32::from_le(bits)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_right_f32(to: *mut u8, x: Self::F) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[u32; LANES]>().write_unaligned(x.map(|x| x.to_bits().to_le())) }
+    }
+
+    #[inline(always)]
     unsafe fn half_bf16<const ODD: bool>(words: Self::F) -> Self::F {
         words.map(|word| bf16(u32::from_le(word.to_bits()), u32::from(ODD)))
     }

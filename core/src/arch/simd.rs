@@ -7,6 +7,9 @@
 /// Where an instruction set multiplies by a lane of a register, the left side is read `STEPS` = 4
 /// steps at a time, and `dot…` takes step `LANE` of them; else both are 1 step, and lane 0.
 ///
+/// Panels of the right side may lie in a file, and are little-endian on every machine; f32 of the
+/// left side are the machine's own.
+///
 /// # Safety
 /// All functions need the CPU's features; those that take a pointer read or write as many bytes as
 /// the register holds (`left…`: four bytes a step), at any alignment.
@@ -66,6 +69,20 @@ pub(super) trait Simd: Copy {
     unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> Self::F {
         // SAFETY: the caller's.
         unsafe { Self::splat(from.cast::<f32>().read_unaligned()) }
+    }
+
+    /// f32 of a panel.
+    #[inline(always)]
+    unsafe fn right_f32(from: *const u8) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { Self::load(from.cast()) }
+    }
+
+    /// f32 into a panel.
+    #[inline(always)]
+    unsafe fn store_right_f32(to: *mut u8, x: Self::F) {
+        // SAFETY: the caller's.
+        unsafe { Self::store(to.cast(), x) }
     }
 
     /// `sums + a·b` in each lane.

@@ -69,7 +69,7 @@ impl<S: Simd> Sums<S> for F32 {
 
     #[inline(always)]
     unsafe fn right(from: *const u8) -> S::F {
-        unsafe { S::load(from.cast()) }
+        unsafe { S::right_f32(from) }
     }
 
     #[inline(always)]
@@ -358,8 +358,9 @@ unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
             }
             for r in 0..MR {
                 let tail = rows[r].add(4 * steps);
-                let scale = S::splat(tail.cast::<f32>().read_unaligned());
-                let zero = tail.add(4).cast::<i32>().read_unaligned();
+                let scale = u32::from_le(tail.cast::<u32>().read_unaligned());
+                let scale = S::splat(f32::from_bits(scale));
+                let zero = i32::from_le(tail.add(4).cast::<i32>().read_unaligned());
                 let zero = S::splat_i32(zero - S::LEFT_BIAS);
                 for j in 0..REGS {
                     let exact = S::mul_sub_i32(sums[r][j], zero, columns[j]);

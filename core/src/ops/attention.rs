@@ -4,6 +4,7 @@
 
 use super::context::Context;
 use super::convert::to_form;
+use super::gemm::in_panel;
 use super::observe::Op;
 use super::tape::Record;
 use crate::arch::{Attend, Isa, KEYS};
@@ -185,7 +186,7 @@ impl Sizes {
             let first = query / PANEL * panel + query % PANEL;
             let to = panels[first..].iter_mut().step_by(PANEL);
             match self.form {
-                Form::F32 => to.zip(from).for_each(|(to, x)| *to = x * scale),
+                Form::F32 => to.zip(from).for_each(|(to, x)| *to = in_panel(x * scale)),
                 _ => {
                     let pairs = from.as_chunks::<2>().0;
                     to.zip(pairs).for_each(|(to, pair)| *to = word(pair.map(|x| x * scale)));

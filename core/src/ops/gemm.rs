@@ -575,11 +575,20 @@ impl Plain<'_> {
                 for tap in 0..taps {
                     let column = &mut panel[(tap * channels + channel) * PANEL + j..];
                     let values = run[tap..].iter().step_by(taps);
-                    column.iter_mut().step_by(PANEL).zip(values).for_each(|(to, from)| *to = *from);
+                    column
+                        .iter_mut()
+                        .step_by(PANEL)
+                        .zip(values)
+                        .for_each(|(to, x)| *to = in_panel(*x));
                 }
             }
         }
     }
+}
+
+/// An f32 as panels hold it on every machine: little-endian.
+pub(super) fn in_panel(x: f32) -> f32 {
+    f32::from_ne_bytes(x.to_le_bytes())
 }
 
 /// # Errors

@@ -5,7 +5,7 @@
 //! burst of up to 32 bits, and misses other damage once in 2³². The table has 16 entries, 64 bytes
 //! of flash: half a byte at a time is ten instructions a byte on a Cortex-M.
 
-use super::InPlace;
+use super::{InPlace, Weight};
 use crate::error::{Error, Result};
 
 /// The name of the tensor that holds it.
@@ -50,17 +50,23 @@ impl InPlace<'_> {
     /// [`Error::Checksum`] where they differ, [`Error::MissingWeight`] where the file has none, and
     /// [`Error::Format`] where it is not where it should be.
     pub fn verify(&self) -> Result<()> {
-        let checksum = self.index().find(CHECKSUM).ok_or(Error::MissingWeight)?;
-        let file = self.file();
-        let last = file.split_last_chunk::<CHECKSUM_BYTES>();
-        let last = last.filter(|(before, _)| checksum.begin == before.len() as u64);
-        let Some((before, &stored)) = last.filter(|_| checksum.bytes == CHECKSUM_BYTES) else {
-            let at = file.len().saturating_sub(CHECKSUM_BYTES);
-            return Err(Error::Format { what: "the file does not end with its checksum", at });
-        };
-        let (expected, found) = (u32::from_le_bytes(stored), crc32(before));
-        if expected == found { Ok(()) } else { Err(Error::Checksum { expected, found }) }
+        verify(self.file(), self.index().find(CHECKSUM).ok_or(Error::MissingWeight)?)
     }
+}
+
+/// [`InPlace::verify`] of a file whose checksum's tensor was found.
+///
+/// # Errors
+/// As there.
+pub(crate) fn verify(file: &[u8], checksum: Weight) -> Result<()> {
+    let last = file.split_last_chunk::<CHECKSUM_BYTES>();
+    let last = last.filter(|(before, _)| checksum.begin == before.len() as u64);
+    let Some((before, &stored)) = last.filter(|_| checksum.bytes == CHECKSUM_BYTES) else {
+        let at = file.len().saturating_sub(CHECKSUM_BYTES);
+        return Err(Error::Format { what: "the file does not end with its checksum", at });
+    };
+    let (expected, found) = (u32::from_le_bytes(stored), crc32(before));
+    if expected == found { Ok(()) } else { Err(Error::Checksum { expected, found }) }
 }
 
 #[cfg(test)]
