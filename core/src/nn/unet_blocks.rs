@@ -180,7 +180,7 @@ pub fn up_block(
     for layer in 0..block.layers {
         let skip = skips.pop()?;
         let joined = ops::concat(cx, x, skip)?;
-        let joined = cx.arena_mut().keep(skip.offset(), joined)?;
+        let joined = cx.slide(skip.offset(), joined)?;
         let y = resnet_block_2d_replacing(cx, &resnets.index(layer), joined, block.resnet)?;
         x = mix_replacing(cx, &attentions.index(layer), y, block.mixer)?;
     }
