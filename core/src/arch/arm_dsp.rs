@@ -311,6 +311,7 @@ unsafe fn product(
     panels: &Panels<'_>,
     finish: &mut Finish<'_, '_>,
 ) {
+    a.check_rows(finish.out.len());
     // SAFETY: the caller's.
     unsafe {
         let is_ours = arithmetic == Arithmetic::Q8 && is_aligned(panels);

@@ -636,6 +636,7 @@ unsafe fn product(
     panels: &Panels<'_>,
     finish: &mut Finish<'_, '_>,
 ) {
+    a.check_rows(finish.out.len());
     let blocks = a.steps.div_ceil(4);
     // SAFETY: the caller's.
     unsafe {

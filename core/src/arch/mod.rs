@@ -239,7 +239,7 @@ impl Isa {
         let columns = finish.out.first().map_or(0, |row| row.len());
         let wide = if panels.gate.is_some() { 2 } else { self.0.tile_panels };
         assert!(rows <= self.0.tile_rows[wide - 1], "more rows than a tile has");
-        a.check(arithmetic, self.0.tile_rows[wide - 1]);
+        a.check_sizes(arithmetic, rows);
         let count = columns.div_ceil(PANEL);
         let (in_data, in_columns) = match panels.gate {
             None => (count, count),
@@ -257,7 +257,8 @@ impl Isa {
             assert!(residual.len() >= rows, "too few rows of a residual");
             assert!(residual[..rows].iter().all(|row| row.len() >= columns), "a residual's row");
         }
-        // SAFETY: the token proves the CPU's features; sizes and row addresses were just checked.
+        // SAFETY: the token proves the CPU's features; sizes were just checked, and the kernel
+        // checks where rows lie.
         unsafe { (self.0.product)(arithmetic, a, panels, finish) }
     }
 

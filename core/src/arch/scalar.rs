@@ -118,8 +118,8 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn mul_sub_i32(c: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        each(c, |i, c| c.wrapping_sub(a[i].wrapping_mul(b[i])))
+    unsafe fn mul_i32(a: Self::I, b: Self::I) -> Self::I {
+        each(a, |i, a| a.wrapping_mul(b[i]))
     }
 
     #[inline(always)]

@@ -62,8 +62,7 @@ pub(super) trait Simd: Copy {
     unsafe fn to_f32(x: Self::I) -> Self::F;
     /// f32 that are whole numbers, as integers.
     unsafe fn to_i32(x: Self::F) -> Self::I;
-    /// `c − a · b`
-    unsafe fn mul_sub_i32(c: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn mul_i32(a: Self::I, b: Self::I) -> Self::I;
 
     #[inline(always)]
     unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> Self::F {
