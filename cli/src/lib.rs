@@ -17,6 +17,8 @@ pub mod config;
 pub mod convert;
 #[forbid(unsafe_code)]
 pub mod error;
+#[forbid(unsafe_code)]
+pub mod eval;
 pub mod executor;
 #[forbid(unsafe_code)]
 pub mod files;
@@ -68,5 +70,6 @@ pub fn run(arguments: args::Cli) -> Result<()> {
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
     }
 }

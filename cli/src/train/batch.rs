@@ -95,7 +95,7 @@ impl<'a> Batches<'a> {
             if flips {
                 picture.chunks_exact_mut(row).for_each(flip);
             }
-            let noise = Draw::new(seed, Purpose::Noise, place).next();
+            let noise = Draw::new(seed, Purpose::Noise, place).bits();
             Noise::new(NoiseKind::Pcg, noise).fill(&mut out.noise[range]);
             let share = (first + index as f64 / count as f64).fract();
             out.timesteps[index] = (share * self.times as f64) as u32;
@@ -135,7 +135,7 @@ mod tests {
     use crate::train::recipe::{self, Changes};
 
     fn examples(count: u8) -> Vec<Example> {
-        let example = |i| {
+        let example = |i: u8| {
             let caption = Caption { name: i.to_string(), ..Caption::default() };
             Example { path: "x".into(), caption, rgb: vec![i; 12] }
         };
