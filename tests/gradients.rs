@@ -139,6 +139,8 @@ fn schedule(memory: &mut [f32]) -> Schedule<'_> {
 
 /// Parameters in memory, and the way to them by name.
 struct Parameters {
+    /// Whether walks are recorded with checkpoints.
+    checkpoints: bool,
     memory: Memory,
     header: Vec<u8>,
     data: usize,
@@ -149,7 +151,8 @@ impl Parameters {
         let mut memory = Memory::dirty(file.len(), 0);
         memory.bytes().copy_from_slice(file);
         let json = header_bytes(file, file.len() as u64).unwrap();
-        Self { memory, header: file[json.clone()].to_vec(), data: json.end }
+        let header = file[json.clone()].to_vec();
+        Self { checkpoints: false, memory, header, data: json.end }
     }
 
     fn len(&mut self) -> usize {
@@ -163,13 +166,14 @@ impl Parameters {
     }
 
     fn plan(&mut self, objective: &Objective<'_>, batch: &Batch<'_>, workers: usize) -> TrainPlan {
-        let begin = self.data as u64;
+        let (begin, checkpoints) = (self.data as u64, self.checkpoints);
         self.with_index(|index, bytes| {
             let (mut slots, mut weights) =
                 (vec![TapeSlot::EMPTY; SLOTS], InPlace::new(index, bytes));
             let executor = Threads(workers);
             let isa = best_isa();
             let recording = Recording::new(Tape::new(&mut slots), &mut [], begin);
+            let recording = recording.with_checkpoints(checkpoints);
             let mut cx = Context::new(Arena::measuring(), isa, &executor, &mut weights);
             objective.plan(&mut cx, batch, recording).unwrap()
         })
@@ -184,7 +188,7 @@ impl Parameters {
         (isa, executor): (Isa, &dyn Executor),
         arena_bytes: usize,
     ) -> Result<(Vec<f32>, Vec<f32>), Error> {
-        let (begin, count) = (self.data as u64, self.len());
+        let (begin, count, checkpoints) = (self.data as u64, self.len(), self.checkpoints);
         self.with_index(|index, bytes| {
             let mut slots = vec![TapeSlot::EMPTY; plan.tape_slots];
             let (mut memory, mut weights) =
@@ -192,6 +196,7 @@ impl Parameters {
             let mut losses = vec![0.0; batch.size[0]];
             let mut gradients = vec![0.0; count];
             let recording = Recording::new(Tape::new(&mut slots), &mut gradients, begin);
+            let recording = recording.with_checkpoints(checkpoints);
             let mut cx = Context::new(Arena::new(memory.bytes()), isa, executor, &mut weights);
             let share = 1.0 / batch.size[0] as f32;
             objective.gradients(&mut cx, batch, recording, share, &mut losses)?;
@@ -299,6 +304,33 @@ fn threads_change_no_bit_of_a_gradient_and_one_byte_less_is_an_error() {
         let error = parameters.gradients(&objective, &batch, short, (isa, &threads), bytes);
         assert!(matches!(error, Err(Error::Capacity { .. })), "{error:?}");
         first.get_or_insert(found);
+    }
+}
+
+#[test]
+fn checkpoints_save_memory_and_change_no_bit() {
+    for name in ["text", "classes", "odd"] {
+        let case = Case::read(name);
+        let mut memory = vec![0.0; 1000];
+        let schedule = schedule(&mut memory);
+        let (objective, examples) = (case.objective(&schedule), Examples::of(&case.io));
+        let (batch, mut parameters) = (examples.batch(), Parameters::new(&case.file));
+        let mut found = Vec::new();
+        for checkpoints in [false, true] {
+            parameters.checkpoints = checkpoints;
+            let plan = parameters.plan(&objective, &batch, 2);
+            let on = (best_isa(), &Threads(2) as &dyn Executor);
+            let bytes = plan.arena_bytes;
+            let result = parameters.gradients(&objective, &batch, plan, on, bytes).unwrap();
+            let error = parameters.gradients(&objective, &batch, plan, on, bytes - 1);
+            assert!(matches!(error, Err(Error::OutOfMemory { .. })), "{error:?}");
+            found.push((plan, result));
+        }
+        let [(plain, first), (small, second)] = &found[..] else { panic!("two ways") };
+        assert_eq!(first, second, "{name}");
+        assert!(small.arena_bytes * 10 < plain.arena_bytes * 9, "{name}: {small:?}, {plain:?}");
+        assert!(small.multiply_adds > plain.multiply_adds, "{name}: {small:?}, {plain:?}");
+        println!("{name}: {} bytes instead of {}", small.arena_bytes, plain.arena_bytes);
     }
 }
 

@@ -130,6 +130,18 @@ impl<'m> Arena<'m> {
         self.top = mark;
     }
 
+    /// Takes everything up to `top`, a former [`Arena::top`], again.
+    ///
+    /// # Panics
+    /// Where the stack never was so high.
+    pub(crate) fn take_again(&mut self, top: usize) {
+        assert!(
+            top >= self.top && top <= self.peak,
+            "the arena's top can be raised to a former one"
+        );
+        self.top = top;
+    }
+
     /// Gives back all that lies above `mark` but `result`, which slides down to `mark`. A result
     /// that lies below it stays where it is.
     ///

@@ -135,8 +135,11 @@ pub fn down_block(
 ) -> Result<()> {
     let (resnets, attentions) = (p.at("resnets"), p.at("attentions"));
     for layer in 0..block.layers {
-        let y = resnet_block_2d(cx, &resnets.index(layer), skips.newest()?, block.resnet)?;
-        skips.push(mix_replacing(cx, &attentions.index(layer), y, block.mixer)?)?;
+        let x = skips.newest()?;
+        skips.push(cx.checkpoint(|cx| {
+            let y = resnet_block_2d(cx, &resnets.index(layer), x, block.resnet)?;
+            mix_replacing(cx, &attentions.index(layer), y, block.mixer)
+        })?)?;
     }
     let (p, x, c) = (p.at("downsamplers.0"), skips.newest()?, block.resnet.channels);
     match down {
@@ -155,12 +158,14 @@ pub fn down_block(
 /// Those of its layers.
 pub fn mid_block(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, block: Block) -> Result<Tensor> {
     let (resnets, attentions) = (p.at("resnets"), p.at("attentions"));
-    let mut x = resnet_block_2d(cx, &resnets.index(0), x, block.resnet)?;
-    for layer in 0..block.layers {
-        x = mix_replacing(cx, &attentions.index(layer), x, block.mixer)?;
-        x = resnet_block_2d_replacing(cx, &resnets.index(layer + 1), x, block.resnet)?;
-    }
-    Ok(x)
+    cx.checkpoint(|cx| {
+        let mut x = resnet_block_2d(cx, &resnets.index(0), x, block.resnet)?;
+        for layer in 0..block.layers {
+            x = mix_replacing(cx, &attentions.index(layer), x, block.mixer)?;
+            x = resnet_block_2d_replacing(cx, &resnets.index(layer + 1), x, block.resnet)?;
+        }
+        Ok(x)
+    })
 }
 
 /// A block on the way up: each resnet takes a skip. `x` is the newest tensor, and lies right above
@@ -179,10 +184,12 @@ pub fn up_block(
     let (resnets, attentions) = (p.at("resnets"), p.at("attentions"));
     for layer in 0..block.layers {
         let skip = skips.pop()?;
-        let joined = ops::concat(cx, x, skip)?;
-        let joined = cx.keep_in_place_of(skip, joined)?;
-        let y = resnet_block_2d_replacing(cx, &resnets.index(layer), joined, block.resnet)?;
-        x = mix_replacing(cx, &attentions.index(layer), y, block.mixer)?;
+        x = cx.checkpoint(|cx| {
+            let joined = ops::concat(cx, x, skip)?;
+            let joined = cx.keep_in_place_of(skip, joined)?;
+            let y = resnet_block_2d_replacing(cx, &resnets.index(layer), joined, block.resnet)?;
+            mix_replacing(cx, &attentions.index(layer), y, block.mixer)
+        })?;
     }
     let [_, h, w, c] = x.dims("up_block")?;
     let p = p.at("upsamplers.0");

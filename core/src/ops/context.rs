@@ -1,7 +1,7 @@
 //! The context of a walk: memory, instruction set, threads and weights, handed from layer to layer.
 
 use super::observe::{Event, Observer, Op};
-use super::tape::{Record, Recording};
+use super::tape::{Record, Recording, State};
 use crate::arch::Isa;
 use crate::error::{Error, Result};
 use crate::exec::Executor;
@@ -52,13 +52,23 @@ impl<'m> Context<'m> {
 
     /// Whether the walk is planned, not run.
     pub fn is_planning(&self) -> bool {
-        self.arena.is_measuring()
+        let is_skipping = |recording: &Recording<'_>| !recording.is_carried_out();
+        self.arena.is_measuring() || self.recording.as_ref().is_some_and(is_skipping)
     }
 
     /// Whether ops are written down, to be played backwards. Nothing they compute is given back,
     /// and nothing that is needed again is overwritten.
     pub fn is_recording(&self) -> bool {
-        self.recording.is_some()
+        self.recording.as_ref().is_some_and(Recording::keeps_everything)
+    }
+
+    /// Whether what lies at this byte may be overwritten or given back.
+    fn is_ours(&self, offset: usize) -> bool {
+        match self.recording.as_ref().map(|recording| recording.state) {
+            None => true,
+            Some(State::Passed { floor }) => offset >= floor,
+            Some(_) => false,
+        }
     }
 
     /// The arena, to be asked about its top and peak.
@@ -128,8 +138,10 @@ impl<'m> Context<'m> {
         x: Tensor,
         body: impl FnOnce(&mut Self) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let is_newest = self.is_recording() || self.arena.is_newest(x);
-        assert!(is_newest, "only the newest tensor can be replaced");
+        if !self.is_ours(x.offset()) {
+            return self.scope(body);
+        }
+        assert!(self.arena.is_newest(x), "only the newest tensor can be replaced");
         self.keep(x.offset(), body)
     }
 
@@ -139,9 +151,9 @@ impl<'m> Context<'m> {
     /// # Errors
     /// Those of [`Arena::keep`].
     pub fn keep_in_place_of(&mut self, older: Tensor, result: Tensor) -> Result<Tensor> {
-        match self.is_recording() {
-            true => Ok(result),
-            false => self.arena.keep(older.offset(), result),
+        match self.is_ours(older.offset()) {
+            true => self.arena.keep(older.offset(), result),
+            false => Ok(result),
         }
     }
 
@@ -170,8 +182,8 @@ impl<'m> Context<'m> {
     /// [`Error::Capacity`] where the tape is full.
     pub(super) fn record(&mut self, record: impl FnOnce() -> Record) -> Result<()> {
         match &mut self.recording {
-            None => Ok(()),
-            Some(recording) => recording.tape.push(record()),
+            Some(recording) if recording.state == State::Written => recording.tape.push(record()),
+            _ => Ok(()),
         }
     }
 

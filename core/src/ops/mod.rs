@@ -26,7 +26,7 @@ mod window;
 pub use crate::arch::Activation;
 pub use activation::{activate, geglu};
 pub use attention::{Attention, attention};
-pub use backward::Mirror;
+pub use backward::{Mirror, Walk};
 pub use bands::{BandConv2d, conv2d_in_bands};
 pub use context::{Context, Matrix, Tally};
 pub use conv2d::{Conv2d, conv2d};

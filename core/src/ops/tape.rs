@@ -5,7 +5,7 @@
 //! handles; the host gives the memory for them.
 
 use super::attention::Attention;
-use super::context::Matrix;
+use super::context::{Matrix, Tally};
 use super::conv2d::Conv2d;
 use super::norm::GroupNorm;
 use crate::arch::Activation;
@@ -95,6 +95,11 @@ pub(super) enum Record {
         ids: Tensor,
         out: Tensor,
     },
+    /// A part of the walk of which nothing was kept but its result.
+    Checkpoint {
+        number: usize,
+        out: Tensor,
+    },
 }
 
 /// Room for one entry of a [`Tape`].
@@ -134,9 +139,22 @@ impl<'m> Tape<'m> {
         Ok(())
     }
 
-    /// Takes the newest entry off.
-    pub(super) fn pop(&mut self) -> Option<Record> {
-        if self.len == 0 {
+    /// Entries.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The result of a checkpoint.
+    pub(super) fn checkpoint(&self, number: usize) -> Option<Tensor> {
+        self.slots[..self.len].iter().find_map(|slot| match slot.0 {
+            Some(Record::Checkpoint { number: found, out }) if found == number => Some(out),
+            _ => None,
+        })
+    }
+
+    /// Takes the newest entry off, if there are more than `floor`.
+    pub(super) fn pop(&mut self, floor: usize) -> Option<Record> {
+        if self.len <= floor {
             return None;
         }
         self.len -= 1;
@@ -154,13 +172,51 @@ pub struct Recording<'m> {
     pub(super) begin: u64,
     /// The first byte of the arena that belongs to the walk; what lies below needs no gradient.
     pub(super) first: usize,
+    /// Whether of the walk's checkpoints only results are kept.
+    pub(super) checkpoints: bool,
+    pub(super) state: State,
+    /// The number of the next checkpoint.
+    pub(super) next: usize,
+}
+
+/// What happens to the ops of a recorded walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// They are carried out and written down.
+    Written,
+    /// They are carried out, in a checkpoint of which only the result is kept; what lies below this
+    /// byte is not theirs to overwrite.
+    Passed { floor: usize },
+    /// They only take their places again, on the way to this checkpoint, which is to be written
+    /// down above `top`; what the walk had cost by then.
+    Skipped { target: usize, top: usize, tally: Tally },
+    /// The checkpoint was reached and written down, up to this byte; this is its result.
+    Reached { out: Tensor, end: usize },
 }
 
 impl<'m> Recording<'m> {
     /// Records on `tape`. `gradients` are added to: one for each f32 of a file whose data begin at
     /// byte `begin` of it; planned, there may be none.
     pub fn new(tape: Tape<'m>, gradients: &'m mut [f32], begin: u64) -> Self {
-        Self { tape, gradients, begin, first: 0 }
+        let (checkpoints, state) = (false, State::Written);
+        Self { tape, gradients, begin, first: 0, checkpoints, state, next: 0 }
+    }
+
+    /// Keeps of each checkpoint of the walk ([`Context::checkpoint`](super::Context::checkpoint))
+    /// only its result, and walks it again when its turn comes (Chen et al. 2016): a third more
+    /// work, in the memory of the results and of the largest checkpoint.
+    pub fn with_checkpoints(self, checkpoints: bool) -> Self {
+        Self { checkpoints, ..self }
+    }
+
+    /// Whether ops compute, or only take their places.
+    pub(super) fn is_carried_out(&self) -> bool {
+        matches!(self.state, State::Written | State::Passed { .. })
+    }
+
+    /// Whether nothing is given back or overwritten.
+    pub(super) fn keeps_everything(&self) -> bool {
+        !matches!(self.state, State::Passed { .. })
     }
 
     /// The tape.

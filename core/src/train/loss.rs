@@ -165,7 +165,8 @@ impl Objective<'_> {
         }
         let mut timesteps = [0.0; MAX_SAMPLES];
         timesteps.iter_mut().zip(batch.timesteps).for_each(|(to, &t)| *to = t as f32);
-        let y = self.forward(cx, batch, x, &timesteps[..n])?;
+        let mut forward = |cx: &mut Context<'m>| self.forward(cx, batch, x, &timesteps[..n]);
+        let y = forward(cx)?;
         y.expect("the noise predictor's output", x.shape())?;
         let Some(share) = share else {
             return self.measure(cx, batch, y, None, losses);
@@ -173,7 +174,7 @@ impl Objective<'_> {
         let mirror = cx.mirror()?;
         let dy = mirror.of(y)?.expect("the output lies in the recorded walk");
         self.measure(cx, batch, y, Some((dy, share)), losses)?;
-        cx.backward(&mirror)
+        cx.backward(&mirror, &mut forward)
     }
 
     fn forward(

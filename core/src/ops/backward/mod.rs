@@ -9,6 +9,7 @@
 //! the number of threads changes no bit.
 
 mod attention;
+mod checkpoint;
 mod norm;
 mod product;
 mod simple;
@@ -22,14 +23,24 @@ use crate::tensor::{DType, Shape, Tensor};
 /// Elements in one task.
 const CHUNK: usize = 16 * 1024;
 
-/// The gradients of the tensors of a recorded walk.
-#[derive(Clone, Copy, Debug)]
-pub struct Mirror {
-    /// The recorded block of the arena.
+/// A walk that can be begun again: where it is recorded with checkpoints, they are walked again.
+pub type Walk<'w, 'm> = dyn FnMut(&mut Context<'m>) -> Result<Tensor> + 'w;
+
+/// A recorded block of the arena.
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
     first: usize,
     end: usize,
     /// From a tensor to its gradient, in bytes.
     shift: usize,
+}
+
+/// The gradients of the tensors of a recorded walk.
+#[derive(Clone, Copy, Debug)]
+pub struct Mirror {
+    walk: Block,
+    /// Of the checkpoint that is being walked again.
+    again: Block,
 }
 
 impl Mirror {
@@ -38,15 +49,19 @@ impl Mirror {
     /// # Errors
     /// Never in practice: the gradient lies in the arena as x does.
     pub fn of(&self, x: Tensor) -> Result<Option<Tensor>> {
-        if x.offset() < self.first || x.offset() >= self.end {
-            return Ok(None);
-        }
-        Tensor::new(x.offset() + self.shift, x.shape(), DType::F32).map(Some)
+        let holds = |block: &&Block| (block.first..block.end).contains(&x.offset());
+        let block = [self.walk, self.again];
+        let Some(block) = block.iter().find(holds) else { return Ok(None) };
+        Tensor::new(x.offset() + block.shift, x.shape(), DType::F32).map(Some)
     }
 
     /// The gradient of an op's result, which always has one.
     fn of_result(&self, x: Tensor) -> Result<Tensor> {
-        Ok(self.of(x)?.expect("a recorded op's result lies in the recorded block"))
+        Ok(self.of(x)?.expect("a recorded op's result lies in a recorded block"))
+    }
+
+    fn and(self, again: Block) -> Self {
+        Self { again, ..self }
     }
 }
 
@@ -71,35 +86,51 @@ impl<'m> Context<'m> {
     /// Where the walk is not recorded: that is the caller's mistake.
     pub fn mirror(&mut self) -> Result<Mirror> {
         let recording = self.recording.as_ref().expect("only a recorded walk has gradients");
-        let (first, end) = (recording.first, self.arena.top());
+        let walk = self.block(recording.first)?;
+        Ok(Mirror { walk, again: Block::default() })
+    }
+
+    /// Zero gradients for all from `first` on.
+    fn block(&mut self, first: usize) -> Result<Block> {
+        let end = self.arena.top();
         let gradients = self.tensor(Shape::new([(end - first) / 4]))?;
         if !self.is_planning() {
             let values = self.arena.write(gradients);
             for_each_chunk::<_, f32>(self.executor, values, CHUNK, &mut [], |_, x, _| x.fill(0.0));
         }
-        Ok(Mirror { first, end, shift: gradients.offset() - first })
+        Ok(Block { first, end, shift: gradients.offset() - first })
     }
 
     /// Plays the tape backwards until it is empty: adds the gradients of everything that was
     /// recorded to those in the mirror, in which the caller has put that of the walk's result,
-    /// and to those of the weights. Gradients of results are used up.
+    /// and to those of the weights. Gradients of results are used up. `walk` is what was recorded,
+    /// to be begun again where it was recorded with checkpoints.
     ///
     /// # Errors
     /// Those of memory and weights; [`Error::Config`](crate::Error::Config) where a product's
     /// weight is not packed in f32.
     ///
     /// # Panics
-    /// Where the walk is not recorded.
-    pub fn backward(&mut self, mirror: &Mirror) -> Result<()> {
-        // The ops of the way back are not recorded themselves.
-        let mut recording = self.recording.take().expect("only a recorded walk is played back");
-        let mut result = Ok(());
-        while result.is_ok() {
-            let Some(record) = recording.tape.pop() else { break };
-            result = self.working(|cx| cx.backward_of(record, mirror, &mut recording));
+    /// Where the walk is not recorded, or `walk` is another.
+    pub fn backward(&mut self, mirror: &Mirror, walk: &mut Walk<'_, 'm>) -> Result<()> {
+        self.play(mirror, 0, walk)
+    }
+
+    /// Plays the entries above number `floor`.
+    fn play(&mut self, mirror: &Mirror, floor: usize, walk: &mut Walk<'_, 'm>) -> Result<()> {
+        loop {
+            let recording = self.recording.as_mut().expect("only a recorded walk is played back");
+            let Some(record) = recording.tape.pop(floor) else { return Ok(()) };
+            if let Record::Checkpoint { number, out } = record {
+                self.backward_again(number, out, mirror, walk)?;
+                continue;
+            }
+            // The ops of the way back are not recorded themselves.
+            let mut recording = self.recording.take().expect("seen just now");
+            let result = self.working(|cx| cx.backward_of(record, mirror, &mut recording));
+            self.recording = Some(recording);
+            result?;
         }
-        self.recording = Some(recording);
-        result
     }
 
     fn backward_of(
