@@ -222,6 +222,52 @@ fn it_learns_and_the_model_is_read_by_the_other_commands() {
 }
 
 #[test]
+fn a_model_is_measured_on_its_data() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 300.into();
+    let bench = Bench::new(&recipe);
+    bench.train("model", &["--quiet", "--hold-out", "1"]);
+    let of = |name: &str| bench.path(name).display().to_string();
+    let (model, data, captions) = (of("model"), of("data"), of("captions.tsv"));
+    let known = [
+        "eval",
+        "-m",
+        &model,
+        "--data",
+        &data,
+        "--captions",
+        &captions,
+        "--hold-out",
+        "1",
+        "--hold-out-seed",
+        "3",
+        "--times",
+        "8",
+        "--steps",
+        "4",
+        "--json",
+        "--quiet",
+    ];
+    let arguments: Vec<String> = known.iter().map(|a| a.to_string()).collect();
+    let ran = mote(&arguments);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    for (at, (title, count)) in [("training", 2), ("held out", 1)].into_iter().enumerate() {
+        let found = &report["likelihood"][at];
+        assert_eq!((&found["pictures"], &found["count"]), (&json!(title), &json!(count)));
+        let of = |key: &str| found[key].as_f64().unwrap();
+        assert!((0.0..1.5).contains(&of("loss")), "{found}");
+        assert!(of("bits_per_dimension") > 0.0, "{found}");
+        let found = &report["samples"][at];
+        assert_eq!((&found["names"], &found["count"]), (&json!(title), &json!(count)));
+        let share = found["nearest_is_named"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&share), "{found}");
+        assert_eq!(found["named_among_nearest_5"], json!(1.0), "there are three pictures");
+    }
+    assert!(ran.stdout == mote(&arguments).stdout, "measured again it is the same");
+}
+
+#[test]
 fn what_cannot_be_used_is_refused_in_one_sentence() {
     let mut recipe = recipe();
     recipe["training"]["steps"] = 3.into();

@@ -44,9 +44,10 @@ const NEAR: usize = 5;
 pub fn run(args: &args::Eval) -> Result<()> {
     let place = Place::model(&args.model.model)?;
     let request = request(args);
-    let resolved =
-        resolve::resolve_at(&place, &args.model, &Request { prompt: None, ..request.clone() })
-            .or_else(|_| resolve::resolve_at(&place, &args.model, &request))?;
+    // A model that knows no text refuses a prompt, and one that does the want of it.
+    let silent = Request { prompt: None, ..request.clone() };
+    let resolved = resolve::resolve_at(&place, &args.model, &silent)
+        .or_else(|_| resolve::resolve_at(&place, &args.model, &request))?;
     if let Networks::TextToImage(words) = &resolved.networks
         && words.vae.is_some()
     {
@@ -203,10 +204,11 @@ impl Eval<'_> {
             isa: self.isa,
             executor: self.pool,
         };
-        let with_ids = |example: &&'_ Example| Ok((*example, self.ids(&example.caption.prompt())?));
-        // The caption is read by its ids alone.
-        let examples = examples.iter().map(with_ids).collect::<Result<Vec<_>>>()?;
-        predictor.likelihood(&examples, self.args.times as usize, self.args.seed, weights)
+        let mut with_ids = Vec::with_capacity(examples.len());
+        for &example in examples {
+            with_ids.push((example, self.ids(&example.caption.prompt())?));
+        }
+        predictor.likelihood(&with_ids, self.args.times as usize, self.args.seed, weights)
     }
 
     /// Draws a sample for each picture's caption and looks where it lies.

@@ -77,7 +77,7 @@ impl<'a> Gallery<'a> {
     /// How far the nearest picture is, in whole pixels; `but` itself does not count.
     pub fn nearest(&self, rgb: &[u8], but: Option<&Example>) -> f64 {
         let others = self.pictures.iter().map(|(example, _)| *example);
-        let others = others.filter(|example| !but.is_some_and(|but| but.path == example.path));
+        let others = others.filter(|example| but.is_none_or(|but| but.path != example.path));
         others.map(|example| pixel_distance(&example.rgb, rgb)).fold(f64::INFINITY, f64::min)
     }
 }

@@ -48,7 +48,7 @@ impl Draw {
 
     /// A number below `count`, or 0.
     pub fn below(&mut self, count: usize) -> usize {
-        (u128::from(self.bits()) * count as u128 >> 64) as usize
+        ((u128::from(self.bits()) * count as u128) >> 64) as usize
     }
 
     /// Puts a list in another order (Fisher and Yates).

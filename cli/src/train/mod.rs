@@ -72,14 +72,11 @@ pub fn run(args: &args::Train) -> Result<()> {
     let schedule = Schedule::new(schedule_config, &mut memory).map_err(wrong)?;
     let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
     let (recipe, networks) = (&recipe, &recipe.networks);
-    let executor = &pool;
-    let task = Task { recipe, networks, schedule: &schedule, tokens: length, isa, executor };
+    let (executor, checkpoints) = (&pool, false);
+    let tokens = length;
+    let task = Task { recipe, networks, schedule: &schedule, tokens, isa, executor, checkpoints };
     let mut parameters = Store::new(&walked(networks), recipe.training.seed, isa, &pool)?;
-    let planned = {
-        let begin = parameters.begin();
-        task.plan(recipe.training.micro_batch, &mut parameters.weights()?, begin)?
-    };
-    let needs = Needs::new(&data, &parameters, &planned);
+    let (task, needs, planned) = fitted(task, &data, &mut parameters, args.memory_limit)?;
     if args.plan {
         print::bytes(needs.table(&parameters, &planned, recipe).as_bytes())?;
     }
@@ -105,6 +102,26 @@ pub fn run(args: &args::Train) -> Result<()> {
     }
     run.say_hello(&data);
     run.all()
+}
+
+/// The task and what it takes. Where that is above the limit, blocks are walked again on the way back
+/// instead of kept.
+fn fitted<'a>(
+    mut task: Task<'a>,
+    data: &DataSet,
+    parameters: &mut Store,
+    limit: Option<u64>,
+) -> Result<(Task<'a>, Needs, TrainPlan)> {
+    let (count, begin) = (task.recipe.training.micro_batch, parameters.begin());
+    loop {
+        let planned = task.plan(count, &mut parameters.weights()?, begin)?;
+        let needs = Needs::new(data, parameters, &planned);
+        let fits = limit.is_none_or(|limit| needs.total() as u64 <= limit);
+        if fits || task.checkpoints {
+            return Ok((task, needs, planned));
+        }
+        task.checkpoints = true;
+    }
 }
 
 /// Reads the data set that the arguments name.
