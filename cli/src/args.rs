@@ -105,8 +105,8 @@ pub enum Command {
     Convert(Convert),
     /// Trains a model on pictures and what they show.
     ///
-    /// The folder that -o names becomes a model in diffusers' layout, from which `generate` draws at
-    /// once and which `convert` packs into one file. Beside it, in `training/`, lie the state
+    /// The folder that -o names becomes a model in diffusers' layout, from which `generate` draws
+    /// at once and which `convert` packs into one file. Beside it, in `training/`, lie the state
     /// (written every so many steps, always whole), the curve of the loss, sheets of samples and
     /// the recipe. A training that was ended, however, goes on with --resume, to the same bits.
     #[command(after_help = "Examples:\n  \
@@ -119,8 +119,8 @@ pub enum Command {
     ///
     /// Told are the loss and the variational bound in bits per dimension, of pictures the model was
     /// trained on and of pictures held out; how often a sample's nearest picture is the one that
-    /// its caption names (nearest in RGB at 16x16, among pictures of its style), and how far samples
-    /// are from the nearest training picture.
+    /// its caption names (nearest in RGB at 16x16, among pictures of its style), and how far
+    /// samples are from the nearest training picture.
     #[command(after_help = "Example:\n  \
         mote eval -m model --data flat --data 3d:3d --captions captions.tsv \
         --hold-out held-out.txt")]
@@ -265,8 +265,8 @@ pub struct Train {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub data: Data,
-    /// The recipe: a JSON file with networks, schedule and training, or one of those in the program:
-    /// emoji32 (32x32, 2.5 MB in int8) and emoji16 (16x16, for microcontrollers).
+    /// The recipe: a JSON file with networks, schedule and training, or one of those in the
+    /// program: emoji32 (32x32, 2.5 MB in int8) and emoji16 (16x16, for microcontrollers).
     #[arg(long, value_name = "FILE|NAME", help_heading = TRAINING)]
     pub config: String,
     /// How many steps, instead of the recipe's.
@@ -354,8 +354,8 @@ pub struct Eval {
 /// Pictures, and what they show.
 #[derive(Clone, Debug, Args)]
 pub struct Data {
-    /// A folder of PNG or JPEG pictures, and perhaps a word for their style, which goes behind their
-    /// captions (`red apple, 3d`). May be given several times.
+    /// A folder of PNG or JPEG pictures, and perhaps a word for their style, which goes behind
+    /// their captions (`red apple, 3d`). May be given several times.
     #[arg(long, value_name = "FOLDER[:STYLE]", help_heading = DATA, required = true)]
     pub data: Vec<Folder>,
     /// A table of what the pictures show: a first line with the columns' names, tabs between the

@@ -1,8 +1,9 @@
 //! `mote eval`: how good a model is on a data set, in numbers.
 //!
-//! Of pictures it was trained on and of pictures kept back, the loss and the bound on the likelihood
-//! (`likelihood`). Of samples for the names of the data set, how often the nearest picture is the
-//! one that the caption names, and how near they are to what the model was trained on (`samples`).
+//! Of pictures it was trained on and of pictures kept back, the loss and the bound on the
+//! likelihood (`likelihood`). Of samples for the names of the data set, how often the nearest
+//! picture is the one that the caption names, and how near they are to what the model was trained
+//! on (`samples`).
 
 mod likelihood;
 mod samples;
@@ -331,8 +332,8 @@ impl Report {
             text.push_str(&print::table(&rows));
         }
         text.push_str(&format!(
-            "\nDistances are medians to the nearest training picture, 0 to 1; one training picture\n\
-             and the nearest other one are {:.3} apart.\n",
+            "\nDistances are medians to the nearest training picture, 0 to 1; one training\n\
+             picture and the nearest other one are {:.3} apart.\n",
             self.apart
         ));
         text

@@ -104,8 +104,8 @@ pub fn run(args: &args::Train) -> Result<()> {
     run.all()
 }
 
-/// The task and what it takes. Where that is above the limit, blocks are walked again on the way back
-/// instead of kept.
+/// The task and what it takes. Where that is above the limit, blocks are walked again on the way
+/// back instead of kept.
 fn fitted<'a>(
     mut task: Task<'a>,
     data: &DataSet,
