@@ -106,8 +106,8 @@ pub enum Command {
     Convert(Convert),
     /// Trains a model on pictures and what they show.
     ///
-    /// The folder that -o names becomes a model in diffusers' layout, from which `generate` draws at
-    /// once and which `convert` packs into one file. Beside it, in `training/`, lie the state
+    /// The folder that -o names becomes a model in diffusers' layout, from which `generate` draws
+    /// at once and which `convert` packs into one file. Beside it, in `training/`, lie the state
     /// (written every so many steps, always whole), the curve of the loss, sheets of samples and
     /// the recipe. A training that was ended, however, goes on with --resume, to the same bits.
     #[command(after_help = "Examples:\n  \
@@ -116,6 +116,16 @@ pub enum Command {
         mote train --data flat --data 3d:3d --captions captions.tsv --config emoji32 -o model \
         --resume")]
     Train(Box<Train>),
+    /// Measures a model on a data set.
+    ///
+    /// Told are the loss and the variational bound in bits per dimension, of pictures the model was
+    /// trained on and of pictures held out; how often a sample's nearest picture is the one that
+    /// its caption names (nearest in RGB at 16x16, among pictures of its style), and how far
+    /// samples are from the nearest training picture.
+    #[command(after_help = "Example:\n  \
+        mote eval -m model --data flat --data 3d:3d --captions captions.tsv \
+        --hold-out held-out.txt")]
+    Eval(Box<Eval>),
     /// Writes a script that completes mote's commands and options in a shell.
     ///
     /// For bash: `mote completions bash > ~/.local/share/bash-completion/completions/mote`.
@@ -271,8 +281,8 @@ pub struct Train {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub data: Data,
-    /// The recipe: a JSON file with networks, schedule and training, or one of those in the program:
-    /// emoji32 (32x32, 2.5 MB in int8) and emoji16 (16x16, for microcontrollers).
+    /// The recipe: a JSON file with networks, schedule and training, or one of those in the
+    /// program: emoji32 (32x32, 2.5 MB in int8) and emoji16 (16x16, for microcontrollers).
     #[arg(long, value_name = "FILE|NAME", help_heading = TRAINING)]
     pub config: String,
     /// How many steps, instead of the recipe's.
@@ -308,11 +318,60 @@ pub struct Train {
     pub quiet: bool,
 }
 
+/// `mote eval`.
+#[derive(Clone, Debug, Args)]
+pub struct Eval {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub model: Model,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub data: Data,
+    /// The seed that drew the names held out, where --hold-out is a number: the training's.
+    #[arg(long, value_name = "NUMBER", help_heading = DATA, default_value_t = 1)]
+    pub hold_out_seed: u64,
+    /// For how many of the training's names samples are drawn; for those held out always.
+    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 200)]
+    pub names: u32,
+    /// Of how many pictures the loss is measured, at most.
+    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 64)]
+    pub pictures: u32,
+    /// At how many times of training it is measured, for each picture.
+    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 32)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub times: u32,
+    /// In how many steps samples are drawn.
+    #[arg(long, visible_alias = "num-inference-steps", value_name = "COUNT")]
+    #[arg(help_heading = MEASUREMENT, default_value_t = 20)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+    /// How strongly captions are followed.
+    #[arg(long, visible_alias = "guidance-scale", value_name = "SCALE", help_heading = MEASUREMENT)]
+    #[arg(value_parser = scale, allow_negative_numbers = true, default_value_t = 3.0)]
+    pub cfg_scale: f32,
+    /// The sampler; by default the one the model names.
+    #[arg(long, value_name = "NAME", help_heading = MEASUREMENT, ignore_case = true)]
+    pub sampling_method: Option<Method>,
+    /// The seed of the first sample and of the noise; it is none that training used.
+    #[arg(short, long, value_name = "NUMBER", help_heading = MEASUREMENT, default_value_t = 1000)]
+    pub seed: u64,
+    /// The number of threads; by default as many as there are CPUs.
+    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Writes the figures as JSON.
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
+    /// Shows no progress.
+    #[arg(long, help_heading = OUTPUT)]
+    pub quiet: bool,
+}
+
 /// Pictures, and what they show.
 #[derive(Clone, Debug, Args)]
 pub struct Data {
-    /// A folder of PNG or JPEG pictures, and perhaps a word for their style, which goes behind their
-    /// captions (`red apple, 3d`). May be given several times.
+    /// A folder of PNG or JPEG pictures, and perhaps a word for their style, which goes behind
+    /// their captions (`red apple, 3d`). May be given several times.
     #[arg(long, value_name = "FOLDER[:STYLE]", help_heading = DATA, required = true)]
     pub data: Vec<Folder>,
     /// A table of what the pictures show: a first line with the columns' names, tabs between the
@@ -465,6 +524,33 @@ pub struct Request {
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
     #[arg(default_value = "pcg")]
     pub rng: Rng,
+}
+
+impl Default for Request {
+    /// What the command line takes where nothing is said.
+    fn default() -> Self {
+        Self {
+            prompt: None,
+            negative_prompt: None,
+            init_img: None,
+            strength: None,
+            width: None,
+            height: None,
+            class_label: None,
+            batch_count: 1,
+            seed: Seed::Given(42),
+            steps: 20,
+            cfg_scale: None,
+            sampling_method: None,
+            scheduler: None,
+            prediction: None,
+            eta: None,
+            clip_skip: None,
+            vae_tiling: false,
+            vae_tile_size: None,
+            rng: Rng::Pcg,
+        }
+    }
 }
 
 /// What the machine may give.
@@ -738,6 +824,7 @@ mod tests {
         assert_eq!(args.output, PathBuf::from("./output.png"));
         assert_eq!(args.request.rng, Rng::Pcg);
         assert!(args.request.cfg_scale.is_none() && args.request.sampling_method.is_none());
+        assert_eq!(format!("{:?}", args.request), format!("{:?}", Request::default()));
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub mod config;
 pub mod convert;
 #[forbid(unsafe_code)]
 pub mod error;
+#[forbid(unsafe_code)]
+pub mod eval;
 pub mod executor;
 #[forbid(unsafe_code)]
 pub mod files;
@@ -72,5 +74,6 @@ pub fn run(arguments: args::Cli) -> Result<()> {
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
     }
 }

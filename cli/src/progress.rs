@@ -78,8 +78,8 @@ impl Reporter {
         }
     }
 
-    /// `done` steps of the work are done, and this is worth telling. Where there is no bar, a line is
-    /// written now and then.
+    /// `done` steps of the work are done, and this is worth telling. Where there is no bar, a line
+    /// is written now and then.
     pub fn note(&mut self, done: u64, message: &str) {
         match &self.kind {
             Kind::Bar(bar) => {

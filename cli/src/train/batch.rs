@@ -95,7 +95,7 @@ impl<'a> Batches<'a> {
             if flips {
                 picture.chunks_exact_mut(row).for_each(flip);
             }
-            let noise = Draw::new(seed, Purpose::Noise, place).next();
+            let noise = Draw::new(seed, Purpose::Noise, place).bits();
             Noise::new(NoiseKind::Pcg, noise).fill(&mut out.noise[range]);
             let share = (first + index as f64 / count as f64).fract();
             out.timesteps[index] = (share * self.times as f64) as u32;

@@ -27,13 +27,13 @@ impl Draw {
     pub fn new(seed: u64, purpose: Purpose, place: u64) -> Self {
         let mut draw = Self(seed);
         for part in [purpose as u64, place] {
-            draw = Self(draw.next() ^ part);
+            draw = Self(draw.bits() ^ part);
         }
         draw
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -43,12 +43,12 @@ impl Draw {
 
     /// A number from 0 to 1, without 1.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
     /// A number below `count`, or 0.
     pub fn below(&mut self, count: usize) -> usize {
-        (u128::from(self.next()) * count as u128 >> 64) as usize
+        ((u128::from(self.bits()) * count as u128) >> 64) as usize
     }
 
     /// Puts a list in another order (Fisher and Yates).
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn numbers_depend_on_seed_purpose_and_place_alone() {
-        let first = |seed, purpose, place| Draw::new(seed, purpose, place).next();
+        let first = |seed, purpose, place| Draw::new(seed, purpose, place).bits();
         let one = first(1, Purpose::Order, 0);
         assert_eq!(one, first(1, Purpose::Order, 0));
         for other in [

@@ -38,6 +38,8 @@ pub struct Task<'a> {
     pub isa: Isa,
     /// The threads.
     pub executor: &'a dyn Executor,
+    /// Whether of each block only its result is kept, and the block walked again on the way back.
+    pub checkpoints: bool,
 }
 
 impl Task<'_> {
@@ -71,7 +73,8 @@ impl Task<'_> {
             labels: None,
         };
         let mut slots = vec![TapeSlot::EMPTY; MAX_TAPE_SLOTS];
-        let recording = Recording::new(Tape::new(&mut slots), &mut [], begin as u64);
+        let recording = Recording::new(Tape::new(&mut slots), &mut [], begin as u64)
+            .with_checkpoints(self.checkpoints);
         let mut cx = Context::new(Arena::measuring(), self.isa, self.executor, weights);
         let planned = self.objective().plan(&mut cx, &batch, recording);
         planned.map_err(|error| explain(error, cx.weight_name()))
@@ -178,7 +181,8 @@ impl<'a> Fit<'a> {
             labels: None,
         };
         let begin = self.parameters.begin() as u64;
-        let recording = Recording::new(Tape::new(&mut self.slots), &mut self.gradients, begin);
+        let recording = Recording::new(Tape::new(&mut self.slots), &mut self.gradients, begin)
+            .with_checkpoints(task.checkpoints);
         let mut weights = self.parameters.weights()?;
         let arena = Arena::new(self.block.bytes());
         let mut cx = Context::new(arena, task.isa, task.executor, &mut weights);

@@ -29,6 +29,7 @@ use serde_json::json;
 use crate::args;
 use crate::convert::Network;
 use crate::error::{Failure, Result};
+use crate::output::FileWriter;
 use crate::progress::{self, Interrupt, Reporter};
 use crate::resolve::explain;
 use crate::tokenizer::Tokenizer;
@@ -72,20 +73,16 @@ pub fn run(args: &args::Train) -> Result<()> {
     let schedule = Schedule::new(schedule_config, &mut memory).map_err(wrong)?;
     let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
     let (recipe, networks) = (&recipe, &recipe.networks);
-    let executor = &pool;
-    let task = Task { recipe, networks, schedule: &schedule, tokens: length, isa, executor };
+    let (executor, checkpoints) = (&pool, false);
+    let tokens = length;
+    let task = Task { recipe, networks, schedule: &schedule, tokens, isa, executor, checkpoints };
     let mut parameters = Store::new(&walked(networks), recipe.training.seed, isa, &pool)?;
-    let planned = {
-        let begin = parameters.begin();
-        task.plan(recipe.training.micro_batch, &mut parameters.weights()?, begin)?
-    };
-    let needs = Needs::new(&data, &parameters, &planned);
+    let (task, needs, planned) = fitted(task, &data, &mut parameters, args.memory_limit)?;
     if args.plan {
         print::bytes(needs.table(&parameters, &planned, recipe).as_bytes())?;
     }
     needs.check(args.memory_limit)?;
     let Some(output) = output.filter(|_| !args.plan) else { return Ok(()) };
-    output.prepare(recipe)?;
     let sampler = Sampler { recipe, networks, words, isa, executor: &pool };
     let mark = Mark { step: 0, recipe: recipe.fingerprint(), data: data.fingerprint() };
     let times = schedule.alphas_cumprod().len();
@@ -103,8 +100,29 @@ pub fn run(args: &args::Train) -> Result<()> {
     if args.resume {
         run.resume()?;
     }
+    run.output.prepare(recipe)?;
     run.say_hello(&data);
     run.all()
+}
+
+/// The task and what it takes. Where that is above the limit, blocks are walked again on the way
+/// back instead of kept.
+fn fitted<'a>(
+    mut task: Task<'a>,
+    data: &DataSet,
+    parameters: &mut Store,
+    limit: Option<u64>,
+) -> Result<(Task<'a>, Needs, TrainPlan)> {
+    let (count, begin) = (task.recipe.training.micro_batch, parameters.begin());
+    loop {
+        let planned = task.plan(count, &mut parameters.weights()?, begin)?;
+        let needs = Needs::new(data, parameters, &planned);
+        let fits = limit.is_none_or(|limit| needs.total() as u64 <= limit);
+        if fits || task.checkpoints {
+            return Ok((task, needs, planned));
+        }
+        task.checkpoints = true;
+    }
 }
 
 /// Reads the data set that the arguments name.
@@ -245,12 +263,9 @@ impl Output {
     fn prepare(&self, recipe: &Recipe) -> Result<()> {
         let folder = self.folder.join(FOLDER);
         fs::create_dir_all(&folder).map_err(|error| Failure::file("make", &folder, &error))?;
-        let path = folder.join("recipe.json");
-        let text = format!("{:#}\n", recipe.json);
-        match path.exists() {
-            true => Ok(()),
-            false => fs::write(&path, text).map_err(|e| Failure::file("write", &path, &e)),
-        }
+        let mut file = FileWriter::begin(Some(&folder.join("recipe.json")), &Interrupt::default())?;
+        file.write(format!("{:#}\n", recipe.json).as_bytes())?;
+        file.end()
     }
 }
 
@@ -312,13 +327,14 @@ impl Run<'_> {
             log.add(number, told)?;
             self.mark.step = number;
             self.reporter.note(number, &pace.told(told, training.steps - number));
-            let ends = number == training.steps || self.interrupt.pressed();
-            if ends || number.is_multiple_of(training.checkpoint_every) {
-                self.keep()?;
-            }
-            let every = training.sample_every;
-            if every > 0 && (number.is_multiple_of(every) || number == training.steps) {
+            // The sheet comes first: once a state is kept, its step is not done again.
+            let (ends, every) = (number == training.steps, training.sample_every);
+            if every > 0 && (ends || number.is_multiple_of(every)) {
                 self.sheet()?;
+            }
+            let is_due = number.is_multiple_of(training.checkpoint_every);
+            if ends || is_due || self.interrupt.pressed() {
+                self.keep()?;
             }
             if self.interrupt.pressed() {
                 self.reporter.end();

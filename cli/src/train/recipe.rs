@@ -1,8 +1,8 @@
 //! A recipe: one JSON file with the networks, the schedule and how they are trained, or one of the
 //! presets in the program.
 //!
-//! `unet`, `text_encoder` and `scheduler` have diffusers' and transformers' keys; what is trained is
-//! exported with them. A recipe without `text_encoder` trains a `UNet2DModel`, which is told
+//! `unet`, `text_encoder` and `scheduler` have diffusers' and transformers' keys; what is trained
+//! is exported with them. A recipe without `text_encoder` trains a `UNet2DModel`, which is told
 //! nothing.
 
 use std::path::Path;

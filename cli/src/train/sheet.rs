@@ -39,9 +39,9 @@ pub struct Sampler<'a> {
     pub executor: &'a dyn Executor,
 }
 
-/// Keeps a picture.
+/// A sink that keeps a picture.
 #[derive(Default)]
-struct Keep(Picture);
+pub struct Keep(pub Picture);
 
 impl ImageSink for Keep {
     fn begin(&mut self, width: usize, height: usize) -> mote::Result<()> {

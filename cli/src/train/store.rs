@@ -237,7 +237,7 @@ impl Kind {
             }
             Self::Normal(deviation) => {
                 let mut values = vec![0.0; count];
-                Noise::new(NoiseKind::Pcg, draw.next()).fill(&mut values);
+                Noise::new(NoiseKind::Pcg, draw.bits()).fill(&mut values);
                 values.iter().map(|value| value * deviation as f32).collect()
             }
         }

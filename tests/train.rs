@@ -1,0 +1,335 @@
+//! Training from the command line: it ends with the same bits however often it was killed, what
+//! cannot be used is refused in a sentence, and what comes out is a model.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+/// How often a training is killed.
+const KILLS: usize = 10;
+
+/// Steps of the training that is killed, and how often it writes its state.
+const STEPS: u64 = 240;
+const BETWEEN_STATES: u64 = 7;
+
+fn mote(arguments: &[String]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mote")).args(arguments).output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("the binary speaks UTF-8")
+}
+
+fn recipe() -> Value {
+    json!({
+        "unet": {
+            "sample_size": 8, "in_channels": 3, "out_channels": 3,
+            "block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4,
+            "attention_head_dim": 2, "cross_attention_dim": 8,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]
+        },
+        "text_encoder": {
+            "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 8
+        },
+        "tokenizer": { "vocab_size": 90, "model_max_length": 8 },
+        "scheduler": {
+            "_class_name": "DDIMScheduler", "beta_schedule": "squaredcos_cap_v2",
+            "prediction_type": "v_prediction", "timestep_spacing": "trailing"
+        },
+        "training": {
+            "steps": STEPS, "batch_size": 4, "micro_batch": 2, "learning_rate": 0.002,
+            "warmup_steps": 5, "flip": true, "sample_every": 100,
+            "checkpoint_every": BETWEEN_STATES, "seed": 3
+        },
+        "samples": { "prompts": ["red square", "blue square"], "steps": 3 }
+    })
+}
+
+/// A folder with pictures of plain colours, their captions and a recipe.
+struct Bench {
+    kept: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(recipe: &Value) -> Self {
+        let bench = Self { kept: tempfile::tempdir().unwrap() };
+        let colours = [("red", [230, 20, 20]), ("green", [20, 200, 40]), ("blue", [30, 60, 220])];
+        let mut captions = "filename\tname\tkeywords\n".to_string();
+        for (name, rgb) in colours {
+            bench.picture(&format!("{name}.png"), [8, 8], rgb);
+            captions.push_str(&format!("{name}.png\t{name} square\tcolour, {name}\n"));
+        }
+        fs::write(bench.path("captions.tsv"), captions).unwrap();
+        fs::write(bench.path("recipe.json"), recipe.to_string()).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.kept.path().join(name)
+    }
+
+    /// A square on white.
+    fn picture(&self, name: &str, [width, height]: [u32; 2], rgb: [u8; 3]) {
+        let path = self.path("data").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let inside = |x: u32, y: u32| (2..6).contains(&x) && (2..6).contains(&y);
+        let pixel = |x, y| image::Rgb(if inside(x, y) { rgb } else { [255; 3] });
+        image::RgbImage::from_fn(width, height, pixel).save(path).unwrap();
+    }
+
+    fn arguments(&self, output: &str, more: &[&str]) -> Vec<String> {
+        let of = |name: &str| self.path(name).display().to_string();
+        let (data, captions, recipe, output) =
+            (of("data"), of("captions.tsv"), of("recipe.json"), of(output));
+        let known =
+            ["train", "--data", &data, "--captions", &captions, "--config", &recipe, "-o", &output];
+        known.iter().chain(more).map(|&argument| argument.to_string()).collect()
+    }
+
+    fn train(&self, output: &str, more: &[&str]) -> String {
+        let arguments = self.arguments(output, more);
+        let ran = mote(&arguments);
+        assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
+        text(&ran.stderr)
+    }
+
+    /// The one line of a run that fails.
+    fn fails(&self, output: &str, more: &[&str]) -> String {
+        let ran = mote(&self.arguments(output, more));
+        let error = text(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
+        error
+    }
+
+    fn start(&self, output: &str, more: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        command.args(self.arguments(output, more)).stderr(Stdio::null());
+        command.spawn().expect("the binary runs")
+    }
+}
+
+fn state(folder: &Path) -> PathBuf {
+    folder.join("training/state.safetensors")
+}
+
+/// All files of a folder but sheets and parts, with their bytes.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if !name.starts_with('.') {
+            let bytes = fs::read(&path).unwrap();
+            found.push((path, bytes));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn killed_ten_times_it_ends_with_the_bits_of_an_unbroken_run() {
+    let bench = Bench::new(&recipe());
+    let begun = Instant::now();
+    bench.train("whole", &["--quiet"]);
+    let whole = begun.elapsed();
+    let output = bench.path("broken");
+    let (mut killed, mut tried) = (0, 0);
+    while killed < KILLS {
+        tried += 1;
+        assert!(tried < 20 * KILLS, "the training ends before it can be killed {KILLS} times");
+        let resume: &[&str] = if state(&output).exists() { &["--resume"] } else { &[] };
+        let mut child = bench.start("broken", &[&["--quiet"], resume].concat());
+        // Moments all over the run, none of them chosen for what happens in it.
+        let part = f64::from(((tried as u32) * 2_654_435_769).wrapping_shr(16) & 0xFF) / 255.0;
+        sleep(whole.mul_f64(0.02 + 0.2 * part).max(Duration::from_millis(20)));
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+        if let Ok(bytes) = fs::read(state(&output)) {
+            assert!(SafeTensors::deserialize(&bytes).is_ok(), "a state is whole at any moment");
+        }
+    }
+    let resume: &[&str] = if state(&output).exists() { &["--resume"] } else { &[] };
+    bench.train("broken", &[&["--quiet"], resume].concat());
+    let [whole, broken] = [bench.path("whole"), output].map(|folder| {
+        let short = |(path, bytes): (PathBuf, _)| {
+            (path.strip_prefix(&folder).unwrap().to_path_buf(), bytes)
+        };
+        files(&folder).into_iter().map(short).collect::<Vec<_>>()
+    });
+    let names = |files: &[(PathBuf, Vec<u8>)]| {
+        files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&whole), names(&broken));
+    for ((path, a), (_, b)) in whole.iter().zip(&broken) {
+        assert!(a == b, "{} differs", path.display());
+    }
+    assert!(whole.len() > 10, "{:?}", names(&whole));
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 20.into();
+    let bench = Bench::new(&recipe);
+    bench.train("one", &["--quiet", "-t", "1"]);
+    bench.train("three", &["--quiet", "-t", "3"]);
+    let [one, three] = ["one", "three"].map(|name| fs::read(state(&bench.path(name))).unwrap());
+    assert!(one == three);
+}
+
+#[test]
+fn it_learns_and_the_model_is_read_by_the_other_commands() {
+    let bench = Bench::new(&recipe());
+    let told = bench.train("model", &["--hold-out", "1", "--steps", "300"]);
+    assert!(told.contains("3 pictures, 1 held out") || told.contains("2 pictures, 1 held out"));
+    assert!(told.contains("images/s"), "{told}");
+    let curve = fs::read_to_string(bench.path("model/training/loss.tsv")).unwrap();
+    let losses: Vec<f64> = curve
+        .lines()
+        .skip(1)
+        .map(|line| line.split('\t').nth(1).unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(losses.len(), 300);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&losses[..20]), mean(&losses[280..]));
+    assert!(last < 0.8 * first, "the loss went from {first} to {last}");
+    assert!(bench.path("model/training/sheet-0000300.png").is_file());
+    let model = bench.path("model").display().to_string();
+    let (packed, picture) = (bench.path("m.safetensors"), bench.path("a.png"));
+    let [packed, picture] = [packed, picture].map(|path| path.display().to_string());
+    let run = |arguments: &[&str]| {
+        let arguments: Vec<String> = arguments.iter().map(|a| a.to_string()).collect();
+        let ran = mote(&arguments);
+        assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
+    };
+    run(&["generate", "-m", &model, "-p", "red square", "--steps", "3", "-o", &picture]);
+    run(&["convert", "-m", &model, "--type", "int8", "-o", &packed, "--quiet"]);
+    run(&["generate", "-m", &packed, "-p", "red square", "--steps", "3", "-o", &picture]);
+    run(&["bench", "-m", &packed, "--repeat", "1"]);
+    run(&["inspect", &model]);
+    run(&["inspect", &state(&bench.path("model")).display().to_string()]);
+}
+
+#[test]
+fn a_model_is_measured_on_its_data() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 300.into();
+    let bench = Bench::new(&recipe);
+    bench.train("model", &["--quiet", "--hold-out", "1"]);
+    let of = |name: &str| bench.path(name).display().to_string();
+    let (model, data, captions) = (of("model"), of("data"), of("captions.tsv"));
+    let known = [
+        "eval",
+        "-m",
+        &model,
+        "--data",
+        &data,
+        "--captions",
+        &captions,
+        "--hold-out",
+        "1",
+        "--hold-out-seed",
+        "3",
+        "--times",
+        "8",
+        "--steps",
+        "4",
+        "--json",
+        "--quiet",
+    ];
+    let arguments: Vec<String> = known.iter().map(|a| a.to_string()).collect();
+    let ran = mote(&arguments);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    for (at, (title, count)) in [("training", 2), ("held out", 1)].into_iter().enumerate() {
+        let found = &report["likelihood"][at];
+        assert_eq!((&found["pictures"], &found["count"]), (&json!(title), &json!(count)));
+        let of = |key: &str| found[key].as_f64().unwrap();
+        assert!((0.0..1.5).contains(&of("loss")), "{found}");
+        assert!(of("bits_per_dimension") > 0.0, "{found}");
+        let found = &report["samples"][at];
+        assert_eq!((&found["names"], &found["count"]), (&json!(title), &json!(count)));
+        let share = found["nearest_is_named"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&share), "{found}");
+        assert_eq!(found["named_among_nearest_5"], json!(1.0), "there are three pictures");
+    }
+    assert!(ran.stdout == mote(&arguments).stdout, "measured again it is the same");
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_in_one_sentence() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 3.into();
+    let bench = Bench::new(&recipe);
+    assert!(bench.fails("a", &["--resume"]).contains("holds no training to go on with"));
+    bench.train("a", &["--quiet"]);
+    assert!(bench.fails("a", &[]).contains("Go on with it with --resume"));
+    assert!(bench.fails("a", &["--resume", "--steps", "9"]).contains("by another recipe"));
+    bench.picture("red.png", [8, 8], [9, 9, 9]);
+    assert!(bench.fails("a", &["--resume"]).contains("on other pictures or captions"));
+    bench.picture("odd.png", [9, 8], [1, 2, 3]);
+    assert!(bench.fails("b", &[]).contains("has no caption for odd.png"));
+    let told = bench.train("b", &["--skip-bad"]);
+    assert!(told.contains("passed over: ") && told.contains("odd.png"), "{told}");
+    bench.picture("red.png", [10, 8], [9, 9, 9]);
+    assert!(bench.fails("c", &["--skip-bad", "--memory-limit", "1kB"]).contains("the limit is"));
+    fs::remove_file(bench.path("data/odd.png")).unwrap();
+    assert!(bench.fails("c", &[]).contains("red.png is 10x8, and the model draws 8x8"));
+    bench.train("c", &["--resize", "--quiet"]);
+    fs::write(bench.path("data/blue.png"), &fs::read(bench.path("data/blue.png")).unwrap()[..40])
+        .unwrap();
+    assert!(bench.fails("d", &["--resize"]).contains("blue.png cannot be decoded"));
+    fs::write(state(&bench.path("c")), "half").unwrap();
+    assert!(bench.fails("c", &["--resize", "--skip-bad", "--resume"]).contains("cannot be used"));
+    fs::remove_dir_all(bench.path("data")).unwrap();
+    fs::create_dir(bench.path("data")).unwrap();
+    assert!(bench.fails("d", &[]).contains("there are no pictures in"));
+    assert!(!bench.path("d").exists(), "nothing is made for what is refused");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_that_takes_no_more_leaves_the_last_state_whole() {
+    let bench = Bench::new(&recipe());
+    let mut child = bench.start("a", &["--quiet"]);
+    let path = state(&bench.path("a"));
+    while !path.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended without a state");
+        sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = fs::read(&path).unwrap();
+    // No file may grow beyond this many blocks, which a state does.
+    let limited = "trap '' XFSZ; ulimit -f 100; exec \"$@\"";
+    let ran = Command::new("sh")
+        .args(["-c", limited, "sh", env!("CARGO_BIN_EXE_mote")])
+        .args(bench.arguments("a", &["--resume"]))
+        .output()
+        .unwrap();
+    let said = text(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write") && said.contains("state.safetensors"), "{said}");
+    assert!(fs::read(&path).unwrap() == before, "the last state is as it was");
+    bench.train("a", &["--resume", "--quiet"]);
+}
+
+#[test]
+fn a_plan_tells_the_memory_and_makes_nothing() {
+    let bench = Bench::new(&recipe());
+    let ran = mote(&bench.arguments("model", &["--plan"]));
+    let told = text(&ran.stdout);
+    assert!(ran.status.success() && told.contains("in all") && told.contains("arena"), "{told}");
+    assert!(!bench.path("model").exists());
+}
