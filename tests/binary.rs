@@ -133,7 +133,6 @@ fn bad_arguments_end_with_2_and_say_what_is_possible() {
     assert!(fails(2, &["generate", "-m", "x", "--rng", "dice"]).contains("pcg"));
     assert!(fails(2, &["generate", "-m", "x", "--steps", "0"]).contains("1"));
     assert!(fails(2, &["generate", "-m", "x", "--memory-limit", "3 cups"]).contains("MiB"));
-    assert!(fails(2, &["generate"]).contains("--model"));
     assert!(fails(2, &["paint"]).contains("paint"));
     assert!(fails(2, &["generate", "-m", "x", "--strength", "0.5"]).contains("--init-img"));
     assert!(fails(2, &["generate", "-m", "x", "--cfg-scale", "-1"]).contains("from 0 to 1000"));
@@ -142,6 +141,23 @@ fn bad_arguments_end_with_2_and_say_what_is_possible() {
     assert!(fails(2, &["bench", "-m", "x", "--repeat", "0"]).contains("1"));
     let error = fails(2, &["generate", "-m", "x", "--vae-tile-size", "8"]);
     assert!(error.contains("--vae-tiling"), "{error}");
+}
+
+#[test]
+fn the_model_in_the_program_draws_from_words_where_no_other_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("apple.png");
+    let file = file.to_str().unwrap();
+    assert!(fails(1, &["generate"]).contains("-p"));
+    says(&["generate", "-p", "red apple", "--steps", "3", "-o", file]);
+    let report = says(&["inspect", file]);
+    assert!(report.contains("red apple") && report.contains("32x32"), "{report}");
+    let report = says(&["inspect", "emoji32"]);
+    for word in ["CLIPTextModel", "UNet2DConditionModel", "int8"] {
+        assert!(report.contains(word), "{word} is not in\n{report}");
+    }
+    let plan = says(&["plan", "-p", "red apple"]);
+    assert!(plan.contains("32x32"), "{plan}");
 }
 
 #[test]

@@ -199,9 +199,9 @@ fn any_program_can_load_the_file_and_its_tensors_are_aligned() {
         let mut files = 0;
         for (name, tensor) in tensors.tensors() {
             let (data, at) = (tensor.data(), tensor.data().as_ptr().addr() - bytes.as_ptr().addr());
-            // The recipe ends the file, whatever its size.
+            // The recipe and the checksum end the file, whatever their size.
             let is_whole = data.len().is_multiple_of(64) && name != "recipe";
-            assert_eq!(name == "recipe", at + data.len() == bytes.len(), "{name}");
+            assert_eq!(name == "checksum", at + data.len() == bytes.len(), "{name}");
             assert!(!is_whole || at.is_multiple_of(64), "{name} begins at {at}");
             assert!(at.is_multiple_of(tensor.dtype().bitsize() / 8), "{name} begins at {at}");
             if let Some(path) = name.strip_prefix("file:") {

@@ -414,8 +414,8 @@ const OUTPUT: &str = "Output";
 #[derive(Clone, Debug, Args)]
 pub struct Model {
     /// The model's folder: `model_index.json`, `unet/`, `scheduler/` and, for text to image,
-    /// `vae/`, `text_encoder/` and `tokenizer/`. Or the file that `mote convert` made of it. Without
-    /// it the model is taken that the program has in itself, which draws emoji from words.
+    /// `vae/`, `text_encoder/` and `tokenizer/`. Or the file that `mote convert` made of it.
+    /// Without it the model is taken that the program has in itself: emoji from words.
     #[arg(short, long, value_name = "FOLDER|FILE", help_heading = MODEL)]
     #[arg(default_value = built_in::NAME, hide_default_value = true)]
     #[arg(value_hint = ValueHint::AnyPath)]

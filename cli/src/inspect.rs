@@ -39,13 +39,13 @@ pub fn run(args: &Inspect) -> Result<()> {
     let report = if path.is_dir() {
         let is_pipeline = path.join("model_index.json").exists();
         if is_pipeline { pipeline(&path.into())? } else { folder(path)? }
-    } else if is_png(path)? {
-        picture(path)?
     } else if let model = Place::model(path)?
         && let Some(packed) = model.packed()
     {
         packed.verify()?;
         pipeline(&model)?
+    } else if is_png(path)? {
+        picture(path)?
     } else {
         let network = Network::new(path, None, &mut [weights(path)?])?;
         Report { text: network.text(true), json: network.json() }

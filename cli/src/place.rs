@@ -22,9 +22,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// The model at `path`: a folder, or a file that `mote convert` wrote, or the one in the program
-    /// where its name is given and nothing else has it. Another file, or nothing, is a place too:
-    /// whoever reads there says what is wrong.
+    /// The model at `path`: a folder, or a file that `mote convert` wrote, or the one in the
+    /// program where its name is given and nothing else has it. Another file, or nothing, is a
+    /// place too: whoever reads there says what is wrong.
     ///
     /// # Errors
     /// Where it is a packed file that cannot be used.

@@ -41,8 +41,8 @@ const AGAIN: &str = "The packed file is damaged: convert the model again";
 /// How strongly the prompt is followed, where nothing is said.
 const CFG_SCALE: f32 = 7.0;
 
-/// The same where the sample itself is the picture: what goes beyond black and white is cut off, and
-/// that comes earlier than with latents.
+/// The same where the sample itself is the picture: what goes beyond black and white is cut off,
+/// and that comes earlier than with latents.
 const CFG_SCALE_OF_PIXELS: f32 = 3.0;
 
 /// Channels of grey and of coloured pictures.

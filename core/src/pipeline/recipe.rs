@@ -2,7 +2,8 @@
 //!
 //! `mote convert` writes it into a packed file as the tensor [`TENSOR`], so that a program without
 //! a reader for JSON can use the file: words of 32 bits, little-endian, in the order of
-//! one walk, which both reads and writes them. A recipe is untrusted: what it says is checked like any configuration.
+//! one walk, which both reads and writes them. A recipe is untrusted: what it says is checked like
+//! any configuration.
 
 use crate::diffusion::prediction::{Clipping, Prediction};
 use crate::diffusion::sampler::{

@@ -140,7 +140,8 @@ impl<'a> Model<'a> {
         let cut = Error::Format { what: "the file ends inside its recipe", at: begin };
         let recipe = file.get(begin..).and_then(|rest| rest.get(..tensor.bytes)).ok_or(cut)?;
         let found = Index::search(header, file.len() as u64, CHECKSUM)?;
-        checksum::verify(file, found.ok_or(Error::MissingWeight)?)?;
+        let none = Error::Format { what: "the file holds no checksum", at: 0 };
+        checksum::verify(file, found.ok_or(none)?)?;
         Ok(Self { file, header, recipe })
     }
 
