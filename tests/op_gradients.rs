@@ -93,7 +93,8 @@ fn gradients(op: &Op, isa: Isa, executor: &dyn Executor) -> Vec<Vec<f32>> {
     found.into_iter().chain(weights).collect()
 }
 
-/// The values of a product's weight `[n, channels, taps…]` out of panels `[n/16, taps·channels, 16]`.
+/// The values of a product's weight `[n, channels, taps…]` out of its panels `[n/16, taps·channels,
+/// 16]`.
 fn unpacked(dims: &[usize], panels: &[f32]) -> Vec<f32> {
     let (n, channels, taps) = (dims[0], dims[1], count(&dims[2..]));
     let at = |i: usize| {
