@@ -1,4 +1,5 @@
-//! Layers of Stable Diffusion 1.5's UNet at 512×512, on one thread and the best instruction set.
+//! Layers of Stable Diffusion 1.5's UNet at 512×512 and a small UNet as a whole, on one thread and
+//! the best instruction set.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mote::Result;
@@ -9,6 +10,7 @@ use mote::ops::{self, Attention, Context, Conv2d, Epilogue};
 use mote::tensor::{Form, Packing, Shape, Tensor};
 use mote::weights::Path;
 use mote_benches::{Alike, isas};
+use mote_cli::config::unet_2d;
 
 const PACKINGS: [Packing; 5] =
     [Packing::Plain, Packing::F32, Packing::Bf16, Packing::Q8, Packing::Q4];
@@ -69,5 +71,19 @@ fn layers(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, layers);
+/// One evaluation of a small noise predictor, as one step of sampling takes.
+fn unet(c: &mut Criterion) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/conformance/ddpm-uncond/");
+    let config = format!("{folder}model/unet/config.json");
+    let config = unet_2d::read(std::path::Path::new(&config)).expect("the repository has it");
+    let [h, w] = config.sample_size.unwrap_or([32, 32]);
+    for packing in PACKINGS {
+        bench(c, &format!("UNet2DModel, {h}x{w}"), packing, |cx| {
+            let x = halves(cx, Shape::new([1, h, w, config.in_channels]))?;
+            config.forward(cx, &Path::root(), x, &[500.0], None)
+        });
+    }
+}
+
+criterion_group!(benches, layers, unet);
 criterion_main!(benches);

@@ -48,10 +48,10 @@ impl Head {
     }
 }
 
-/// Elements as words of f32, or pairs of bf16 with a zero after an odd last one.
+/// Elements as words of f32, the machine's own, or pairs of bf16 with a zero after an odd last one.
 fn words(is_bf16: bool, x: &[f64]) -> Vec<u8> {
     let mut bytes: Vec<u8> = match is_bf16 {
-        false => x.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect(),
+        false => x.iter().flat_map(|&x| (x as f32).to_ne_bytes()).collect(),
         true => x.iter().flat_map(|&x| bf16::from_f64(x).to_le_bytes()).collect(),
     };
     bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -79,6 +79,10 @@ fn attended(isa: Isa, is_bf16: bool, head: &Head, first_query: usize) -> Vec<f32
         for (i, word) in words(is_bf16, row).chunks_exact(4).enumerate() {
             let at = (query / PANEL * steps + i) * PANEL + query % PANEL;
             queries[4 * at..][..4].copy_from_slice(word);
+            if cfg!(target_endian = "big") && !is_bf16 {
+                // Queries are panels, which are little-endian everywhere.
+                queries[4 * at..][..4].reverse();
+            }
         }
     }
     // Between two keys lies what must not be looked at.

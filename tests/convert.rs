@@ -199,7 +199,9 @@ fn any_program_can_load_the_file_and_its_tensors_are_aligned() {
         let mut files = 0;
         for (name, tensor) in tensors.tensors() {
             let (data, at) = (tensor.data(), tensor.data().as_ptr().addr() - bytes.as_ptr().addr());
-            let is_whole = data.len().is_multiple_of(64);
+            // The recipe ends the file, whatever its size.
+            let is_whole = data.len().is_multiple_of(64) && name != "recipe";
+            assert_eq!(name == "recipe", at + data.len() == bytes.len(), "{name}");
             assert!(!is_whole || at.is_multiple_of(64), "{name} begins at {at}");
             assert!(at.is_multiple_of(tensor.dtype().bitsize() / 8), "{name} begins at {at}");
             if let Some(path) = name.strip_prefix("file:") {
@@ -418,6 +420,37 @@ const DAMAGES: [Damage; 13] = [
 ];
 
 #[test]
+fn a_flipped_bit_is_refused_before_anything_runs() {
+    let (_kept, model) = model();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    convert(&model, "int8", &file);
+    let good = fs::read(&file).unwrap();
+    says(&["inspect", str(&file)]);
+    let (_, data) = parts(&good);
+    let first = good.len() - data.len();
+    let picture = folder.path().join("a.png");
+    for at in [first, first + data.len() / 2, good.len() - 5, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(&file, &bad).unwrap();
+        // The core says the same as the command line, which has a checksum of its own.
+        let mut slots = vec![mote::weights::Slot::EMPTY; 1000];
+        let header = mote::weights::header_bytes(&bad, bad.len() as u64).unwrap();
+        let index = mote::weights::Index::parse(&bad[header], bad.len() as u64, &mut slots);
+        let refused = mote::weights::InPlace::new(index.unwrap(), &bad).verify().unwrap_err();
+        assert!(matches!(refused, mote::Error::Checksum { .. }));
+        for arguments in
+            [&["inspect", str(&file)][..], &["generate", "-m", str(&file), "-o", str(&picture)]]
+        {
+            let error = fails(arguments);
+            assert!(error.contains(&refused.to_string()), "{error}");
+        }
+    }
+    assert!(!picture.exists());
+}
+
+#[test]
 fn damage_is_told_in_a_sentence() {
     let (_kept, model) = model();
     let folder = tempfile::tempdir().unwrap();
@@ -449,4 +482,77 @@ fn damage_is_told_in_a_sentence() {
     fs::write(&file, whole(&brackets, &[])).unwrap();
     fails(&["plan", "-m", str(&file)]);
     assert!(!folder.path().join("a.png").exists());
+}
+
+/// The number before `after` in a text.
+fn number_before(text: &str, after: &str) -> u64 {
+    let before = text.split_once(after).unwrap_or_else(|| panic!("no {after:?} in {text}")).0;
+    before.rsplit(' ').next().unwrap().parse().expect("a number")
+}
+
+#[test]
+fn a_plan_for_a_part_suggests_what_fits_or_says_by_how_much_it_does_not() {
+    let (_kept, folder) = model();
+    let folder = str(&folder).to_string();
+    fn plan<'a>(folder: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["plan", "-m", folder], more].concat()
+    }
+    let target = tempfile::tempdir().unwrap();
+    let file = target.path().join("a.safetensors");
+    for dtype in ["f32", "bf16", "int8", "int4"] {
+        convert(Path::new(&folder), dtype, &file);
+        let bytes = fs::metadata(&file).unwrap().len();
+        let exact = bytes.to_string();
+        // With exactly its flash a type fits, and it is the first that does.
+        let said = says(&plan(&folder, &["--target-flash", &exact, "--target-ram", "1GiB"]));
+        let fits = said.lines().last().unwrap();
+        assert!(fits.starts_with(&format!("fits: --type {dtype} --steps 20 -W 16")), "{said}");
+        assert_eq!(number_before(fits, " bytes of flash"), bytes);
+        let ram = number_before(fits, " of memory");
+        // Of the packed file the same is told, and one byte of memory less is a smaller picture.
+        let packed = |ram: u64| {
+            let ram = ram.to_string();
+            says(&["plan", "-m", str(&file), "--target-ram", &ram])
+        };
+        assert!(packed(ram).lines().last().unwrap().contains("-W 16 -H 16"), "{}", packed(ram));
+        let less = packed(ram - 1);
+        let less = less.lines().last().unwrap();
+        assert!(!less.contains("--steps 20 -W 16"), "{less}");
+        if dtype == "int4" {
+            let few = (bytes - 1).to_string();
+            let error = fails(&plan(&folder, &["--target-flash", &few]));
+            assert!(
+                error.contains(&format!("at least {bytes} bytes of flash, 1 too many")),
+                "{error}"
+            );
+        }
+    }
+    let error = fails(&plan(&folder, &["--target-ram", "5000"]));
+    assert!(error.contains(" bytes of memory, "), "{error}");
+}
+
+#[test]
+fn the_constant_is_the_plan_of_the_packed_model() {
+    let (_kept, folder) = model();
+    let target = tempfile::tempdir().unwrap();
+    let file = target.path().join("a.safetensors");
+    convert(&folder, "int8", &file);
+    let bytes = fs::read(&file).unwrap();
+    let packed = mote::pipeline::Model::open(&bytes).unwrap();
+    let request = mote::pipeline::Request { steps: 9, ..Default::default() };
+    let (mut rows, mut scratch) = (vec![Default::default(); 64], vec![0.0; 1000]);
+    let (needs, ..) = packed.plan(&request, Isa::SCALAR, &mut rows, &mut scratch).unwrap();
+    let rust = says(&["plan", "-m", str(&file), "--steps", "9", "--rust"]);
+    for (name, number) in [
+        ("model_bytes", needs.model_bytes),
+        ("arena_bytes", needs.arena_bytes),
+        ("tensors", needs.tensors),
+        ("rows", needs.rows),
+    ] {
+        assert!(rust.contains(&format!("    {name}: {number},\n")), "{rust}");
+    }
+    let c = says(&["plan", "-m", str(&file), "--steps", "9", "--c"]);
+    assert!(c.contains(&format!("#define MODEL_ARENA_BYTES {}\n", needs.arena_bytes)), "{c}");
+    let error = fails(&["plan", "-m", str(&folder), "--rust"]);
+    assert!(error.contains("mote convert"), "{error}");
 }

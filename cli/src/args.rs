@@ -9,6 +9,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use mote::arch::Level;
 
+use crate::built_in;
 use crate::isa;
 use crate::size;
 use crate::train::data::{Folder, HoldOut};
@@ -171,6 +172,21 @@ pub struct Plan {
     /// Writes the plan as JSON.
     #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
+    /// Writes the plan of a packed model as a constant for a program in Rust that has no allocator.
+    #[arg(long, help_heading = OUTPUT, conflicts_with_all = ["json", "c"])]
+    pub rust: bool,
+    /// The same for a program in C, beside mote.h.
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "json")]
+    pub c: bool,
+    /// Suggests a type, a size and steps for a part with so much flash for the model, such as
+    /// 256KiB, or says by how much none fits.
+    #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
+    #[arg(conflicts_with_all = ["json", "rust", "c"])]
+    pub target_flash: Option<u64>,
+    /// The same for a part with so much memory, beside the stack.
+    #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
+    #[arg(conflicts_with_all = ["json", "rust", "c"])]
+    pub target_ram: Option<u64>,
 }
 
 /// `mote bench`.
@@ -398,8 +414,10 @@ const OUTPUT: &str = "Output";
 #[derive(Clone, Debug, Args)]
 pub struct Model {
     /// The model's folder: `model_index.json`, `unet/`, `scheduler/` and, for text to image,
-    /// `vae/`, `text_encoder/` and `tokenizer/`. Or the file that `mote convert` made of it.
+    /// `vae/`, `text_encoder/` and `tokenizer/`. Or the file that `mote convert` made of it. Without
+    /// it the model is taken that the program has in itself, which draws emoji from words.
     #[arg(short, long, value_name = "FOLDER|FILE", help_heading = MODEL)]
+    #[arg(default_value = built_in::NAME, hide_default_value = true)]
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
     /// Another autoencoder than the model's own: a folder with its config.json and its weights.
@@ -466,7 +484,7 @@ pub struct Request {
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub steps: u32,
     /// How strongly the prompt is followed; 1 follows it without guidance and takes half the time
-    /// [default: 7.0].
+    /// [default: 7.0, or 3.0 where the model works on pixels].
     #[arg(long, visible_alias = "guidance-scale", value_name = "SCALE", help_heading = SAMPLING)]
     #[arg(value_parser = scale, allow_negative_numbers = true)]
     pub cfg_scale: Option<f32>,

@@ -25,11 +25,29 @@ const FOREIGN: [&str; 8] = ["bin", "pth", "pt", "ckpt", "gguf", "msgpack", "onnx
 /// The most files one network may be split into: far above any published one.
 const MAX_SHARDS: usize = 1024;
 
+/// Where the bytes of a file are at hand.
+#[derive(Debug)]
+enum Bytes {
+    Map(Mmap),
+    BuiltIn(&'static [u8]),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::BuiltIn(bytes) => bytes,
+        }
+    }
+}
+
 /// One safetensors file, mapped, its header checked.
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
-    map: Mmap,
+    map: Bytes,
     header: std::ops::Range<usize>,
     slots: Vec<Slot>,
 }
@@ -61,10 +79,23 @@ impl Mapped {
             return Err(Failure::new(format!("{} is a pointer of Git LFS", path.display()))
                 .remedy("Fetch the file itself with `git lfs pull`"));
         }
-        let header = header_bytes(&map, meta.len()).map_err(|error| damaged(path, error))?;
+        Self::of_bytes(path, Bytes::Map(map))
+    }
+
+    /// A file that is part of the program, called `path`.
+    ///
+    /// # Errors
+    /// As [`Mapped::open`].
+    pub fn built_in(path: &Path, bytes: &'static [u8]) -> Result<Self> {
+        Self::of_bytes(path, Bytes::BuiltIn(bytes))
+    }
+
+    fn of_bytes(path: &Path, map: Bytes) -> Result<Self> {
+        let len = map.len() as u64;
+        let header = header_bytes(&map, len).map_err(|error| damaged(path, error))?;
         let count = Index::count(&map[header.clone()]).map_err(|error| damaged(path, error))?;
         let mut slots = vec![Slot::EMPTY; count];
-        Index::parse(&map[header.clone()], meta.len(), &mut slots)
+        Index::parse(&map[header.clone()], len, &mut slots)
             .map_err(|error| damaged(path, error))?;
         Ok(Self { path: path.into(), map, header, slots })
     }
@@ -99,6 +130,11 @@ impl Mapped {
     /// The header's JSON.
     pub fn header(&self) -> &[u8] {
         &self.map[self.header.clone()]
+    }
+
+    /// All bytes of the file.
+    pub fn whole(&self) -> &[u8] {
+        &self.map
     }
 
     /// The bytes of one of its tensors.

@@ -4,72 +4,81 @@
 //! it that none of them touches the task after [`Pool::run`](mote::exec::Executor::run) has
 //! returned.
 //!
-//! A job is open while its task may be taken up. A thread joins by counting itself in under the
-//! lock, takes indices from a shared counter until there are none, and counts itself out. The
-//! caller works too, closes the job, and waits for those who joined: a thread that wakes late finds
-//! the job closed, so nobody ever waits for a sleeper.
+//! A job lies on the caller's stack and is open while [`Shared::job`] points to it. A thread
+//! counts itself in, and only then looks whether a job is open; it takes indices from shared
+//! counters until there are none, and counts itself out. The caller works too, closes the job, and
+//! waits for those who are counted in: a thread that comes late finds the job closed, so nobody
+//! waits for a sleeper. Ops of a few microseconds follow each other, so all of this goes without a
+//! lock; locks are for those who sleep.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::ptr;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use mote::exec::Executor;
 
-/// How long an idle thread looks for the next job before it sleeps: the ops of one layer follow
-/// each other within microseconds, and waking a thread takes longer than that.
-const SPIN: Duration = Duration::from_micros(20);
+/// How long a thread without work looks for the next job before it sleeps. A network's ops follow
+/// each other within microseconds, but for those that one thread does alone, and waking a thread
+/// takes some 50 µs; between evaluations nobody looks for longer than this.
+const SPIN: Duration = Duration::from_micros(100);
+
+/// Looks between two at the clock.
+const LOOKS: usize = 64;
 
 /// What the core hands over: called with an index and the worker's number.
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
-/// A task whose lifetime is forgotten.
-#[derive(Clone, Copy)]
-struct ErasedTask(*const Task<'static>);
+/// What a task panicked with.
+type Panic = Box<dyn Any + Send>;
 
-// SAFETY: the task behind the pointer is `Sync`, so it may be called from any thread; that it is
-// alive whenever it is called is the protocol's promise (see `Shared::work`).
-unsafe impl Send for ErasedTask {}
-
-#[derive(Default)]
+/// An open task, on the caller's stack.
 struct Job {
-    /// The open job's task; `None` when there is nothing to join.
-    task: Option<ErasedTask>,
-    /// How many indices the task has.
+    /// The task, whose lifetime is forgotten.
+    task: *const Task<'static>,
+    /// How many indices it has.
     count: usize,
-    /// Threads that joined and have not left yet.
-    working: usize,
-    /// Threads asleep.
-    asleep: usize,
-    /// The first panic of a task.
-    panic: Option<Box<dyn Any + Send>>,
-    /// Whether the pool is being dropped.
-    ends: bool,
+    /// Whether a thread has panicked: nobody needs to begin anything new.
+    stops: AtomicBool,
+    /// The first panic of a thread.
+    panic: Mutex<Option<Panic>>,
 }
+
+/// A number on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
 
 #[derive(Default)]
 struct Shared {
-    job: Mutex<Job>,
+    /// The open job; null when there is nothing to join.
+    job: Apart<AtomicPtr<Job>>,
+    /// How many jobs there have been, and whether the pool ends: what threads look at.
+    opened: Apart<AtomicUsize>,
+    /// The open job's next index in each worker's share.
+    next: Vec<Apart<AtomicUsize>>,
+    /// Threads that are counted in.
+    working: Apart<AtomicUsize>,
+    /// Threads asleep, or about to be.
+    asleep: AtomicUsize,
+    /// Whether the caller sleeps until no thread is counted in, or is about to.
+    waits: AtomicBool,
+    /// Whether the pool is being dropped.
+    ends: AtomicBool,
+    /// Held from a last look to sleep, and by those who wake others.
+    sleep: Mutex<()>,
     /// Wakes threads for a new job.
-    opened: Condvar,
-    /// Wakes the caller when the last thread leaves.
+    wake: Condvar,
+    /// Wakes the caller when the last thread is counted out.
     left: Condvar,
-    /// Whether there is something to look at, for those who look without the lock.
-    open: AtomicBool,
-    /// The next index to hand out.
-    next: AtomicUsize,
-}
-
-/// Some hundred nanoseconds of nothing.
-fn pause() {
-    for _ in 0..32 {
-        std::hint::spin_loop();
-    }
 }
 
 /// A pool of threads. The caller's thread is worker 0.
@@ -87,8 +96,9 @@ impl Pool {
     /// # Errors
     /// Where the system will not start a thread.
     pub fn new(workers: usize) -> io::Result<Self> {
+        let next = (0..workers.max(1)).map(|_| Apart::default()).collect();
         let mut pool = Self {
-            shared: Arc::default(),
+            shared: Arc::new(Shared { next, ..Shared::default() }),
             threads: Vec::with_capacity(workers.saturating_sub(1)),
             not_sync: PhantomData,
         };
@@ -102,113 +112,143 @@ impl Pool {
     }
 }
 
+/// Looks, for at most [`SPIN`], until `found`; whether it was.
+fn look_for(found: impl Fn() -> bool) -> bool {
+    let since = Instant::now();
+    loop {
+        for _ in 0..LOOKS {
+            if found() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if since.elapsed() >= SPIN {
+            return false;
+        }
+    }
+}
+
 impl Shared {
-    /// The lock. A panic never happens under it, and every state under it is whole.
-    fn lock(&self) -> MutexGuard<'_, Job> {
-        self.job.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The lock. Nothing is behind it that a panic could leave half done.
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.sleep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The life of one thread.
     fn serve(&self, worker: usize) {
+        let mut seen = 0;
         loop {
-            self.spin();
-            let mut job = self.lock();
-            loop {
-                if job.ends {
-                    return;
-                }
-                if job.task.is_some() {
-                    break;
-                }
-                job.asleep += 1;
-                job = self.opened.wait(job).unwrap_or_else(PoisonError::into_inner);
-                job.asleep -= 1;
+            let is_new = || self.opened.0.load(SeqCst) != seen;
+            if !look_for(is_new) {
+                self.sleep_until(is_new);
             }
-            let (Some(task), count) = (job.task, job.count) else { continue };
-            job.working += 1;
-            drop(job);
-            let panic = self.work(task, count, worker);
-            let mut job = self.lock();
-            job.working -= 1;
-            job.panic = job.panic.take().or(panic);
-            if job.working == 0 {
-                self.left.notify_one();
+            seen = self.opened.0.load(Acquire);
+            if self.ends.load(Acquire) {
+                return;
             }
-            // What this thread has seen to its end, it must not join again.
-            if self.next.load(Ordering::Relaxed) >= job.count {
-                self.close(&mut job);
-            }
+            self.join(worker);
         }
     }
 
-    /// Looks for a job for a short while.
-    fn spin(&self) {
-        let since = Instant::now();
-        while !self.open.load(Ordering::Acquire) && since.elapsed() < SPIN {
-            pause();
+    /// Sleeps until there is something new.
+    fn sleep_until(&self, is_new: impl Fn() -> bool) {
+        let mut guard = self.lock();
+        // Either this thread sees what is new, or whoever brings it sees this one asleep: both say
+        // their own before they look for the other's.
+        self.asleep.fetch_add(1, SeqCst);
+        while !is_new() {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.asleep.fetch_sub(1, SeqCst);
+    }
+
+    /// Joins the open job, if there still is one.
+    fn join(&self, worker: usize) {
+        // Counted in before the look at the job, as the caller closes it before its look at who is
+        // counted in: one of them sees the other.
+        self.working.0.fetch_add(1, SeqCst);
+        let job = self.job.0.load(SeqCst);
+        if !job.is_null() {
+            // SAFETY: the job was open after this thread had counted itself in, so its caller does
+            // not return, and thereby end the job's life, before this thread counts itself out.
+            let job = unsafe { &*job };
+            // SAFETY: as above; the task lives as long as its job.
+            if let Err(panic) = unsafe { self.work(job, worker) } {
+                job.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            }
+        }
+        if self.working.0.fetch_sub(1, SeqCst) == 1 && self.waits.load(SeqCst) {
+            drop(self.lock());
+            self.left.notify_one();
         }
     }
 
-    /// Takes indices until there are none left. Gives back what a task panicked with.
-    fn work(&self, task: ErasedTask, count: usize, worker: usize) -> Option<Box<dyn Any + Send>> {
-        // SAFETY: whoever gets here has counted itself into `working` while the job was open, or is
-        // the caller; the caller returns, and thereby ends the borrow, only after closing the job
-        // and seeing `working` at 0.
-        let task = unsafe { &*task.0 };
+    /// The indices that a worker begins with: neighbours, and about the same rows of a tensor in
+    /// each op, so that a core finds in its cache what it has written.
+    fn share(&self, count: usize, worker: usize) -> Range<usize> {
+        let workers = self.next.len();
+        worker * count / workers..(worker + 1) * count / workers
+    }
+
+    /// Takes indices until there are none left, first of its own share and then of the others'.
+    /// Gives back what a task panicked with.
+    ///
+    /// # Safety
+    /// The job is open, and its task alive.
+    unsafe fn work(&self, job: &Job, worker: usize) -> Result<(), Panic> {
+        // SAFETY: the caller's.
+        let task = unsafe { &*job.task };
+        let workers = self.next.len();
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let index = self.next.fetch_add(1, Ordering::Relaxed);
-                if index >= count {
-                    return;
+            for owner in (worker..workers).chain(0..worker) {
+                let end = self.share(job.count, owner).end;
+                while self.next[owner].0.load(Relaxed) < end && !job.stops.load(Relaxed) {
+                    let index = self.next[owner].0.fetch_add(1, Relaxed);
+                    if index < end {
+                        task(index, worker);
+                    }
                 }
-                task(index, worker);
             }
         }));
-        // After a panic nobody needs to begin anything new.
-        result.err().inspect(|_| self.next.store(count, Ordering::Relaxed))
-    }
-
-    /// From here on nobody joins.
-    fn close(&self, job: &mut Job) {
-        job.task = None;
-        self.open.store(false, Ordering::Release);
+        result.inspect_err(|_| job.stops.store(true, Relaxed))
     }
 
     /// Opens a job and wakes as many threads as it can use.
-    fn open(&self, task: ErasedTask, count: usize) {
-        let mut job = self.lock();
-        self.next.store(0, Ordering::Relaxed);
-        job.task = Some(task);
-        job.count = count;
-        self.open.store(true, Ordering::Release);
-        let wake = job.asleep.min(count - 1);
-        drop(job);
-        for _ in 0..wake {
-            self.opened.notify_one();
+    fn open(&self, job: &Job) {
+        for (worker, next) in self.next.iter().enumerate() {
+            next.0.store(self.share(job.count, worker).start, Relaxed);
+        }
+        self.job.0.store(ptr::from_ref(job).cast_mut(), SeqCst);
+        self.opened.0.fetch_add(1, SeqCst);
+        let asleep = self.asleep.load(SeqCst);
+        if asleep > 0 {
+            drop(self.lock());
+            for _ in 0..asleep.min(job.count - 1) {
+                self.wake.notify_one();
+            }
         }
     }
 
-    /// Closes the job and waits for those who joined.
-    fn finish(&self) -> Option<Box<dyn Any + Send>> {
-        let mut job = self.lock();
-        self.close(&mut job);
-        let since = Instant::now();
-        while job.working > 0 {
-            if since.elapsed() < SPIN {
-                drop(job);
-                pause();
-                job = self.lock();
-            } else {
-                job = self.left.wait(job).unwrap_or_else(PoisonError::into_inner);
-            }
+    /// Closes the job and waits for those who are counted in.
+    fn close(&self) {
+        self.job.0.store(ptr::null_mut(), SeqCst);
+        let is_left = || self.working.0.load(SeqCst) == 0;
+        if look_for(is_left) {
+            return;
         }
-        job.panic.take()
+        let mut guard = self.lock();
+        self.waits.store(true, SeqCst);
+        while !is_left() {
+            guard = self.left.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.waits.store(false, SeqCst);
     }
 }
 
-// SAFETY: every index comes once from the counter, as no job opens before the former one is
-// finished; a thread has a number of its own and carries out one call at a time; `finish` waits for
-// all calls.
+// SAFETY: every index comes once from the counter of its share, as no job opens before all threads
+// of the former one are counted out; a thread has a number of its own and
+// carries out one call at a time; `close` waits for all calls, and whoever is counted out has
+// released what it wrote.
 unsafe impl Executor for Pool {
     fn workers(&self) -> usize {
         self.threads.len() + 1
@@ -219,14 +259,15 @@ unsafe impl Executor for Pool {
             return (0..count).for_each(|index| task(index, 0));
         }
         let task: *const Task<'_> = task;
-        // SAFETY: only the lifetime changes; see `Shared::work` for why it is never outlived.
-        let task = ErasedTask(unsafe {
-            std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task)
-        });
-        self.shared.open(task, count);
-        let own = self.shared.work(task, count, 0);
-        let others = self.shared.finish();
-        if let Some(payload) = own.or(others) {
+        // SAFETY: only the lifetime changes; see `Shared::join` for why it is never outlived.
+        let task = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
+        let job = Job { task, count, stops: AtomicBool::new(false), panic: Mutex::new(None) };
+        self.shared.open(&job);
+        // SAFETY: the task is borrowed until this function returns.
+        let own = unsafe { self.shared.work(&job, 0) };
+        self.shared.close();
+        let others = job.panic.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(payload) = own.err().or(others) {
             panic::resume_unwind(payload);
         }
     }
@@ -234,8 +275,10 @@ unsafe impl Executor for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.lock().ends = true;
-        self.shared.opened.notify_all();
+        self.shared.ends.store(true, SeqCst);
+        self.shared.opened.0.fetch_add(1, SeqCst);
+        drop(self.shared.lock());
+        self.shared.wake.notify_all();
         for thread in self.threads.drain(..) {
             // A thread catches every panic of a task, so it has none of its own to report.
             let _ = thread.join();
@@ -245,7 +288,7 @@ impl Drop for Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 

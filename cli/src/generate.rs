@@ -17,6 +17,7 @@ use crate::error::{Failure, Result};
 use crate::executor::Pool;
 use crate::memory::Block;
 use crate::output::{Destination, PngWriter};
+use crate::place::Place;
 use crate::plan::{self, Model};
 use crate::progress::{Interrupt, Reporter};
 use crate::resolve::{self, Resolved, explain};
@@ -27,9 +28,21 @@ use crate::{isa, size};
 /// # Errors
 /// What went wrong, as sentences; no half-written file is left behind.
 pub fn run(args: &args::Generate) -> Result<()> {
+    interruptible(args, &Interrupt::listen()?)
+}
+
+/// [`run`] until somebody else's interrupt.
+///
+/// # Errors
+/// As [`run`].
+pub fn interruptible(args: &args::Generate, interrupt: &Interrupt) -> Result<()> {
     let count = args.request.batch_count;
     let destination = Destination::new(&args.output, count)?;
-    let resolved = resolve::resolve(&args.model, &args.request)?;
+    let place = Place::model(&args.model.model)?;
+    if let Some(packed) = place.packed() {
+        packed.verify()?;
+    }
+    let resolved = resolve::resolve_at(&place, &args.model, &args.request)?;
     let pool = plan::pool(args.machine.threads)?;
     let isa = isa::choose()?;
     let mut model = Model::open(&resolved)?;
@@ -41,16 +54,15 @@ pub fn run(args: &args::Generate) -> Result<()> {
         let taken = size::show(planned.arena_bytes as u64);
         reporter.say(&format!("instruction set {}, {taken} of memory", isa.name()));
     }
-    let interrupt = Interrupt::listen()?;
     if let Some(to) = resolved.dtype.filter(|_| resolved.converts) {
         let plan = |weights: &mut dyn Weights| {
             plan::plan_as_it_is(&resolved, isa, &pool, weights).map(drop)
         };
         let work = convert::OnTheWay { plan: &plan, to, isa, pool: &pool };
-        model = work.convert(&mut model, &mut reporter, &interrupt)?;
+        model = work.convert(&mut model, &mut reporter, interrupt)?;
     }
     let mut block = Block::new(planned.arena_bytes)?;
-    let run = Run { resolved: &resolved, isa, pool: &pool, interrupt: &interrupt };
+    let run = Run { resolved: &resolved, isa, pool: &pool, interrupt };
     for index in 0..count {
         let path = destination.path(index);
         let title = if count == 1 { "step".into() } else { format!("{}/{count} step", index + 1) };

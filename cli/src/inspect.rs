@@ -42,8 +42,9 @@ pub fn run(args: &Inspect) -> Result<()> {
     } else if is_png(path)? {
         picture(path)?
     } else if let model = Place::model(path)?
-        && model.packed().is_some()
+        && let Some(packed) = model.packed()
     {
+        packed.verify()?;
         pipeline(&model)?
     } else {
         let network = Network::new(path, None, &mut [weights(path)?])?;

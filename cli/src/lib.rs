@@ -8,6 +8,8 @@
 pub mod args;
 #[forbid(unsafe_code)]
 pub mod bench;
+#[forbid(unsafe_code)]
+pub mod built_in;
 pub mod checkpoint;
 #[forbid(unsafe_code)]
 pub mod completions;
@@ -49,6 +51,8 @@ pub mod progress;
 pub mod resolve;
 #[forbid(unsafe_code)]
 pub mod size;
+#[forbid(unsafe_code)]
+pub mod target;
 #[forbid(unsafe_code)]
 pub mod tokenizer;
 #[forbid(unsafe_code)]

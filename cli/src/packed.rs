@@ -4,15 +4,17 @@
 //! The tensors of a network are called after it (`unet.conv_in.weight`); the weights of products
 //! lie in panels as [`mote::tensor::packed`] has them, under their own names, their scales and
 //! groups beside them (`unet.conv_in.weight.scale`). Each configuration and each of the tokenizer's
-//! files is a tensor of bytes, `file:unet/config.json`. The metadata say `format` (`mote`),
-//! `version` and `type`. Metadata come first in the header; the header is filled up with blanks so
-//! that the tensors begin at a multiple of [`ALIGNMENT`], and those whose size is one come first.
+//! files is a tensor of bytes, `file:unet/config.json`; the tensor `recipe` has the configurations
+//! as numbers ([`mote::pipeline::recipe`]), for programs without a reader for JSON. The metadata
+//! say `format` (`mote`), `version` and `type`. Metadata come first in the header; the header is
+//! filled up with blanks so that the tensors begin at a multiple of [`ALIGNMENT`], and those whose
+//! size is one come first. The last tensor, `checksum`, is the CRC-32 of all bytes before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mote::tensor::Shape;
-use mote::weights::{InPlace, Name, Slot, Weight, Weights};
+use mote::weights::{CHECKSUM, CHECKSUM_BYTES, InPlace, Name, Slot, Weight, Weights};
 use serde_json::{Map, Value};
 
 use crate::args::Type;
@@ -132,6 +134,11 @@ impl Packed {
         self.folders.contains(folder)
     }
 
+    /// All bytes of the packed file.
+    pub fn whole(&self) -> &[u8] {
+        self.mapped.whole()
+    }
+
     /// Reads the file called `name`, of at most `limit` bytes.
     ///
     /// # Errors
@@ -148,6 +155,24 @@ impl Packed {
                 .remedy("Convert the model again: the file is damaged"));
         }
         self.mapped.bytes(tensor).map(<[u8]>::to_vec)
+    }
+
+    /// Compares the file with its checksum, if it has one: older files do not.
+    ///
+    /// # Errors
+    /// Where they differ.
+    pub fn verify(&self) -> Result<()> {
+        let mut slots = Vec::new();
+        let weights = self.weights(&mut slots)?;
+        let Some(checksum) = weights.index().find(CHECKSUM) else { return Ok(()) };
+        let Some((before, &stored)) = weights.file().split_last_chunk::<CHECKSUM_BYTES>() else {
+            return Ok(());
+        };
+        let (expected, found) = (u32::from_le_bytes(stored), crc32fast::hash(before));
+        if checksum.begin == before.len() as u64 && expected == found {
+            return Ok(());
+        }
+        Err(checkpoint::damaged(self.path(), mote::Error::Checksum { expected, found }))
     }
 
     /// The weights, their names as they are in the file: with the network's first.

@@ -8,6 +8,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::built_in;
+use crate::checkpoint::Mapped;
 use crate::error::Result;
 use crate::files;
 use crate::packed::Packed;
@@ -20,15 +22,21 @@ pub struct Place {
 }
 
 impl Place {
-    /// The model at `path`: a folder, or a file that `mote convert` wrote. Another file, or
-    /// nothing, is a place too: whoever reads there says what is wrong.
+    /// The model at `path`: a folder, or a file that `mote convert` wrote, or the one in the program
+    /// where its name is given and nothing else has it. Another file, or nothing, is a place too:
+    /// whoever reads there says what is wrong.
     ///
     /// # Errors
     /// Where it is a packed file that cannot be used.
     pub fn model(path: &Path) -> Result<Self> {
-        let is_file = path.is_file();
-        let packed = if is_file { Packed::open(path)?.map(Arc::new) } else { None };
-        Ok(Self { path: path.into(), packed })
+        let packed = if path.is_file() {
+            Packed::open(path)?
+        } else if path == Path::new(built_in::NAME) && !path.exists() {
+            Some(Packed::of(Mapped::built_in(path, built_in::file())?)?)
+        } else {
+            None
+        };
+        Ok(Self { path: path.into(), packed: packed.map(Arc::new) })
     }
 
     /// The model in a packed file that is open.

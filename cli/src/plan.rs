@@ -21,10 +21,11 @@ use crate::executor::Pool;
 use crate::packed::{Packed, Within};
 use crate::place::Place;
 use crate::resolve::{self, Networks, Resolved, explain};
+use crate::target::{self, Language};
 use crate::{isa, print, size};
 
 /// Into how many sizes the advice divides the way from the size asked for to nothing.
-const SIZES_TRIED: usize = 32;
+pub const SIZES_TRIED: usize = 32;
 
 /// The latent channels of the published TAESD.
 const TAESD_CHANNELS: usize = 4;
@@ -34,6 +35,14 @@ const TAESD_CHANNELS: usize = 4;
 /// # Errors
 /// Where the model cannot be run as asked.
 pub fn run(args: &args::Plan) -> Result<()> {
+    if args.target_flash.is_some() || args.target_ram.is_some() {
+        return target::suggest(args, args.target_flash, args.target_ram);
+    }
+    for (is_wanted, language) in [(args.rust, Language::Rust), (args.c, Language::C)] {
+        if is_wanted {
+            return target::constant(args, language);
+        }
+    }
     let resolved = resolve::resolve(&args.model, &args.request)?;
     let pool = pool(args.machine.threads)?;
     let isa = isa::choose()?;
@@ -95,6 +104,12 @@ impl Model {
             }
         }
         Ok(model)
+    }
+
+    /// How many tensors the packed file has, where there is one.
+    pub fn tensors(&mut self) -> Option<usize> {
+        let (file, slots) = self.packed.as_mut()?;
+        Some(file.weights(slots).ok()?.index().iter().count())
     }
 
     /// All weights in one packed file, under their whole names.
@@ -279,6 +294,8 @@ fn to_json(resolved: &Resolved, plan: &Plan, pictures: u32) -> Value {
         "arena_bytes": plan.arena_bytes,
         "weight_bytes": plan.weight_bytes(),
         "multiply_adds": plan.multiply_adds(),
+        "prompt_ids": resolved.prompts().map(|[prompt, _]| prompt),
+        "negative_prompt_ids": resolved.prompts().map(|[_, negative]| negative),
     })
 }
 

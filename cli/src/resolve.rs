@@ -41,6 +41,10 @@ const AGAIN: &str = "The packed file is damaged: convert the model again";
 /// How strongly the prompt is followed, where nothing is said.
 const CFG_SCALE: f32 = 7.0;
 
+/// The same where the sample itself is the picture: what goes beyond black and white is cut off, and
+/// that comes earlier than with latents.
+const CFG_SCALE_OF_PIXELS: f32 = 3.0;
+
 /// Channels of grey and of coloured pictures.
 pub const PICTURE_CHANNELS: [usize; 2] = [1, 3];
 
@@ -349,10 +353,11 @@ fn text_to_image(
     let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
     let tile = vae.as_ref().filter(|_| request.vae_tiling).map(Autoencoder::tile);
     let vae_tile = tile.map(|own| request.vae_tile_size.map_or(own, |tile| tile as usize));
+    let cfg_scale = if vae.is_some() { CFG_SCALE } else { CFG_SCALE_OF_PIXELS };
     let words = Words {
         prompt: tokens.encode(prompt)?,
         negative_prompt: tokens.encode(request.negative_prompt.as_deref().unwrap_or(""))?,
-        cfg_scale: request.cfg_scale.unwrap_or(CFG_SCALE),
+        cfg_scale: request.cfg_scale.unwrap_or(cfg_scale),
         clip_skip: clip_skip(&text_encoder, request.clip_skip)?,
         text_encoder,
         unet,
@@ -624,6 +629,14 @@ impl Resolved {
             Networks::TextToImage(words) => {
                 words.vae.as_ref().map_or(1, Autoencoder::pixels_per_latent)
             }
+        }
+    }
+
+    /// The token ids of the prompt and of the negative prompt.
+    pub fn prompts(&self) -> Option<[&[u32]; 2]> {
+        match &self.networks {
+            Networks::TextToImage(words) => Some([&words.prompt, &words.negative_prompt]),
+            Networks::Unconditional { .. } => None,
         }
     }
 

@@ -7,8 +7,8 @@
 
 use core::fmt;
 
-/// A `Result` whose error is [`Error`].
-pub type Result<T> = core::result::Result<T, Error>;
+/// A `Result` whose error is [`Error`], where no other is named.
+pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 /// A shape as the error carries it: trailing zeros stand for absent dimensions.
 pub type Dims = [usize; 4];
@@ -34,6 +34,8 @@ pub enum Error {
     WeightRead,
     /// Untrusted bytes are malformed: `what` is wrong at byte `at`.
     Format { what: &'static str, at: usize },
+    /// The bytes of a file are not those its checksum was made of.
+    Checksum { expected: u32, found: u32 },
     /// A configuration's value is out of range or contradicts another.
     Config { key: &'static str, what: &'static str },
     /// `what` needs room for `needed`, and there is room for `limit`.
@@ -65,6 +67,9 @@ impl fmt::Display for Error {
             Error::WeightDtype { found } => write!(f, "weight of unusable type {found}"),
             Error::WeightRead => write!(f, "weight could not be read"),
             Error::Format { what, at } => write!(f, "{what} at byte {at}"),
+            Error::Checksum { expected, found } => {
+                write!(f, "the checksum is {found:08x}, the file says {expected:08x}")
+            }
             Error::Config { key, what } => write!(f, "{key} {what}"),
             Error::Capacity { what, needed, limit } => {
                 write!(f, "{what}: {needed} needed, at most {limit} possible")
@@ -107,6 +112,10 @@ mod tests {
             (Error::OutOfMemory { needed: 64, limit: 63 }, "needs 64 bytes of memory, 63 given"),
             (Error::Overflow { what }, "linear is too large to count in bytes"),
             (Error::Shape { what, expected, found }, "linear: expected shape [2, 3], found []"),
+            (
+                Error::Checksum { expected: 0xAB, found: 1 },
+                "the checksum is 00000001, the file says 000000ab",
+            ),
             (Error::MissingWeight, "weight missing"),
             (Error::WeightShape { expected, found }, "weight of shape [], expected [2, 3]"),
             (Error::WeightDtype { found: "I64" }, "weight of unusable type I64"),

@@ -7,12 +7,14 @@
 
 mod networks;
 mod policy;
+mod recipe;
 mod report;
 mod walk;
 mod write;
 
 pub use networks::Network;
 pub use policy::Storage;
+pub use recipe::number;
 pub use walk::{Converted, GROUPS, SCALE, Stored};
 pub use write::{Converter, Layout};
 
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mote::arch::Isa;
+use mote::exec::Sequential;
 use mote::weights::Weights;
 
 use crate::args::{self, Type};
@@ -79,6 +82,14 @@ type Files = BTreeMap<String, Vec<u8>>;
 /// # Errors
 /// Where the model cannot be converted, or the file not be written; nothing is left behind then.
 pub fn run(args: &args::Convert) -> Result<()> {
+    interruptible(args, &Interrupt::listen()?)
+}
+
+/// [`run`] until somebody else's interrupt.
+///
+/// # Errors
+/// As [`run`].
+pub fn interruptible(args: &args::Convert, interrupt: &Interrupt) -> Result<()> {
     output::check_model(&args.output)?;
     let model = Place::model(&args.model)?;
     let (networks, places) = networks::of(&model)?;
@@ -93,15 +104,15 @@ pub fn run(args: &args::Convert) -> Result<()> {
     let mut old = Model::of(&places)?;
     refuse_input(&args.output, &old)?;
     let mut reporter = Reporter::new(args.quiet);
-    let interrupt = Interrupt::listen()?;
     let mut work = Work { to: args.dtype, isa, pool: &pool, reporter: &mut reporter };
+    let recipe = recipe::of(&model, &networks)?;
     let networks = old.with_weights(|weights| present(&networks, weights))?;
     let tensors = old.with_weights(|weights| work.tensors(&networks, weights))??;
-    let layout = Layout::new(args.dtype, &tensors, &files)?;
-    let mut file = FileWriter::begin(Some(&args.output), &interrupt)?;
+    let layout = Layout::new(args.dtype, &tensors, &files, &recipe)?;
+    let mut file = FileWriter::begin(Some(&args.output), interrupt)?;
     let out: &mut Output<'_> = &mut |bytes| file.write(bytes);
     let differences =
-        old.with_weights(|weights| work.write(&layout, weights, &interrupt, out))??;
+        old.with_weights(|weights| work.write(&layout, weights, interrupt, out))??;
     file.end()?;
     let mut report = Report::new(&args.output, args.dtype, &tensors, &layout, differences);
     if args.output.is_file() {
@@ -110,6 +121,29 @@ pub fn run(args: &args::Convert) -> Result<()> {
     }
     let text = if args.json { report.json() } else { report.text(args.verbose) };
     print::bytes(text.as_bytes())
+}
+
+/// How many bytes the model will have, packed, and how many tensors; of a packed one, has.
+///
+/// # Errors
+/// Where it cannot be packed.
+pub fn packed_bytes(model: &Place, to: Type, weights: &mut Model) -> Result<[u64; 2]> {
+    if let Some(packed) = model.packed() {
+        let tensors = weights.tensors().unwrap_or_default();
+        return Ok([packed.whole().len() as u64, tensors as u64]);
+    }
+    let (networks, _) = networks::of(model)?;
+    let (recipe, files) = (recipe::of(model, &networks)?, files(model)?);
+    weights.with_weights(|weights| {
+        let mut converted = Converted::new(weights, to);
+        let networks = present(&networks, &mut converted);
+        for network in &networks {
+            network.plan(Isa::SCALAR, &Sequential, &mut converted)?;
+        }
+        let tensors = converted.tensors;
+        let layout = Layout::new(to, &tensors, &files, &recipe)?;
+        Ok([layout.file_bytes(), layout.tensors() as u64])
+    })?
 }
 
 /// The networks that the checkpoint has.
@@ -244,7 +278,7 @@ impl OnTheWay<'_> {
         let cannot = |error| Failure::file("write to", &folder, &error);
         let mut file = tempfile::tempfile_in(&folder).map_err(cannot)?;
         let files = Files::new();
-        let layout = Layout::new(to, &tensors, &files)?;
+        let layout = Layout::new(to, &tensors, &files, &[])?;
         let out: &mut Output<'_> = &mut |bytes| file.write_all(bytes).map_err(cannot);
         let mut work = Work { to, isa, pool, reporter };
         model.with_weights(|weights| work.write(&layout, weights, interrupt, out))??;

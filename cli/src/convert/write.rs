@@ -3,6 +3,7 @@
 //! All sizes are known before the first byte, so the header goes first. Tensors whose size is a
 //! multiple of [`ALIGNMENT`] come first, in the order of their names, and so all begin at one; the
 //! others follow, those of wide elements first, so that each begins at a multiple of its element.
+//! The recipe follows, and last comes the checksum of all before it.
 //! The same weights give the same bytes, whatever the number of threads.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,9 +11,10 @@ use std::collections::{BTreeMap, HashMap};
 use half::f16;
 use mote::arch::Isa;
 use mote::exec::{Executor, for_each_chunk};
+use mote::pipeline::recipe::TENSOR;
 use mote::tensor::packed::{PANEL, Panel, PanelMut, Sizes, pack_panel, unpack_panel};
 use mote::tensor::{DType, Packing};
-use mote::weights::{Weight, Weights};
+use mote::weights::{CHECKSUM, CHECKSUM_BYTES, Weight, Weights};
 use serde_json::json;
 
 use super::policy::Storage;
@@ -69,10 +71,14 @@ impl Difference {
 enum Content<'a> {
     /// A file of the model.
     File(&'a [u8]),
+    /// The recipe.
+    Recipe(&'a [u8]),
     /// A weight, or a packed weight's panels.
     Weight(&'a Stored),
     /// What belongs to the packed weight of this name.
     Companion(&'a str),
+    /// The checksum of all that was written before.
+    Checksum,
 }
 
 /// A tensor and where it goes.
@@ -85,6 +91,17 @@ struct Item<'a> {
     content: Content<'a>,
 }
 
+/// A tensor of this name, type and shape.
+fn item<'a>(
+    name: String,
+    (dtype, shape): (DType, mote::tensor::Shape),
+    content: Content<'a>,
+) -> Result<Item<'a>> {
+    let elements = shape.elements().map_err(|error| explain(error, &name))?;
+    let bytes = elements as u64 * dtype.bytes() as u64;
+    Ok(Item { name, dtype, shape: shape.as_slice().to_vec(), bytes, content })
+}
+
 /// What a packed file is to hold, in its order.
 #[derive(Clone, Debug)]
 pub struct Layout<'a> {
@@ -94,7 +111,8 @@ pub struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    /// The order of these tensors and files.
+    /// The order of these tensors and files. The recipe comes behind them; an empty one is none.
+    /// Last comes the checksum.
     ///
     /// # Errors
     /// Where a tensor is too large to count.
@@ -102,12 +120,29 @@ impl<'a> Layout<'a> {
         to: Type,
         tensors: &'a BTreeMap<String, Stored>,
         files: &'a BTreeMap<String, Vec<u8>>,
+        recipe: &'a [u8],
     ) -> Result<Self> {
-        let item = |name: String, (dtype, shape): (DType, mote::tensor::Shape), content| {
-            let elements = shape.elements().map_err(|error| explain(error, &name))?;
-            let bytes = elements as u64 * dtype.bytes() as u64;
-            Ok(Item { name, dtype, shape: shape.as_slice().to_vec(), bytes, content })
-        };
+        let mut layout = Self::of_tensors(to, tensors)?;
+        for (name, bytes) in files {
+            let shape = mote::tensor::Shape::new([bytes.len()]);
+            let name = format!("{FILE}{name}");
+            layout.items.push(item(name, (DType::U8, shape), Content::File(bytes))?);
+        }
+        layout.sort();
+        let shape = |bytes| (DType::U8, mote::tensor::Shape::new([bytes]));
+        if !recipe.is_empty() {
+            let content = Content::Recipe(recipe);
+            layout.items.push(item(TENSOR.into(), shape(recipe.len()), content)?);
+        }
+        layout.items.push(item(CHECKSUM.into(), shape(CHECKSUM_BYTES), Content::Checksum)?);
+        Ok(layout)
+    }
+
+    /// The order of these tensors alone, for a file that stays in memory and is changed there.
+    ///
+    /// # Errors
+    /// Where a tensor is too large to count.
+    pub fn of_tensors(to: Type, tensors: &'a BTreeMap<String, Stored>) -> Result<Self> {
         let mut items = Vec::new();
         for (name, stored) in tensors {
             items.push(item(name.clone(), stored.shape(), Content::Weight(stored))?);
@@ -116,23 +151,34 @@ impl<'a> Layout<'a> {
                 items.push(item(name, stored.companion(end), of)?);
             }
         }
-        for (name, bytes) in files {
-            let shape = mote::tensor::Shape::new([bytes.len()]);
-            items.push(item(format!("{FILE}{name}"), (DType::U8, shape), Content::File(bytes))?);
-        }
-        items.sort_by(|a, b| {
+        let mut layout = Self { to, tensors, items };
+        layout.sort();
+        Ok(layout)
+    }
+
+    fn sort(&mut self) {
+        self.items.sort_by(|a, b| {
             let last = |item: &Item<'_>| !item.bytes.is_multiple_of(ALIGNMENT);
             let width = |item: &Item<'_>| if last(item) { item.dtype.bytes() } else { 0 };
             let order = last(a).cmp(&last(b)).then(width(b).cmp(&width(a)));
             order.then_with(|| a.name.cmp(&b.name))
         });
-        Ok(Self { to, tensors, items })
     }
 
     /// Bytes of the tensors whose names begin with `prefix`.
     pub fn bytes(&self, prefix: &str) -> u64 {
         let of = self.items.iter().filter(|item| item.name.starts_with(prefix));
         of.map(|item| item.bytes).sum()
+    }
+
+    /// Bytes of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        self.header().len() as u64 + self.bytes("")
+    }
+
+    /// How many tensors it holds.
+    pub fn tensors(&self) -> usize {
+        self.items.len()
     }
 
     /// The length and the JSON, filled up with blanks.
@@ -183,13 +229,32 @@ impl Converter<'_> {
         layout: &Layout<'_>,
         out: &mut Output<'_>,
     ) -> Result<BTreeMap<String, Difference>> {
+        let mut crc = crc32fast::Hasher::new();
+        let differences = self.items(layout, &mut |bytes| {
+            crc.update(bytes);
+            out(bytes)
+        })?;
+        if layout.items.last().is_some_and(|item| matches!(item.content, Content::Checksum)) {
+            out(&crc.finalize().to_le_bytes())?;
+        }
+        let all = layout.bytes("");
+        (self.watch)(all, all)?;
+        Ok(differences)
+    }
+
+    /// All of the file but its checksum.
+    fn items(
+        &mut self,
+        layout: &Layout<'_>,
+        out: &mut Output<'_>,
+    ) -> Result<BTreeMap<String, Difference>> {
         out(&layout.header())?;
         let (mut done, all) = (0, layout.bytes(""));
         let (mut differences, mut held) = (BTreeMap::new(), Held::default());
         for item in &layout.items {
             (self.watch)(done, all)?;
             match item.content {
-                Content::File(bytes) => out(bytes)?,
+                Content::File(bytes) | Content::Recipe(bytes) => out(bytes)?,
                 Content::Weight(stored) => {
                     let difference = self.weight(&item.name, stored, &mut held, out)?;
                     differences.insert(item.name.clone(), difference);
@@ -202,10 +267,10 @@ impl Converter<'_> {
                     }
                     out(&held.0.remove(&item.name).unwrap_or_default())?;
                 }
+                Content::Checksum => {}
             }
             done += item.bytes;
         }
-        (self.watch)(all, all)?;
         Ok(differences)
     }
 

@@ -45,8 +45,7 @@ impl Store {
         let asked = walked(networks, isa, executor, &mut assumed)?;
         let mut source = Source::new(&asked, seed);
         let tensors = walked(networks, isa, executor, &mut source)?;
-        let files = BTreeMap::new();
-        let layout = Layout::new(Type::F32, &tensors, &files)?;
+        let layout = Layout::of_tensors(Type::F32, &tensors)?;
         let mut bytes = Vec::new();
         let mut watch = |_, _| Ok(());
         Converter { weights: &mut source, isa, executor, watch: &mut watch }.write(

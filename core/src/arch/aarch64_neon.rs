@@ -155,8 +155,8 @@ impl<const INT8: u8, const BF16: bool> Simd for Neon<INT8, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn mul_sub_i32(c: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        unsafe { vmlsq_s32(c, a, b) }
+    unsafe fn mul_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        unsafe { vmulq_s32(a, b) }
     }
 
     #[inline(always)]

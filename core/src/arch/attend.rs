@@ -55,7 +55,7 @@ impl<S: Simd> Weigh<S> for F32 {
     #[inline(always)]
     unsafe fn store(to: *mut u8, weights: [S::F; 2]) {
         // SAFETY: the caller's.
-        unsafe { S::store(to.cast(), weights[0]) }
+        unsafe { S::store_right_f32(to, weights[0]) }
     }
 }
 

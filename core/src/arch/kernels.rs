@@ -56,18 +56,24 @@ pub struct Gather<'a> {
 }
 
 impl Gather<'_> {
-    /// Panics unless the rows are long enough for `arithmetic` and all lie inside `data`.
-    pub(super) fn check(&self, arithmetic: Arithmetic, rows: usize) {
+    /// Panics unless the rows are long enough for `arithmetic`.
+    pub(super) fn check_sizes(&self, arithmetic: Arithmetic, rows: usize) {
         let tail = if arithmetic == Arithmetic::Q8 { ROW_TAIL } else { 0 };
         let needed = self.steps.checked_mul(4).and_then(|bytes| bytes.checked_add(tail));
         assert!(needed.is_some_and(|needed| needed <= self.row_bytes), "a row is too short");
         assert!(self.taps <= MAX_TAPS && rows <= MR_MAX, "too many taps or rows");
         assert!(self.zeros.len() >= self.row_bytes, "too few zeros");
+    }
+
+    /// Panics unless the first `rows` of each tap lie inside `data`. A kernel does it with its own
+    /// vectors: in tiles of few channels it would take as long as a tenth of the products.
+    #[inline(always)]
+    pub(super) fn check_rows(&self, rows: usize) {
         // `NO_ROW` is the largest number: one more, and it is the smallest.
         let limit = self.data.len().checked_sub(self.row_bytes).map_or(0, |last| last + 1);
         for offsets in self.offsets.chunks_exact(MR_MAX).take(self.taps) {
             let mut largest = 0;
-            for &offset in offsets {
+            for &offset in &offsets[..rows] {
                 largest = largest.max(offset.wrapping_add(1));
             }
             assert!(largest <= limit, "a row lies outside its tensor");
@@ -80,7 +86,7 @@ impl Gather<'_> {
         if offset == NO_ROW {
             self.zeros.as_ptr()
         } else {
-            // Inside `data`, as `check` has seen.
+            // Inside `data`, as `check_rows` has seen.
             self.data.as_ptr().wrapping_add(offset)
         }
     }
@@ -259,7 +265,8 @@ macro_rules! kernels {
             use $crate::arch::{attend, portable, register_loop, tile};
 
             /// # Safety
-            /// The CPU has the features; `Isa::product` has checked all lengths.
+            /// The CPU has the features; `Isa::product` has checked all lengths. Where rows lie is
+            /// checked here.
             $(#[$feature])*
             unsafe fn product(
                 arithmetic: Arithmetic,
@@ -268,6 +275,8 @@ macro_rules! kernels {
                 finish: &mut Finish<'_, '_>,
             ) {
                 let (rows, paired) = (finish.out.len(), $prefers == 2);
+                // As many rows as fill whole vectors; those beyond are of the same tensor.
+                a.check_rows($crate::arch::MR_MAX);
                 // SAFETY: the caller's.
                 unsafe {
                     if panels.gate.is_some() || paired {

@@ -6,6 +6,10 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64_neon;
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+mod arm_dsp;
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+mod arm_helium;
 mod attend;
 mod kernels;
 mod portable;
@@ -15,6 +19,8 @@ mod simd;
 mod tile;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm_simd128;
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+mod widened;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -63,6 +69,13 @@ pub enum Level {
     /// aarch64 with dotprod, i8mm and bf16.
     #[cfg(target_arch = "aarch64")]
     NeonBf16,
+    /// A bare 32-bit Arm core with the DSP extension and single precision in hardware: Cortex-M4F,
+    /// M7, M33.
+    #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+    Dsp,
+    /// A bare 32-bit Arm core with Helium, for integers and floats: Cortex-M55, M85.
+    #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+    Helium,
     /// WebAssembly, compiled with simd128.
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128,
@@ -90,6 +103,10 @@ impl Level {
         Self::NeonI8mm,
         #[cfg(target_arch = "aarch64")]
         Self::NeonBf16,
+        #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+        Self::Dsp,
+        #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+        Self::Helium,
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         Self::Simd128,
     ];
@@ -120,6 +137,10 @@ impl Level {
             Self::NeonI8mm => &aarch64_neon::NEON_I8MM,
             #[cfg(target_arch = "aarch64")]
             Self::NeonBf16 => &aarch64_neon::NEON_BF16,
+            #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+            Self::Dsp => &arm_dsp::DSP,
+            #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+            Self::Helium => &arm_helium::HELIUM,
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => &wasm_simd128::SIMD128,
         }
@@ -218,7 +239,7 @@ impl Isa {
         let columns = finish.out.first().map_or(0, |row| row.len());
         let wide = if panels.gate.is_some() { 2 } else { self.0.tile_panels };
         assert!(rows <= self.0.tile_rows[wide - 1], "more rows than a tile has");
-        a.check(arithmetic, rows);
+        a.check_sizes(arithmetic, rows);
         let count = columns.div_ceil(PANEL);
         let (in_data, in_columns) = match panels.gate {
             None => (count, count),
@@ -236,7 +257,8 @@ impl Isa {
             assert!(residual.len() >= rows, "too few rows of a residual");
             assert!(residual[..rows].iter().all(|row| row.len() >= columns), "a residual's row");
         }
-        // SAFETY: the token proves the CPU's features; sizes and row addresses were just checked.
+        // SAFETY: the token proves the CPU's features; sizes were just checked, and the kernel
+        // checks where rows lie.
         unsafe { (self.0.product)(arithmetic, a, panels, finish) }
     }
 

@@ -419,13 +419,13 @@ const ROUND: f32 = 12_582_912.0;
 
 /// Quantises a row to [`Form::Q8`](crate::tensor::Form): the range, which always holds 0, is cut
 /// into 255 steps. A row that is not finite throughout gets a scale that is no number, so that it
-/// does not pass for one that is.
+/// does not pass for one that is; `is_finite` says that none is.
 #[inline(always)]
-fn quantise_row(x: &[f32], out: &mut [u8]) {
+fn quantise_row(x: &[f32], is_finite: bool, out: &mut [u8]) {
     let largest = fold(x, 0.0, larger);
     let smallest = fold(x, 0.0, smaller);
     // Zero, or no number.
-    let flaw = sum(x, |x| x * 0.0);
+    let flaw = if is_finite { 0.0 } else { sum(x, |x| x * 0.0) };
     let scale = (largest - smallest) / 255.0 + flaw;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let zero = -smallest * inverse;
@@ -447,8 +447,10 @@ fn quantise_row(x: &[f32], out: &mut [u8]) {
 #[inline(always)]
 pub fn quantise_rows(x: &[f32], c: usize, out: &mut [u8]) {
     let row = Form::Q8.row_bytes(c);
+    // Asked once for all rows, as nearly always there is nothing to find.
+    let is_finite = sum(x, |x| x * 0.0) == 0.0;
     for (x, out) in x.chunks_exact(c).zip(out.chunks_exact_mut(row)) {
-        quantise_row(x, out);
+        quantise_row(x, is_finite, out);
     }
 }
 

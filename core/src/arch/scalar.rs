@@ -118,8 +118,21 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn mul_sub_i32(c: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        each(c, |i, c| c.wrapping_sub(a[i].wrapping_mul(b[i])))
+    unsafe fn mul_i32(a: Self::I, b: Self::I) -> Self::I {
+        each(a, |i, a| a.wrapping_mul(b[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn right_f32(from: *const u8) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<[u32; LANES]>().read_unaligned() }
+            .map(|bits| f32::from_bits(u32::from_le(bits)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_right_f32(to: *mut u8, x: Self::F) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[u32; LANES]>().write_unaligned(x.map(|x| x.to_bits().to_le())) }
     }
 
     #[inline(always)]

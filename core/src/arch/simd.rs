@@ -7,6 +7,9 @@
 /// Where an instruction set multiplies by a lane of a register, the left side is read `STEPS` = 4
 /// steps at a time, and `dot…` takes step `LANE` of them; else both are 1 step, and lane 0.
 ///
+/// Panels of the right side may lie in a file, and are little-endian on every machine; f32 of the
+/// left side are the machine's own.
+///
 /// # Safety
 /// All functions need the CPU's features; those that take a pointer read or write as many bytes as
 /// the register holds (`left…`: four bytes a step), at any alignment.
@@ -59,13 +62,26 @@ pub(super) trait Simd: Copy {
     unsafe fn to_f32(x: Self::I) -> Self::F;
     /// f32 that are whole numbers, as integers.
     unsafe fn to_i32(x: Self::F) -> Self::I;
-    /// `c − a · b`
-    unsafe fn mul_sub_i32(c: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn mul_i32(a: Self::I, b: Self::I) -> Self::I;
 
     #[inline(always)]
     unsafe fn left_f32<const STEPS: usize>(from: *const u8) -> Self::F {
         // SAFETY: the caller's.
         unsafe { Self::splat(from.cast::<f32>().read_unaligned()) }
+    }
+
+    /// f32 of a panel.
+    #[inline(always)]
+    unsafe fn right_f32(from: *const u8) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { Self::load(from.cast()) }
+    }
+
+    /// f32 into a panel.
+    #[inline(always)]
+    unsafe fn store_right_f32(to: *mut u8, x: Self::F) {
+        // SAFETY: the caller's.
+        unsafe { Self::store(to.cast(), x) }
     }
 
     /// `sums + a·b` in each lane.

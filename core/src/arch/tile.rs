@@ -69,7 +69,7 @@ impl<S: Simd> Sums<S> for F32 {
 
     #[inline(always)]
     unsafe fn right(from: *const u8) -> S::F {
-        unsafe { S::load(from.cast()) }
+        unsafe { S::right_f32(from) }
     }
 
     #[inline(always)]
@@ -350,20 +350,26 @@ unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
         for tap in 0..a.taps {
             let rows = if tap == 0 { *rows_of_tap_0 } else { rows_at::<MR>(a, tap) };
             let right = registers::<S, REGS>(a, panels, first, tap);
-            let mut sums = [[S::zero_i32(); REGS]; MR];
-            one_tap::<S, Q8, MR, REGS>(&mut sums, &rows, &right, steps);
             let mut columns = [S::zero_i32(); REGS];
             for (j, column) in columns.iter_mut().enumerate() {
                 *column = S::to_i32(S::load(scales(j, 1 + tap)));
             }
+            // The sums begin with what the zero point takes off, which costs one operation, as
+            // beginning with nothing does.
+            let mut sums = [[S::zero_i32(); REGS]; MR];
             for r in 0..MR {
-                let tail = rows[r].add(4 * steps);
-                let scale = S::splat(tail.cast::<f32>().read_unaligned());
-                let zero = tail.add(4).cast::<i32>().read_unaligned();
-                let zero = S::splat_i32(zero - S::LEFT_BIAS);
+                let zero = rows[r].add(4 * steps + 4).cast::<i32>().read_unaligned();
+                let off = S::splat_i32(S::LEFT_BIAS - i32::from_le(zero));
                 for j in 0..REGS {
-                    let exact = S::mul_sub_i32(sums[r][j], zero, columns[j]);
-                    total[r][j] = S::mul_add(S::to_f32(exact), scale, total[r][j]);
+                    sums[r][j] = S::mul_i32(off, columns[j]);
+                }
+            }
+            one_tap::<S, Q8, MR, REGS>(&mut sums, &rows, &right, steps);
+            for r in 0..MR {
+                let scale = rows[r].add(4 * steps).cast::<u32>().read_unaligned();
+                let scale = S::splat(f32::from_bits(u32::from_le(scale)));
+                for j in 0..REGS {
+                    total[r][j] = S::mul_add(S::to_f32(sums[r][j]), scale, total[r][j]);
                 }
             }
         }

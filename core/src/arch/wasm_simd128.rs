@@ -117,8 +117,8 @@ impl Simd for Simd128 {
     }
 
     #[inline(always)]
-    unsafe fn mul_sub_i32(c: v128, a: v128, b: v128) -> v128 {
-        i32x4_sub(c, i32x4_mul(a, b))
+    unsafe fn mul_i32(a: v128, b: v128) -> v128 {
+        i32x4_mul(a, b)
     }
 
     #[inline(always)]

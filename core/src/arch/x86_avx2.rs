@@ -124,8 +124,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn mul_sub_i32(c: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        unsafe { _mm256_sub_epi32(c, _mm256_mullo_epi32(a, b)) }
+    unsafe fn mul_i32(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_mullo_epi32(a, b) }
     }
 
     #[inline(always)]

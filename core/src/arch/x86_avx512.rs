@@ -116,8 +116,8 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn mul_sub_i32(c: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        unsafe { _mm512_sub_epi32(c, _mm512_mullo_epi32(a, b)) }
+    unsafe fn mul_i32(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_mullo_epi32(a, b) }
     }
 
     #[inline(always)]

@@ -55,6 +55,19 @@ impl<'m> Arena<'m> {
         Self { base: Some(base), limit: memory.len(), top: 0, peak: 0, memory: PhantomData }
     }
 
+    /// An arena in the same memory as a former one, which was dropped when its top was `top`: its
+    /// tensors are still there.
+    ///
+    /// # Panics
+    /// As [`Arena::new`], and where `top` is none that an arena in this memory could have had.
+    pub fn resume(memory: &'m mut [u8], top: usize) -> Self {
+        let mut arena = Self::new(memory);
+        let is_top = top <= arena.limit && top.is_multiple_of(ALIGNMENT);
+        assert!(is_top, "an arena resumes at a former top");
+        (arena.top, arena.peak) = (top, top);
+        arena
+    }
+
     /// An arena without memory, that only counts.
     pub fn measuring() -> Self {
         let limit = isize::MAX as usize & !(ALIGNMENT - 1);

@@ -45,6 +45,12 @@ impl Conv {
         self
     }
 
+    /// The result is added to what the output holds: for [`conv2d_into`].
+    pub const fn added(mut self) -> Self {
+        self.epilogue.accumulate = true;
+        self
+    }
+
     /// `[n, channels]`: added to every pixel of a sample.
     pub const fn plus_per_sample(mut self, shift: Option<Tensor>) -> Self {
         self.epilogue.per_sample = shift;
@@ -91,9 +97,10 @@ impl Conv {
     /// The form in which the layer wants its input, of `k` channels.
     ///
     /// # Errors
-    /// Those of [`Context::matrix`].
+    /// Those of [`Context::form`].
     pub fn form(self, cx: &mut Context<'_>, p: &Path<'_>, k: usize) -> Result<Form> {
-        cx.uncounted(|cx| Ok(self.matrix(cx, p, k)?.packing.form()))
+        let [height, width] = self.slide.kernel;
+        cx.form(&p.at("weight"), [self.channels, k, height, width])
     }
 }
 
@@ -104,6 +111,21 @@ impl Conv {
 pub fn conv2d(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, layer: Conv) -> Result<Tensor> {
     let (matrix, bias) = layer.weights(cx, p, x.channels())?;
     ops::conv2d(cx, x, matrix, bias, layer.slide, layer.epilogue)
+}
+
+/// [`conv2d`] into a tensor that is there.
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn conv2d_into(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    layer: Conv,
+    out: Tensor,
+) -> Result<()> {
+    let (matrix, bias) = layer.weights(cx, p, x.channels())?;
+    ops::conv2d_into(cx, x, matrix, bias, layer.slide, layer.epilogue, out)
 }
 
 /// [`conv2d`] whose result takes the place of `x`, the newest tensor.

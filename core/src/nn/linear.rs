@@ -53,7 +53,7 @@ impl Linear {
     /// # Errors
     /// Those of [`Context::matrix`].
     pub fn matrix(self, cx: &mut Context<'_>, p: &Path<'_>, k: usize) -> Result<Matrix> {
-        let n = if self.epilogue.geglu { 2 * self.features } else { self.features };
+        let n = self.rows();
         match self.pointwise {
             false => cx.matrix(&p.at("weight"), [n, k]),
             true => cx.matrix(&p.at("weight"), [n, k, 1, 1]),
@@ -63,9 +63,17 @@ impl Linear {
     /// The form in which the layer wants its input, of `k` channels.
     ///
     /// # Errors
-    /// Those of [`Context::matrix`].
+    /// Those of [`Context::form`].
     pub fn form(self, cx: &mut Context<'_>, p: &Path<'_>, k: usize) -> Result<Form> {
-        cx.uncounted(|cx| Ok(self.matrix(cx, p, k)?.packing.form()))
+        match self.pointwise {
+            false => cx.form(&p.at("weight"), [self.rows(), k]),
+            true => cx.form(&p.at("weight"), [self.rows(), k, 1, 1]),
+        }
+    }
+
+    /// Rows of the weight.
+    const fn rows(&self) -> usize {
+        if self.epilogue.geglu { 2 * self.features } else { self.features }
     }
 }
 

@@ -1,12 +1,12 @@
 //! `ResnetBlock2D`: norm, SiLU, convolution, twice, with the time step entering between, around a
 //! shortcut (He et al. 2016; Ho et al. 2020, appendix B).
 
-use super::conv::{Conv, conv2d};
+use super::conv::{Conv, conv2d, conv2d_into};
 use super::linear::{Linear, linear};
 use super::norm::{Norm, group_norm, group_norm_replacing};
 use crate::error::{Error, Result};
 use crate::ops::{self, Context, GroupNorm};
-use crate::tensor::{Form, Tensor};
+use crate::tensor::{Form, Shape, Tensor};
 use crate::weights::Path;
 
 /// How the time embedding enters a resnet (`resnet_time_scale_shift`).
@@ -51,6 +51,19 @@ pub fn resnet_block_2d(
     block: ResnetBlock2d,
 ) -> Result<Tensor> {
     let channels = block.channels;
+    if is_packed_small(cx, p, x.channels(), channels)? {
+        let [n, h, w, _] = x.dims("resnet_block_2d")?;
+        let y = cx.tensor(Shape::new([n, h, w, channels]))?;
+        first_half_into(cx, p, x, block, y)?;
+        cx.scratch(|cx| {
+            let residual = match x.channels() == channels {
+                true => x,
+                false => conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?,
+            };
+            second_half_into(cx, p, y, block, Conv::new(channels, 3).plus(residual), y)
+        })?;
+        return Ok(y);
+    }
     cx.scope(|cx| {
         let form = Conv::new(channels, 3).form(cx, &p.at("conv1"), x.channels())?;
         let y = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu().in_form(form))?;
@@ -68,7 +81,8 @@ pub fn resnet_block_2d(
 ///
 /// Where the channels shrink, the shortcut is computed first and x is then normalised in place.
 /// After the first convolution x is not needed any more, and the shortcut moves into its memory:
-/// x `[n, h, w, a]` to `b` channels takes `a + 2b` floats a pixel in all.
+/// x `[n, h, w, a]` to `b` channels takes `a + 2b` floats a pixel in all. Rows in less than f32 are
+/// written beside, which takes `a + b` and those rows, and nothing is moved.
 ///
 /// # Errors
 /// As [`resnet_block_2d`].
@@ -80,14 +94,28 @@ pub fn resnet_block_2d_replacing(
 ) -> Result<Tensor> {
     let [n, h, w, c] = x.dims("resnet_block_2d")?;
     let channels = block.channels;
+    if c >= channels && is_packed_small(cx, p, c, channels)? {
+        let conv = Conv::new(channels, 3);
+        cx.scratch(|cx| {
+            if c == channels {
+                let y = cx.tensor(x.shape())?;
+                first_half_into(cx, p, x, block, y)?;
+                return second_half_into(cx, p, y, block, conv.added(), x);
+            }
+            let shortcut = conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?;
+            let y = front(x, shortcut.shape())?;
+            first_half_into(cx, p, x, block, y)?;
+            second_half_into(cx, p, y, block, conv.plus(shortcut), y)
+        })?;
+        return cx.replace(x, |_| front(x, Shape::new([n, h, w, channels])));
+    }
     if c <= channels || cx.is_recording() {
         return cx.replace(x, |cx| resnet_block_2d(cx, p, x, block));
     }
     cx.replace(x, |cx| {
         let shortcut = conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?;
         let x = group_norm_replacing(cx, &p.at("norm1"), x, block.norm.then_silu())?;
-        let front = x.reshape([x.len(), 1])?.rows(0, shortcut.len())?;
-        let residual = front.reshape([n, h, w, channels])?;
+        let residual = front(x, shortcut.shape())?;
         let y = cx.replace(shortcut, |cx| {
             let y = first_conv(cx, p, x, block)?;
             ops::copy_into(cx, shortcut, residual)?;
@@ -96,6 +124,56 @@ pub fn resnet_block_2d_replacing(
         let y = time_and_norm_replacing(cx, p, y, block)?;
         conv_and_residual(cx, p, y, residual, block)
     })
+}
+
+/// The first of x's memory, as a tensor of this shape.
+fn front(x: Tensor, shape: Shape) -> Result<Tensor> {
+    x.reshape([x.len(), 1])?.rows(0, shape.elements()?)?.with_shape(shape)
+}
+
+/// Whether both convolutions take rows in less than f32: then the normalised rows lie beside what
+/// they were made of, and a convolution's result may take the place of that.
+fn is_packed_small(cx: &mut Context<'_>, p: &Path<'_>, c: usize, channels: usize) -> Result<bool> {
+    let conv = Conv::new(channels, 3);
+    let first = conv.form(cx, &p.at("conv1"), c)?;
+    Ok(first != Form::F32 && conv.form(cx, &p.at("conv2"), channels)? != Form::F32)
+}
+
+/// The first norm and convolution, whose result may take the place of x.
+fn first_half_into(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    block: ResnetBlock2d,
+    y: Tensor,
+) -> Result<()> {
+    let conv = Conv::new(block.channels, 3);
+    let form = conv.form(cx, &p.at("conv1"), x.channels())?;
+    cx.scratch(|cx| {
+        let rows = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu().in_form(form))?;
+        let shift = added_time(cx, p, block)?;
+        conv2d_into(cx, &p.at("conv1"), rows, conv.plus_per_sample(shift), y)
+    })
+}
+
+/// The second norm and convolution, whose result may take the place of y.
+fn second_half_into(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    y: Tensor,
+    block: ResnetBlock2d,
+    conv: Conv,
+    out: Tensor,
+) -> Result<()> {
+    let form = conv.form(cx, &p.at("conv2"), y.channels())?;
+    cx.scratch(|cx| {
+        let rows = cx.scope(|cx| {
+            let norm = second_norm(cx, p, y.channels(), block)?;
+            group_norm(cx, &p.at("norm2"), y, norm.in_form(form))
+        })?;
+        conv2d_into(cx, &p.at("conv2"), rows, conv, out)
+    })?;
+    unscale(cx, out, block)
 }
 
 /// `ResnetBlock2D` that halves: `[n, h, w, c]` to `[n, h/2, w/2, c]`, by the mean of 2x2 pixels. An
@@ -166,15 +244,31 @@ fn conv_with_time(
     block: ResnetBlock2d,
 ) -> Result<Tensor> {
     cx.scope(|cx| {
-        let shift = match block.time {
-            Some(Time { embedding, scale_shift: TimeScaleShift::Default }) => {
-                let layer = Linear::new(block.channels);
-                Some(linear(cx, &p.at("time_emb_proj"), embedding, layer)?)
-            }
-            _ => None,
-        };
+        let shift = added_time(cx, p, block)?;
         conv2d(cx, &p.at("conv1"), x, conv.plus_per_sample(shift))
     })
+}
+
+/// `[n, channels]`: the time step, where it is added after the first convolution.
+fn added_time(cx: &mut Context<'_>, p: &Path<'_>, block: ResnetBlock2d) -> Result<Option<Tensor>> {
+    let Some(Time { embedding, scale_shift: TimeScaleShift::Default }) = block.time else {
+        return Ok(None);
+    };
+    linear(cx, &p.at("time_emb_proj"), embedding, Linear::new(block.channels)).map(Some)
+}
+
+/// The second norm, with the time step where it scales and shifts, and SiLU.
+fn second_norm(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    c: usize,
+    block: ResnetBlock2d,
+) -> Result<GroupNorm> {
+    let Some(Time { embedding, scale_shift: TimeScaleShift::ScaleShift }) = block.time else {
+        return Ok(block.norm.then_silu());
+    };
+    let scale_shift = linear(cx, &p.at("time_emb_proj"), embedding, Linear::new(2 * c))?;
+    Ok(block.norm.then_scale_shift_silu(scale_shift))
 }
 
 /// The second norm, with the time step where it scales and shifts, and SiLU. The result takes the
@@ -187,21 +281,14 @@ fn time_and_norm_replacing(
 ) -> Result<Tensor> {
     let c = y.channels();
     let form = Conv::new(c, 3).form(cx, &p.at("conv2"), c)?;
-    let norm_of = |cx: &mut Context<'_>| -> Result<GroupNorm> {
-        let Some(Time { embedding, scale_shift: TimeScaleShift::ScaleShift }) = block.time else {
-            return Ok(block.norm.then_silu());
-        };
-        let scale_shift = linear(cx, &p.at("time_emb_proj"), embedding, Linear::new(2 * c))?;
-        Ok(block.norm.then_scale_shift_silu(scale_shift))
-    };
     if form == Form::F32 {
         return cx.scratch(|cx| {
-            let norm = norm_of(cx)?;
+            let norm = second_norm(cx, p, c, block)?;
             group_norm_replacing(cx, &p.at("norm2"), y, norm)
         });
     }
     cx.replace(y, |cx| {
-        let norm = norm_of(cx)?;
+        let norm = second_norm(cx, p, c, block)?;
         group_norm(cx, &p.at("norm2"), y, norm.in_form(form))
     })
 }
@@ -215,8 +302,14 @@ fn conv_and_residual(
     block: ResnetBlock2d,
 ) -> Result<Tensor> {
     let out = conv2d(cx, &p.at("conv2"), y, Conv::new(block.channels, 3).plus(residual))?;
-    if block.output_scale_factor != 1.0 {
-        ops::scale_shift_in_place(cx, out, 1.0 / block.output_scale_factor, 0.0)?;
-    }
+    unscale(cx, out, block)?;
     Ok(out)
+}
+
+/// Divides the sum with the shortcut.
+fn unscale(cx: &mut Context<'_>, out: Tensor, block: ResnetBlock2d) -> Result<()> {
+    if block.output_scale_factor == 1.0 {
+        return Ok(());
+    }
+    ops::scale_shift_in_place(cx, out, 1.0 / block.output_scale_factor, 0.0)
 }

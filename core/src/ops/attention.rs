@@ -4,6 +4,7 @@
 
 use super::context::Context;
 use super::convert::to_form;
+use super::gemm::in_panel;
 use super::observe::Op;
 use super::tape::Record;
 use crate::arch::{Attend, Isa, KEYS};
@@ -12,6 +13,9 @@ use crate::exec::{TileMut, for_each_chunk, for_each_tile};
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::to_bf16;
 use crate::tensor::{Form, PANEL, Shape, Tensor};
+
+/// Bytes of keys and values that all queries look at before the next heads' turn.
+const CACHED: usize = 512 << 10;
 
 /// How queries, keys and values are put to use.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,10 +73,11 @@ pub fn attention(
                     cx.arena.split_bytes_two([out?, scratch], [q?, k, values]);
                 let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));
                 let sources = Sources { q: floats_of(q), k, values };
-                // Head by head: one head's keys and values stay in a core's cache.
-                for first in (0..c).step_by(d) {
-                    let (tile, head) = ([sizes.queries, d], first..first + d);
-                    for_each_tile(executor, out, c, head, tile, scratch, |tile, scratch| {
+                // So many heads at a time that their keys and values stay in a core's cache.
+                let step = d * (CACHED / sizes.bytes_of_a_head().max(1)).max(1);
+                for first in (0..c).step_by(step) {
+                    let (tile, heads) = ([sizes.queries, d], first..c.min(first + step));
+                    for_each_tile(executor, out, c, heads, tile, scratch, |tile, scratch| {
                         sizes.attend(isa, tile, sources, scratch);
                     });
                 }
@@ -115,6 +120,11 @@ impl Sizes {
 
     fn values_of_a_head(&self) -> usize {
         self.tk.div_ceil(KEYS).saturating_mul(self.d).saturating_mul(self.value_row())
+    }
+
+    /// Bytes of a head's keys and values.
+    fn bytes_of_a_head(&self) -> usize {
+        4 * (self.values_of_a_head() + self.tk * self.form.steps(self.d))
     }
 
     /// f32 elements that one worker needs: queries, weights, the transposed result, sums.
@@ -185,7 +195,7 @@ impl Sizes {
             let first = query / PANEL * panel + query % PANEL;
             let to = panels[first..].iter_mut().step_by(PANEL);
             match self.form {
-                Form::F32 => to.zip(from).for_each(|(to, x)| *to = x * scale),
+                Form::F32 => to.zip(from).for_each(|(to, x)| *to = in_panel(x * scale)),
                 _ => {
                     let pairs = from.as_chunks::<2>().0;
                     to.zip(pairs).for_each(|(to, pair)| *to = word(pair.map(|x| x * scale)));

@@ -4,11 +4,17 @@ use super::observe::{Event, Observer, Op};
 use super::tape::{Record, Recording, State};
 use crate::arch::Isa;
 use crate::error::{Error, Result};
-use crate::exec::Executor;
+use crate::exec::{Executor, for_each_chunk};
 use crate::mem::{Arena, bytes_of_mut};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{DType, Form, PANEL, Packing, Shape, Tensor};
 use crate::weights::{Name, Path, Weight, Weights};
+
+/// Fewer bytes than these are moved by one thread, and no further than so many bytes.
+const LEAST_SHIFT: usize = 32 << 10;
+
+/// Bytes that one task moves.
+const MOVED: usize = 16 << 10;
 
 /// What a walk has cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,7 +158,7 @@ impl<'m> Context<'m> {
     /// Those of [`Arena::keep`].
     pub fn keep_in_place_of(&mut self, older: Tensor, result: Tensor) -> Result<Tensor> {
         match self.is_ours(older.offset()) {
-            true => self.arena.keep(older.offset(), result),
+            true => self.slide(older.offset(), result),
             false => Ok(result),
         }
     }
@@ -198,6 +204,32 @@ impl<'m> Context<'m> {
         }
     }
 
+    /// Gives back all that lies above `mark` but `result`, which moves down to it.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] never in practice: the tensor was smaller than the arena before.
+    ///
+    /// # Panics
+    /// As [`Arena::keep`].
+    pub fn slide(&mut self, mark: usize, result: Tensor) -> Result<Tensor> {
+        let (from, bytes) = (result.offset(), result.bytes());
+        let shift = from.saturating_sub(mark);
+        if self.is_planning() || shift < LEAST_SHIFT || bytes < LEAST_SHIFT {
+            return self.arena.keep(mark, result);
+        }
+        // Part by part, none of which goes where it lies itself.
+        let part = |at, bytes: usize| Tensor::new(at, Shape::new([bytes]), DType::U8);
+        for done in (0..bytes).step_by(shift) {
+            let count = shift.min(bytes - done);
+            let [to, x] = [part(mark + done, count)?, part(from + done, count)?];
+            let (to, [x]) = self.arena.split_bytes(to, [x]);
+            for_each_chunk::<_, u8>(self.executor, to, MOVED, &mut [], |index, to, _| {
+                to.copy_from_slice(&x[index * MOVED..][..to.len()]);
+            });
+        }
+        self.arena.keep(mark, Tensor::new(mark, result.shape(), result.dtype())?)
+    }
+
     fn keep(
         &mut self,
         mark: usize,
@@ -205,7 +237,7 @@ impl<'m> Context<'m> {
     ) -> Result<Tensor> {
         match body(self) {
             Ok(result) if self.is_recording() => Ok(result),
-            Ok(result) => self.arena.keep(mark, result),
+            Ok(result) => self.slide(mark, result),
             Err(error) => {
                 self.arena.release(mark);
                 Err(error)
@@ -240,6 +272,33 @@ impl<'m> Context<'m> {
     /// # Errors
     /// As [`Context::weight`]; also where a packed weight lacks a companion.
     pub fn matrix<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Matrix> {
+        let (weight, packing, sizes) = self.product(path, dims)?;
+        let bytes = &mut self.tally.weight_bytes;
+        *bytes = bytes.saturating_add(weight.bytes as u64);
+        let quantised = matches!(packing, Packing::Q8 | Packing::Q4);
+        let mut companion = |name: &str, shape: Shape, dtype: DType, wanted: bool| {
+            if !wanted { Ok(None) } else { self.companion(name, shape, dtype).map(Some) }
+        };
+        let scales = companion("scale", sizes.scale_shape(), DType::F32, quantised)?;
+        let is_q4 = packing == Packing::Q4;
+        let groups = companion("groups", sizes.groups_shape(), DType::U8, is_q4)?;
+        Ok(Matrix { weight, packing, sizes, scales, groups })
+    }
+
+    /// The form in which the product with the weight at `path` takes its left side.
+    ///
+    /// # Errors
+    /// As [`Context::matrix`], but for companions.
+    pub fn form<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Form> {
+        self.product(path, dims).map(|(_, packing, _)| packing.form())
+    }
+
+    /// The weight at `path` of a product, and how it is stored.
+    fn product<const N: usize>(
+        &mut self,
+        path: &Path<'_>,
+        dims: [usize; N],
+    ) -> Result<(Weight, Packing, Sizes)> {
         self.set_name(path)?;
         let shape = Shape::new(dims);
         let weight = self.weights.find_matrix(&self.name, shape)?.ok_or(Error::MissingWeight)?;
@@ -248,28 +307,16 @@ impl<'m> Context<'m> {
         let taps = taps.iter().fold(1usize, |taps, &t| taps.saturating_mul(t));
         shape.elements()?;
         let sizes = Sizes { n, channels, taps };
-        let packing = packing_of(weight, shape, sizes)?;
-        let bytes = &mut self.tally.weight_bytes;
-        *bytes = bytes.saturating_add(weight.bytes as u64);
-        let quantised = matches!(packing, Packing::Q8 | Packing::Q4);
-        let mut companion = |name: &str, shape: Shape, dtype: DType, wanted: bool| {
-            if !wanted { Ok(None) } else { self.companion(path, name, shape, dtype).map(Some) }
-        };
-        let scales = companion("scale", sizes.scale_shape(), DType::F32, quantised)?;
-        let is_q4 = packing == Packing::Q4;
-        let groups = companion("groups", sizes.groups_shape(), DType::U8, is_q4)?;
-        Ok(Matrix { weight, packing, sizes, scales, groups })
+        Ok((weight, packing_of(weight, shape, sizes)?, sizes))
     }
 
-    /// What belongs to the packed weight at `path`.
-    fn companion(
-        &mut self,
-        path: &Path<'_>,
-        name: &str,
-        shape: Shape,
-        dtype: DType,
-    ) -> Result<Weight> {
-        self.set_name(&path.at(name))?;
+    /// What belongs to the packed weight that was found last.
+    fn companion(&mut self, name: &str, shape: Shape, dtype: DType) -> Result<Weight> {
+        let len = self.name.len();
+        let limit = crate::weights::MAX_NAME;
+        if self.name.push('.').is_err() || self.name.push_str(name).is_err() {
+            return Err(Error::Capacity { what: "a weight's name", needed: limit + 1, limit });
+        }
         let weight = self.weights.find(&self.name, shape)?.ok_or(Error::MissingWeight)?;
         if weight.shape != shape {
             let (expected, found) = (shape.to_dims(), weight.shape.to_dims());
@@ -280,19 +327,8 @@ impl<'m> Context<'m> {
         }
         let bytes = &mut self.tally.weight_bytes;
         *bytes = bytes.saturating_add(weight.bytes as u64);
-        self.set_name(path)?;
+        self.name.truncate(len);
         Ok(weight)
-    }
-
-    /// Runs `body`, which only looks at weights, without counting them.
-    ///
-    /// # Errors
-    /// The body's.
-    pub fn uncounted<T>(&mut self, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let tally = self.tally;
-        let result = body(self);
-        self.tally = tally;
-        result
     }
 
     /// Counts no more weights than `before`: the same were counted already.

@@ -81,35 +81,32 @@ impl Rows for Pixels {
         let ([height, width], [kernel_height, kernel_width]) = (self.out, self.kernel);
         let (mut x, mut y) = (first % width, first / width % height);
         let mut image = first / width / height;
-        let mut lines = self.lines(image, y);
-        for r in 0..rows {
-            let left = (x * self.stride).wrapping_sub(self.left);
+        let mut r = 0;
+        while r < rows {
+            // Pixels of one line, tap by tap.
+            let run = (width - x).min(rows - r);
+            let lines = self.lines(image, y);
             for dx in 0..kernel_width {
-                let at = left.wrapping_add(dx);
-                let column = match at < self.size[1] {
-                    true => nearest_source(at, self.stored[1], self.size[1]),
-                    false => NO_ROW,
-                };
+                let (columns, inside) = self.columns(x, dx, run, bytes);
                 for (dy, &line) in lines.iter().enumerate().take(kernel_height) {
-                    out[(dy * kernel_width + dx) * MR_MAX + r] =
-                        if line == NO_ROW || column == NO_ROW {
-                            NO_ROW
-                        } else {
-                            (line + column) * bytes
-                        };
+                    let to = &mut out[(dy * kernel_width + dx) * MR_MAX + r..][..run];
+                    if line == NO_ROW {
+                        to.fill(NO_ROW);
+                        continue;
+                    }
+                    let line = line * bytes;
+                    if inside {
+                        to.iter_mut().zip(columns).for_each(|(to, column)| *to = line + column);
+                    } else {
+                        let offset = |column| if column == NO_ROW { column } else { line + column };
+                        to.iter_mut().zip(columns).for_each(|(to, column)| *to = offset(column));
+                    }
                 }
             }
-            x += 1;
-            if x == width {
-                (x, y) = (0, y + 1);
-                if y == height {
-                    (y, image) = (0, image + 1);
-                }
-                lines = self.lines(image, y);
+            (r, x, y) = (r + run, 0, y + 1);
+            if y == height {
+                (y, image) = (0, image + 1);
             }
-        }
-        for tap in out.chunks_exact_mut(MR_MAX).take(kernel_height * kernel_width) {
-            tap[rows..].fill(NO_ROW);
         }
     }
 }
@@ -172,6 +169,22 @@ impl Pixels {
         Self { out: [rows.len(), self.out[1]], first: [rows.start, held], ..*self }
     }
 
+    /// At which byte of its line the pixel begins that lies under column `dx` of the kernel, for
+    /// `run` pixels of the output from `x` on, or [`NO_ROW`]; and whether none lies in the padding.
+    fn columns(&self, x: usize, dx: usize, run: usize, bytes: usize) -> ([usize; MR_MAX], bool) {
+        let (mut columns, mut inside) = ([NO_ROW; MR_MAX], true);
+        let left = (x * self.stride + dx).wrapping_sub(self.left);
+        for (i, column) in columns.iter_mut().enumerate().take(run) {
+            let at = left.wrapping_add(i * self.stride);
+            if at < self.size[1] {
+                *column = nearest_source(at, self.stored[1], self.size[1]) * bytes;
+            } else {
+                inside = false;
+            }
+        }
+        (columns, inside)
+    }
+
     /// The first pixel in memory of the lines under row `y` of an output, or [`NO_ROW`] in the
     /// padding.
     fn lines(&self, image: usize, y: usize) -> [usize; MAX_TAPS] {
@@ -214,9 +227,29 @@ pub fn conv2d(
         }
     }
     let dims = x.dims("conv2d")?;
+    let [height, width] = Pixels::new(dims, matrix.sizes, conv)?.out();
+    let out = cx.tensor(Shape::new([dims[0], height, width, matrix.sizes.n]))?;
+    conv2d_into(cx, x, matrix, bias, conv, epilogue, out)?;
+    Ok(out)
+}
+
+/// [`conv2d`] into a tensor that is there.
+///
+/// # Errors
+/// As [`conv2d`], and [`Error::Shape`] where `out` is not of the result's shape.
+pub fn conv2d_into(
+    cx: &mut Context<'_>,
+    x: Tensor,
+    matrix: Matrix,
+    bias: Option<Weight>,
+    conv: Conv2d,
+    epilogue: Epilogue,
+    out: Tensor,
+) -> Result<()> {
+    let dims = x.dims("conv2d")?;
     let pixels = Pixels::new(dims, matrix.sizes, conv)?;
-    let ([images, ..], [height, width]) = (dims, pixels.out);
-    let out = cx.tensor(Shape::new([images, height, width, matrix.sizes.n]))?;
+    let ([images, ..], [height, width]) = (dims, pixels.out());
+    out.expect("conv2d", Shape::new([images, height, width, matrix.sizes.n]))?;
     check_epilogue("conv2d", &epilogue, out.shape(), images)?;
     let Epilogue { residual, per_sample, .. } = epilogue;
     let product = Product { x, matrix, bias, residual, per_sample, out };
@@ -224,5 +257,5 @@ pub fn conv2d(
     let samples = if epilogue.per_sample.is_some() { images } else { 1 };
     gemm(cx, Gemm { x, matrix, bias, epilogue, out, samples }, &pixels)?;
     cx.ended(Op::Conv2d, out);
-    Ok(out)
+    Ok(())
 }

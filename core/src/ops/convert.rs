@@ -9,8 +9,8 @@ use crate::mem::{floats_of, floats_of_mut};
 use crate::tensor::packed::ROW_TAIL;
 use crate::tensor::{Form, Shape, Tensor};
 
-/// Bytes in one task, about.
-const TASK: usize = 64 << 10;
+/// Bytes in one task, about: some microseconds.
+const TASK: usize = 16 << 10;
 
 /// x with its rows in another form, on top of the stack.
 ///

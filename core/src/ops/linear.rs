@@ -5,7 +5,6 @@ use super::context::{Context, Matrix};
 use super::gemm::{Epilogue, Gemm, Offsets, Rows, check_epilogue, gemm};
 use super::observe::Op;
 use super::tape::{Product, Record};
-use crate::arch::{MR_MAX, NO_ROW};
 use crate::error::{Error, Result};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{PANEL, Tensor};
@@ -16,8 +15,8 @@ pub(super) struct Contiguous;
 
 impl Rows for Contiguous {
     fn gather(&self, first: usize, rows: usize, bytes: usize, out: &mut Offsets) {
-        for (r, row) in out.iter_mut().enumerate().take(MR_MAX) {
-            *row = if r < rows { (first + r) * bytes } else { NO_ROW };
+        for (r, row) in out.iter_mut().enumerate().take(rows) {
+            *row = (first + r) * bytes;
         }
     }
 }

@@ -17,8 +17,8 @@ use crate::weights::Weight;
 /// The most blocks of pixels whose statistics are taken apart, and merged afterwards.
 const MAX_BLOCKS: usize = 64;
 
-/// Elements in one task, about.
-const TASK: usize = 16 * 1024;
+/// Elements in one task, about: some microseconds.
+const TASK: usize = 4 * 1024;
 
 /// The fewest pixels in a block.
 const MIN_BLOCK: usize = 64;

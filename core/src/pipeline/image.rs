@@ -73,7 +73,7 @@ pub(super) fn deliver(cx: &mut Context<'_>, image: Tensor, sink: &mut dyn ImageS
 }
 
 /// 0..1 to the nearest of 0..=255, halves to the even one as NumPy rounds.
-fn quantised(value: f32) -> u8 {
+pub(super) fn quantised(value: f32) -> u8 {
     libm::rintf(value * 255.0) as u8
 }
 

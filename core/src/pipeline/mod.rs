@@ -4,12 +4,17 @@
 //! do and says what it needs; run, it does it.
 
 mod image;
+mod needs;
+pub mod recipe;
 mod sampling;
+mod session;
 mod text_to_image;
 mod unconditional;
 
 pub use image::ImageSink;
+pub use needs::Needs;
 pub use sampling::Sampling;
+pub use session::{Fault, Model, Request, Session};
 pub use text_to_image::{Autoencoder, InitImage, TextToImage};
 pub use unconditional::Unconditional;
 

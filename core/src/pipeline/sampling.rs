@@ -25,7 +25,7 @@ pub struct Sampling<'a> {
 }
 
 /// The tensors that are kept between evaluations.
-type History = heapless::Vec<Tensor, HISTORY>;
+pub(super) type History = heapless::Vec<Tensor, HISTORY>;
 
 /// The tensors that a table's updates speak of.
 struct Slots<'a> {
@@ -81,6 +81,15 @@ impl Sampling<'_> {
         })
     }
 
+    /// Memory for the tensors that are kept between evaluations.
+    pub(super) fn history(&self, cx: &mut Context<'_>, shape: Shape) -> Result<History> {
+        let mut history = History::new();
+        for _ in 0..history_count(self.rows) {
+            history.extend([cx.tensor(shape)?]);
+        }
+        Ok(history)
+    }
+
     /// Carries out the table on x. `predict` is the network, guidance included: it is handed x as
     /// the row scales it, and the time.
     pub(super) fn denoise(
@@ -91,10 +100,7 @@ impl Sampling<'_> {
         x: Tensor,
         mut predict: impl FnMut(&mut Context<'_>, Tensor, f32) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let mut history = History::new();
-        for _ in 0..history_count(self.rows) {
-            history.extend([cx.tensor(x.shape())?]);
-        }
+        let history = self.history(cx, x.shape())?;
         if cx.is_planning() {
             // All rows need the same memory but for noise: one that wants most of it tells all.
             let wants = |row: &&Row| (row.draws_noise, row.learned_log_variance.is_some());
@@ -103,12 +109,26 @@ impl Sampling<'_> {
             return Ok(x);
         }
         for (index, row) in self.rows.iter().enumerate() {
-            cx.scratch(|cx| self.carry_out(cx, row, noise, x, &history, &mut predict))?;
-            check_finite(cx, x, "the sample")?;
+            self.row(cx, index, noise, x, &history, &mut predict)?;
             let done = [index + 1, self.rows.len()];
             story.report(cx, x, Stage::Unet, usize::from(row.step), done)?;
         }
         Ok(x)
+    }
+
+    /// Carries out one row of the table on x.
+    pub(super) fn row(
+        &self,
+        cx: &mut Context<'_>,
+        index: usize,
+        noise: &mut Noise,
+        x: Tensor,
+        history: &History,
+        predict: &mut impl FnMut(&mut Context<'_>, Tensor, f32) -> Result<Tensor>,
+    ) -> Result<()> {
+        let row = &self.rows[index];
+        cx.scratch(|cx| self.carry_out(cx, row, noise, x, history, predict))?;
+        check_finite(cx, x, "the sample")
     }
 
     /// One evaluation and what follows from it.

@@ -196,13 +196,7 @@ impl TextToImage<'_> {
                 self.sample(cx, story, &root, states)
             })?;
             story.stage(cx, Stage::Decoder, 1, |story, cx| {
-                let path = root.at("vae");
-                let image = match &self.vae {
-                    None => latents,
-                    Some(vae) => {
-                        cx.replace(latents, |cx| vae.decode(cx, &path, latents, self.vae_tile))?
-                    }
-                };
+                let image = self.decode(cx, latents)?;
                 to_unit_range(cx, image)?;
                 story.report(cx, image, Stage::Decoder, 0, [1, 1])?;
                 deliver(cx, image, sink)?;
@@ -214,7 +208,7 @@ impl TextToImage<'_> {
 
     /// `encoder_hidden_states` `[prompts, tokens, width]`: of the negative prompt, where there is
     /// guidance, and of the prompt.
-    fn encode_prompts(
+    pub(super) fn encode_prompts(
         &self,
         cx: &mut Context<'_>,
         story: &mut Story<'_, '_>,
@@ -255,33 +249,55 @@ impl TextToImage<'_> {
         let mut noise = self.sampling.generator();
         let x = match &self.init_image {
             Some(init) => self.noised_picture(cx, story, root, &mut noise, init)?,
-            None => {
-                let x = Sampling::draw(cx, &mut noise, self.latents_shape())?;
-                ops::scale_shift_in_place(cx, x, self.sampling.init_noise_sigma, 0.0)?;
-                x
-            }
+            None => self.noise(cx, &mut noise)?,
         };
         let [prompts, ..] = states.dims::<3>("encoder_hidden_states")?;
         let evaluations = (self.sampling.rows.len() * prompts) as u64;
-        let unet = root.at("unet");
         story.stage(cx, Stage::Unet, evaluations, |story, cx| {
-            self.sampling.denoise(cx, story, &mut noise, x, |cx, x, t| {
-                if prompts == 1 {
-                    return self.unet.forward(cx, &unet, x, &[t], states);
-                }
-                // Planned, one evaluation stands for both: that with the other's result beside it.
-                let negative = match cx.is_planning() {
-                    true => cx.tensor(x.shape())?,
-                    false => self.unet.forward(cx, &unet, x, &[t], states.sample(0)?)?,
-                };
-                let output = self.unet.forward(cx, &unet, x, &[t], states.sample(1)?)?;
-                if !cx.is_planning() {
-                    let (output, [negative]) = cx.arena_mut().split(output, [negative]);
-                    guidance::classifier_free_guidance(negative, output, self.guidance_scale)?;
-                }
-                Ok(output)
-            })
+            let predict = |cx: &mut Context<'_>, x: Tensor, t: f32| self.predict(cx, x, t, states);
+            self.sampling.denoise(cx, story, &mut noise, x, predict)
         })
+    }
+
+    /// What a sampling from noise begins with.
+    pub(super) fn noise(&self, cx: &mut Context<'_>, noise: &mut Noise) -> Result<Tensor> {
+        let x = Sampling::draw(cx, noise, self.latents_shape())?;
+        ops::scale_shift_in_place(cx, x, self.sampling.init_noise_sigma, 0.0)?;
+        Ok(x)
+    }
+
+    /// One evaluation of the noise predictor, or two with guidance between them.
+    pub(super) fn predict(
+        &self,
+        cx: &mut Context<'_>,
+        x: Tensor,
+        t: f32,
+        states: Tensor,
+    ) -> Result<Tensor> {
+        let root = Path::root();
+        let unet = root.at("unet");
+        let [prompts, ..] = states.dims::<3>("encoder_hidden_states")?;
+        if prompts == 1 {
+            return self.unet.forward(cx, &unet, x, &[t], states);
+        }
+        // Planned, one evaluation stands for both: that with the other's result beside it.
+        let negative = match cx.is_planning() {
+            true => cx.tensor(x.shape())?,
+            false => self.unet.forward(cx, &unet, x, &[t], states.sample(0)?)?,
+        };
+        let output = self.unet.forward(cx, &unet, x, &[t], states.sample(1)?)?;
+        if !cx.is_planning() {
+            let (output, [negative]) = cx.arena_mut().split(output, [negative]);
+            guidance::classifier_free_guidance(negative, output, self.guidance_scale)?;
+        }
+        Ok(output)
+    }
+
+    /// Latents, the newest tensor, to a picture in their place.
+    pub(super) fn decode(&self, cx: &mut Context<'_>, latents: Tensor) -> Result<Tensor> {
+        let root = Path::root();
+        let Some(vae) = &self.vae else { return Ok(latents) };
+        cx.replace(latents, |cx| vae.decode(cx, &root.at("vae"), latents, self.vae_tile))
     }
 
     /// How many pixels a side one element of the sample stands for.

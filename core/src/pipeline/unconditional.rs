@@ -3,6 +3,7 @@
 use super::image::{ImageSink, deliver, to_unit_range};
 use super::sampling::Sampling;
 use super::{Story, Watch};
+use crate::diffusion::noise::Noise;
 use crate::error::Result;
 use crate::mem::Plan;
 use crate::models::unet_2d::UNet2DConfig;
@@ -76,18 +77,25 @@ impl Unconditional<'_> {
     }
 
     fn sample(&self, cx: &mut Context<'_>, story: &mut Story<'_, '_>) -> Result<Tensor> {
-        let [height, width] = self.size;
-        let shape = Shape::new([1, height, width, self.unet.in_channels]);
         let mut noise = self.sampling.generator();
         cx.scope(|cx| {
-            let x = Sampling::draw(cx, &mut noise, shape)?;
-            ops::scale_shift_in_place(cx, x, self.sampling.init_noise_sigma, 0.0)?;
-            let root = Path::root();
-            let unet = root.at("unet");
-            let label = self.class_label.as_ref().map(core::slice::from_ref);
-            self.sampling.denoise(cx, story, &mut noise, x, |cx, x, t| {
-                self.unet.forward(cx, &unet, x, &[t], label)
-            })
+            let x = self.noise(cx, &mut noise)?;
+            self.sampling.denoise(cx, story, &mut noise, x, |cx, x, t| self.predict(cx, x, t))
         })
+    }
+
+    /// What a sampling begins with.
+    pub(super) fn noise(&self, cx: &mut Context<'_>, noise: &mut Noise) -> Result<Tensor> {
+        let [height, width] = self.size;
+        let shape = Shape::new([1, height, width, self.unet.in_channels]);
+        let x = Sampling::draw(cx, noise, shape)?;
+        ops::scale_shift_in_place(cx, x, self.sampling.init_noise_sigma, 0.0)?;
+        Ok(x)
+    }
+
+    /// One evaluation of the network.
+    pub(super) fn predict(&self, cx: &mut Context<'_>, x: Tensor, t: f32) -> Result<Tensor> {
+        let label = self.class_label.as_ref().map(core::slice::from_ref);
+        self.unet.forward(cx, &Path::root().at("unet"), x, &[t], label)
     }
 }

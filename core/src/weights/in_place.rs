@@ -17,6 +17,11 @@ impl<'a> InPlace<'a> {
         Self { index, file }
     }
 
+    /// All bytes of the file.
+    pub fn file(&self) -> &'a [u8] {
+        self.file
+    }
+
     /// The tensors by name.
     pub fn index(&self) -> Index<'a> {
         self.index

@@ -4,19 +4,23 @@
 //! untrusted: [`Index::parse`] believes nothing it has not checked.
 
 mod assumed;
+pub(crate) mod checksum;
 mod in_place;
 mod json;
 mod parts;
 mod path;
 mod safetensors;
 mod streamed;
+mod unindexed;
 
 pub use assumed::Assumed;
+pub use checksum::{CHECKSUM, CHECKSUM_BYTES, crc32};
 pub use in_place::InPlace;
 pub use parts::{Part, Parts};
 pub use path::{MAX_NAME, Name, Path};
 pub use safetensors::{Index, MAX_HEADER_BYTES, Slot, header_bytes};
 pub use streamed::{ReadAt, Streamed};
+pub use unindexed::Unindexed;
 
 use crate::error::Result;
 use crate::tensor::{DType, Shape};

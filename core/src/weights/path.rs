@@ -49,7 +49,23 @@ impl Path<'_> {
     /// The path written out, or `None` where it is longer than [`MAX_NAME`].
     pub fn name(&self) -> Option<Name> {
         let mut name = Name::new();
-        write!(name, "{self}").ok().map(|()| name)
+        self.push_to(&mut name)?;
+        Some(name)
+    }
+
+    /// Appends the path to a name, or stops where it is full. Not by way of `Display`: a walk
+    /// makes hundreds of names.
+    fn push_to(&self, name: &mut Name) -> Option<()> {
+        if let Some(parent) = self.parent {
+            parent.push_to(name)?;
+        }
+        if !name.is_empty() && !matches!(self.segment, Segment::Name("")) {
+            name.push('.').ok()?;
+        }
+        match self.segment {
+            Segment::Name(segment) => name.push_str(segment).ok(),
+            Segment::Index(index) => write!(name, "{index}").ok(),
+        }
     }
 
     /// Writes the path; tells whether anything stands before the next segment.

@@ -73,6 +73,22 @@ impl<'a> Index<'a> {
         Ok(count)
     }
 
+    /// Looks for one tensor of a header (the JSON alone) whose file is `file_bytes` long in all,
+    /// from its beginning: without memory, and slow.
+    ///
+    /// # Errors
+    /// [`Error::Format`] as [`Index::parse`], but for names that are there twice: the first counts.
+    pub fn search(header: &[u8], file_bytes: u64, name: &str) -> Result<Option<Weight>> {
+        let mut found = None;
+        each_tensor(header, file_bytes, |slot| {
+            if found.is_none() && name_of(header, &slot) == name.as_bytes() {
+                found = Some(slot.weight);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Reads a header (the JSON alone) whose file is `file_bytes` long in all.
     ///
     /// # Errors

@@ -64,6 +64,10 @@ pub(super) fn simple(cx: &mut Context<'_>, record: Record, mirror: &Mirror) -> R
         Record::Copy { x, out } => {
             if let (Some(dx), Some(dy)) = (mirror.of(x)?, mirror.of(out)?) {
                 add(cx, dy.with_shape(x.shape())?, dx);
+                // What was there before the copy had no part in what followed.
+                if !cx.is_planning() {
+                    cx.arena.write(dy).fill(0.0);
+                }
             }
         }
         Record::Concat { a, b, out } => {

@@ -1,15 +1,7 @@
-//! mote's core on a Cortex-M4 without operating system and allocator: a small UNet, its weights in
-//! flash, is planned, run in one static arena, and compared with what diffusers computes.
-//!
-//! Says what it does over semihosting, and ends with exit code 0 only if all of it holds.
-#![no_std]
-#![no_main]
+//! A small UNet, its weights in flash, is planned, run in one static arena, and compared with what
+//! diffusers computes.
 
-use core::panic::PanicInfo;
-use core::ptr::addr_of_mut;
-
-use cortex_m_rt::entry;
-use cortex_m_semihosting::{debug, hprintln};
+use core::fmt;
 
 use mote::arch::Isa;
 use mote::exec::Sequential;
@@ -22,15 +14,20 @@ use mote::{Error, Result};
 
 /// The network's weights and one evaluation of it, made by tests/golden/make.py.
 static WEIGHTS: &[u8] =
-    include_bytes!("../../golden/networks/unet2d-base/diffusion_pytorch_model.safetensors");
-static GOLDEN: &[u8] = include_bytes!("../../golden/networks/unet2d-base/io.safetensors");
+    include_bytes!("../../../golden/networks/unet2d-base/diffusion_pytorch_model.safetensors");
+static GOLDEN: &[u8] = include_bytes!("../../../golden/networks/unet2d-base/io.safetensors");
 
 /// What the golden's `case.json` allows.
 const TOLERANCE: f32 = 5e-5;
 
 /// More than the plan says; the arena gets only what the plan says.
 const ARENA_BYTES: usize = 256 * 1024;
-static mut ARENA: Aligned<ARENA_BYTES> = Aligned([0xFF; ARENA_BYTES]);
+
+/// The arena's memory.
+pub type Memory = Aligned<ARENA_BYTES>;
+
+/// The arena's memory, filled with what is no number.
+pub const MEMORY: Memory = Aligned([0xFF; ARENA_BYTES]);
 
 /// Room for the network's tensors.
 const SLOTS: usize = 192;
@@ -76,19 +73,27 @@ fn walk(cx: &mut Context<'_>, golden: &InPlace<'_>) -> Result<Tensor> {
     ops::nhwc_to_nchw(cx, output)
 }
 
-fn check(memory: &mut [u8]) -> Result<()> {
+/// Compares the network's output with diffusers'.
+///
+/// # Errors
+/// Those of memory and weights.
+///
+/// # Panics
+/// Where the output is another, or the plan was wrong.
+pub fn check(out: &mut dyn fmt::Write, isa: Isa, memory: &mut Memory) -> Result<()> {
+    let memory = &mut memory.0[..];
     let (mut slots, mut golden_slots) = ([Slot::EMPTY; SLOTS], [Slot::EMPTY; 4]);
     let mut weights = parsed(WEIGHTS, &mut slots)?;
     let golden = &parsed(GOLDEN, &mut golden_slots)?;
 
-    let mut cx = Context::new(Arena::measuring(), Isa::compiled(), &Sequential, &mut weights);
+    let mut cx = Context::new(Arena::measuring(), isa, &Sequential, &mut weights);
     walk(&mut cx, golden)?;
     let planned = cx.arena().peak();
-    hprintln!("planned: {} bytes of arena, {:?}", planned, cx.tally());
+    let _ = writeln!(out, "planned: {planned} bytes of arena, {:?}", cx.tally());
 
     let too_small = Error::OutOfMemory { needed: planned, limit: memory.len() };
     let exact = memory.get_mut(..planned).ok_or(too_small)?;
-    let mut cx = Context::new(Arena::new(exact), Isa::compiled(), &Sequential, &mut weights);
+    let mut cx = Context::new(Arena::new(exact), isa, &Sequential, &mut weights);
     let output = walk(&mut cx, golden)?;
     assert_eq!(cx.arena().peak(), planned, "planned bytes are peak bytes");
     let mut worst = 0.0f32;
@@ -96,40 +101,16 @@ fn check(memory: &mut [u8]) -> Result<()> {
         let difference = (found - expected).abs() / (1.0 + expected.abs());
         worst = if difference > worst || difference.is_nan() { difference } else { worst };
     }
-    hprintln!("largest difference from diffusers: {:e}", worst);
+    let _ = writeln!(out, "largest difference from diffusers: {worst:e}");
     assert!(worst <= TOLERANCE, "the network computes something else");
 
     let less = &mut memory[..planned - 1];
-    let mut cx = Context::new(Arena::new(less), Isa::compiled(), &Sequential, &mut weights);
+    let mut cx = Context::new(Arena::new(less), isa, &Sequential, &mut weights);
     match walk(&mut cx, golden) {
-        Err(error @ Error::OutOfMemory { .. }) => hprintln!("one byte less: {}", error),
+        Err(error @ Error::OutOfMemory { .. }) => {
+            let _ = writeln!(out, "one byte less: {error}");
+        }
         other => panic!("one byte less must be an error: {other:?}"),
     }
     Ok(())
-}
-
-#[entry]
-fn main() -> ! {
-    // SAFETY: `main` runs once, and nothing else names the arena.
-    let memory = unsafe { &mut (*addr_of_mut!(ARENA)).0 };
-    let status = match check(memory) {
-        Ok(()) => debug::EXIT_SUCCESS,
-        Err(error) => {
-            hprintln!("error: {}", error);
-            debug::EXIT_FAILURE
-        }
-    };
-    debug::exit(status);
-    loop {
-        cortex_m::asm::wfi();
-    }
-}
-
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    hprintln!("{}", info);
-    debug::exit(debug::EXIT_FAILURE);
-    loop {
-        cortex_m::asm::wfi();
-    }
 }

@@ -1,0 +1,563 @@
+//! The recipe: all that a pipeline must know of a model beside its weights, as numbers.
+//!
+//! `mote convert` writes it into a packed file as the tensor [`TENSOR`], so that a program without
+//! a reader for JSON can use the file: words of 32 bits, little-endian, in the order of
+//! one walk, which both reads and writes them. A recipe is untrusted: what it says is checked like any configuration.
+
+use crate::diffusion::prediction::{Clipping, Prediction};
+use crate::diffusion::sampler::{
+    Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, Heun, Lcm, Lms, Pndm, Sampler,
+    SolverType, UniPc, UniPcSolver, Variance,
+};
+use crate::diffusion::schedule::{BetaSchedule, FinalSigma, ScheduleConfig, SigmaKind, Spacing};
+use crate::error::{Error, Result};
+use crate::models::autoencoder_kl::AutoencoderKlConfig;
+use crate::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
+use crate::models::clip_text::{Activation, ClipTextConfig};
+use crate::models::unet_2d::{self, ClassEmbedding, Resampling, TimeEmbedding, UNet2DConfig};
+use crate::models::unet_2d_condition::{self, UNet2DConditionConfig};
+use crate::models::{MAX_LEVELS, PerLevel};
+
+/// What the tensor is called in a packed file.
+pub const TENSOR: &str = "recipe";
+
+/// The version of the format.
+pub const VERSION: u32 = 1;
+
+/// The most samplers that a recipe has settings for: twelve are known.
+pub const MAX_SAMPLERS: usize = 16;
+
+/// Bytes of a word.
+pub const WORD: usize = 4;
+
+/// What turns latents into pixels.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Vae {
+    /// `AutoencoderKL`.
+    Kl(AutoencoderKlConfig),
+    /// `AutoencoderTiny`.
+    Tiny(AutoencoderTinyConfig),
+}
+
+/// The networks of a pipeline.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a run, and no allocator")]
+pub enum Networks {
+    /// Noise becomes a picture.
+    Unconditional(UNet2DConfig),
+    /// A text becomes a picture.
+    TextToImage {
+        /// The text encoder.
+        text_encoder: ClipTextConfig,
+        /// The noise predictor.
+        unet: UNet2DConditionConfig,
+        /// Between latents and pixels, unless the sample itself is the picture.
+        vae: Option<Vae>,
+    },
+}
+
+/// The names of the samplers, by the command line's words, in the order of their numbers: a recipe
+/// tells them apart by these.
+pub const SAMPLERS: [&str; 12] = [
+    "ddpm",
+    "ddim",
+    "pndm",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpm2",
+    "lms",
+    "dpm++2m",
+    "dpm++2m_sde",
+    "unipc",
+    "lcm",
+];
+
+/// How one sampler walks the model's schedule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scheduler {
+    /// What the network predicts.
+    pub prediction: Prediction,
+    /// What happens to each denoised picture.
+    pub clipping: Clipping,
+    /// The schedule.
+    pub schedule: ScheduleConfig<'static>,
+    /// The sampler.
+    pub sampler: Sampler<'static>,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Self {
+            prediction: Prediction::Epsilon,
+            clipping: Clipping::None,
+            schedule: ScheduleConfig::default(),
+            sampler: Sampler::Ddim(Ddim::default()),
+        }
+    }
+}
+
+/// All of a model but its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// The networks.
+    pub networks: Networks,
+    /// The sampler that the model's own configuration names, as an index into [`SAMPLERS`].
+    pub own_sampler: usize,
+    /// How each sampler goes: its index into [`SAMPLERS`] and its settings. A sampler that cannot
+    /// go by the model's configuration has none.
+    pub schedulers: heapless::Vec<(usize, Scheduler), MAX_SAMPLERS>,
+}
+
+impl Recipe {
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where it ends too early, says what cannot be, or is of another version.
+    pub fn read(bytes: &[u8]) -> Result<Self> {
+        let mut recipe = Self {
+            networks: Networks::Unconditional(UNet2DConfig::default()),
+            own_sampler: 0,
+            schedulers: heapless::Vec::new(),
+        };
+        recipe.walk(&mut Words::new(Mode::Read(bytes)))?;
+        Ok(recipe)
+    }
+
+    /// Bytes of the recipe.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a number does not fit a word.
+    pub fn bytes(&self) -> Result<usize> {
+        let mut words = Words::new(Mode::Count);
+        self.clone().walk(&mut words)?;
+        Ok(words.at)
+    }
+
+    /// Writes the recipe, and tells how many bytes that were.
+    ///
+    /// # Errors
+    /// As [`Recipe::bytes`], and [`Error::Format`] where there is no room.
+    pub fn write(&self, out: &mut [u8]) -> Result<usize> {
+        let mut words = Words::new(Mode::Write(out));
+        self.clone().walk(&mut words)?;
+        Ok(words.at)
+    }
+
+    /// The settings of a sampler, by its index into [`SAMPLERS`]; `None`: the model's own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the recipe has none.
+    pub fn scheduler(&self, sampler: Option<usize>) -> Result<&Scheduler> {
+        let wanted = sampler.unwrap_or(self.own_sampler);
+        let found = self.schedulers.iter().find(|(number, _)| *number == wanted);
+        let what = "cannot go by the settings of this model";
+        found.map(|(_, scheduler)| scheduler).ok_or(Error::Config { key: "the sampler", what })
+    }
+
+    /// Every number, in the order of the file.
+    fn walk(&mut self, words: &mut Words<'_>) -> Result<()> {
+        words.expect(VERSION, "this recipe is of another version of mote")?;
+        let mut kind = matches!(self.networks, Networks::TextToImage { .. });
+        words.flag(&mut kind)?;
+        if words.is_reading() && kind {
+            self.networks = Networks::TextToImage {
+                text_encoder: ClipTextConfig::default(),
+                unet: UNet2DConditionConfig::default(),
+                vae: None,
+            };
+        }
+        match &mut self.networks {
+            Networks::Unconditional(unet) => walk_unet_2d(words, unet)?,
+            Networks::TextToImage { text_encoder, unet, vae } => {
+                walk_clip_text(words, text_encoder)?;
+                walk_unet_2d_condition(words, unet)?;
+                walk_vae(words, vae)?;
+            }
+        }
+        words.size(&mut self.own_sampler)?;
+        let mut count = self.schedulers.len();
+        words.size(&mut count)?;
+        if words.is_reading() {
+            let each = (0, Scheduler::default());
+            let full = words.fail("a recipe has too many samplers");
+            self.schedulers.resize(count, each).map_err(|_| full)?;
+        }
+        for (number, scheduler) in &mut self.schedulers {
+            words.size(number)?;
+            walk_scheduler(words, scheduler)?;
+        }
+        Ok(())
+    }
+}
+
+fn walk_unet_2d(words: &mut Words<'_>, unet: &mut UNet2DConfig) -> Result<()> {
+    use unet_2d::BlockType::{self, Attention, Plain, Resnet};
+    let block = |words: &mut Words<'_>, block: &mut BlockType| {
+        words.choice(block, &[Plain, Attention, Resnet])
+    };
+    let ways = [Resampling::Conv, Resampling::Resnet];
+    words.sides(&mut unet.sample_size)?;
+    words.size(&mut unet.in_channels)?;
+    words.size(&mut unet.out_channels)?;
+    words.flag(&mut unet.center_input_sample)?;
+    let embeddings = [TimeEmbedding::Positional, TimeEmbedding::Fourier];
+    words.choice(&mut unet.time_embedding_type, &embeddings)?;
+    words.size_or_none(&mut unet.time_embedding_dim)?;
+    words.f32(&mut unet.freq_shift)?;
+    words.flag(&mut unet.flip_sin_to_cos)?;
+    words.list(&mut unet.down_block_types, Plain, block)?;
+    words.list(&mut unet.up_block_types, Plain, block)?;
+    words.flag(&mut unet.mid_block)?;
+    words.flag(&mut unet.add_attention)?;
+    words.list(&mut unet.block_out_channels, 0, Words::size)?;
+    words.size(&mut unet.layers_per_block)?;
+    words.f32(&mut unet.mid_block_scale_factor)?;
+    words.size(&mut unet.downsample_padding)?;
+    words.choice(&mut unet.downsample_type, &ways)?;
+    words.choice(&mut unet.upsample_type, &ways)?;
+    words.size_or_none(&mut unet.attention_head_dim)?;
+    words.size(&mut unet.norm_num_groups)?;
+    words.size_or_none(&mut unet.attn_norm_num_groups)?;
+    words.f32(&mut unet.norm_eps)?;
+    words.scale_shift(&mut unet.resnet_time_scale_shift)?;
+    let (mut kind, mut rows) = match unet.class_embedding {
+        ClassEmbedding::None => (0, 0),
+        ClassEmbedding::Table(rows) => (1, rows),
+        ClassEmbedding::Timestep => (2, 0),
+        ClassEmbedding::Identity => (3, 0),
+    };
+    words.size(&mut kind)?;
+    words.size(&mut rows)?;
+    unet.class_embedding = match kind {
+        0 => ClassEmbedding::None,
+        1 => ClassEmbedding::Table(rows),
+        2 => ClassEmbedding::Timestep,
+        3 => ClassEmbedding::Identity,
+        _ => return Err(words.fail("a recipe knows classes in a way that there is not")),
+    };
+    Ok(())
+}
+
+fn walk_unet_2d_condition(words: &mut Words<'_>, unet: &mut UNet2DConditionConfig) -> Result<()> {
+    use unet_2d_condition::BlockType::{self, CrossAttention, Plain};
+    let block = |words: &mut Words<'_>, block: &mut BlockType| {
+        words.choice(block, &[Plain, CrossAttention])
+    };
+    words.sides(&mut unet.sample_size)?;
+    words.size(&mut unet.in_channels)?;
+    words.size(&mut unet.out_channels)?;
+    words.flag(&mut unet.center_input_sample)?;
+    words.flag(&mut unet.flip_sin_to_cos)?;
+    words.f32(&mut unet.freq_shift)?;
+    words.size_or_none(&mut unet.time_embedding_dim)?;
+    words.list(&mut unet.down_block_types, Plain, block)?;
+    words.list(&mut unet.up_block_types, Plain, block)?;
+    words.flag(&mut unet.mid_block)?;
+    words.list(&mut unet.only_cross_attention, false, Words::flag)?;
+    words.flag(&mut unet.mid_block_only_cross_attention)?;
+    words.list(&mut unet.block_out_channels, 0, Words::size)?;
+    words.list(&mut unet.layers_per_block, 0, Words::size)?;
+    words.list(&mut unet.transformer_layers_per_block, 0, Words::size)?;
+    words.size(&mut unet.downsample_padding)?;
+    words.f32(&mut unet.mid_block_scale_factor)?;
+    words.size(&mut unet.norm_num_groups)?;
+    words.f32(&mut unet.norm_eps)?;
+    words.size(&mut unet.cross_attention_dim)?;
+    words.list(&mut unet.attention_heads, 0, Words::size)?;
+    words.flag(&mut unet.use_linear_projection)?;
+    words.flag(&mut unet.upcast_attention)?;
+    words.scale_shift(&mut unet.resnet_time_scale_shift)
+}
+
+fn walk_clip_text(words: &mut Words<'_>, clip: &mut ClipTextConfig) -> Result<()> {
+    words.size(&mut clip.vocab_size)?;
+    words.size(&mut clip.hidden_size)?;
+    words.size(&mut clip.intermediate_size)?;
+    words.size(&mut clip.num_hidden_layers)?;
+    words.size(&mut clip.num_attention_heads)?;
+    words.size(&mut clip.max_position_embeddings)?;
+    words.choice(&mut clip.hidden_act, &[Activation::QuickGelu, Activation::Gelu])?;
+    words.f32(&mut clip.layer_norm_eps)
+}
+
+fn walk_vae(words: &mut Words<'_>, vae: &mut Option<Vae>) -> Result<()> {
+    let (mut is_kl, mut is_tiny) =
+        (matches!(vae, Some(Vae::Kl(_))), matches!(vae, Some(Vae::Tiny(_))));
+    words.flag(&mut is_kl)?;
+    words.flag(&mut is_tiny)?;
+    if words.is_reading() {
+        *vae = match (is_kl, is_tiny) {
+            (false, false) => None,
+            (true, _) => Some(Vae::Kl(AutoencoderKlConfig::default())),
+            (false, true) => Some(Vae::Tiny(AutoencoderTinyConfig::default())),
+        };
+    }
+    match vae {
+        None => Ok(()),
+        Some(Vae::Kl(kl)) => {
+            words.size(&mut kl.in_channels)?;
+            words.size(&mut kl.out_channels)?;
+            words.size(&mut kl.latent_channels)?;
+            words.list(&mut kl.block_out_channels, 0, Words::size)?;
+            words.size(&mut kl.layers_per_block)?;
+            words.size(&mut kl.norm_num_groups)?;
+            words.flag(&mut kl.mid_block_add_attention)?;
+            words.flag(&mut kl.use_quant_conv)?;
+            words.flag(&mut kl.use_post_quant_conv)?;
+            words.f32(&mut kl.scaling_factor)?;
+            words.f32(&mut kl.shift_factor)
+        }
+        Some(Vae::Tiny(tiny)) => {
+            words.size(&mut tiny.in_channels)?;
+            words.size(&mut tiny.out_channels)?;
+            words.size(&mut tiny.latent_channels)?;
+            words.list(&mut tiny.encoder_block_out_channels, 0, Words::size)?;
+            words.list(&mut tiny.decoder_block_out_channels, 0, Words::size)?;
+            words.list(&mut tiny.num_encoder_blocks, 0, Words::size)?;
+            words.list(&mut tiny.num_decoder_blocks, 0, Words::size)?;
+            words.f32(&mut tiny.scaling_factor)?;
+            words.flag(&mut tiny.pool)?;
+            words.choice(&mut tiny.naming, &[Naming::Diffusers, Naming::Original])
+        }
+    }
+}
+
+fn walk_scheduler(words: &mut Words<'_>, scheduler: &mut Scheduler) -> Result<()> {
+    let Scheduler { prediction, clipping, schedule, sampler } = scheduler;
+    let known = [Prediction::Epsilon, Prediction::VPrediction, Prediction::Sample];
+    words.choice(prediction, &known)?;
+    let (mut kind, mut range, mut max) = match *clipping {
+        Clipping::None => (0, 0.0, 0.0),
+        Clipping::Clip { range } => (1, range, 0.0),
+        Clipping::DynamicThreshold { ratio, max } => (2, ratio, max),
+    };
+    words.size(&mut kind)?;
+    words.f32(&mut range)?;
+    words.f32(&mut max)?;
+    *clipping = match kind {
+        0 => Clipping::None,
+        1 => Clipping::Clip { range },
+        2 => Clipping::DynamicThreshold { ratio: range, max },
+        _ => return Err(words.fail("a recipe clips in a way that there is not")),
+    };
+    walk_schedule(words, schedule)?;
+    walk_sampler(words, sampler)
+}
+
+fn walk_schedule(words: &mut Words<'_>, schedule: &mut ScheduleConfig<'static>) -> Result<()> {
+    words.size(&mut schedule.num_train_timesteps)?;
+    words.f64(&mut schedule.beta_start)?;
+    words.f64(&mut schedule.beta_end)?;
+    let curves = [
+        BetaSchedule::Linear,
+        BetaSchedule::ScaledLinear,
+        BetaSchedule::SquaredcosCapV2,
+        BetaSchedule::Sigmoid,
+    ];
+    words.choice(&mut schedule.beta_schedule, &curves)?;
+    words.flag(&mut schedule.rescale_betas_zero_snr)?;
+    let spacings = [Spacing::Leading, Spacing::Linspace, Spacing::Trailing];
+    words.choice(&mut schedule.timestep_spacing, &spacings)?;
+    words.size(&mut schedule.steps_offset)?;
+    words.flag(&mut schedule.set_alpha_to_one)?;
+    let kinds = [SigmaKind::Discrete, SigmaKind::Karras, SigmaKind::Exponential];
+    words.choice(&mut schedule.sigmas, &kinds)?;
+    for end in [&mut schedule.sigma_min, &mut schedule.sigma_max] {
+        let (mut is_given, mut value) = (end.is_some(), end.unwrap_or(0.0));
+        words.flag(&mut is_given)?;
+        words.f64(&mut value)?;
+        *end = is_given.then_some(value);
+    }
+    words.f64(&mut schedule.lambda_min_clipped)
+}
+
+/// A sampler with its settings, in the order of [`SAMPLERS`].
+fn walk_sampler(words: &mut Words<'_>, sampler: &mut Sampler<'static>) -> Result<()> {
+    let known: [Sampler<'static>; 11] = [
+        Sampler::Ddpm(Ddpm::default()),
+        Sampler::Ddim(Ddim::default()),
+        Sampler::Pndm(Pndm { skip_prk_steps: false }),
+        Sampler::Euler(Euler::default()),
+        Sampler::EulerAncestral(EulerAncestral),
+        Sampler::Heun(Heun),
+        Sampler::Dpm2(Dpm2),
+        Sampler::Lms(Lms),
+        Sampler::DpmSolver(DpmSolver::default()),
+        Sampler::UniPc(UniPc::default()),
+        Sampler::Lcm(Lcm::default()),
+    ];
+    let same = |one: &Sampler<'_>| core::mem::discriminant(one) == core::mem::discriminant(sampler);
+    let mut number = known.iter().position(same).unwrap_or(0);
+    words.size(&mut number)?;
+    if words.is_reading() {
+        let unknown = words.fail("a recipe has a sampler that there is not");
+        *sampler = *known.get(number).ok_or(unknown)?;
+    }
+    match sampler {
+        Sampler::Ddpm(ddpm) => {
+            let known = [Variance::FixedSmall, Variance::FixedLarge, Variance::LearnedRange];
+            words.choice(&mut ddpm.variance, &known)
+        }
+        Sampler::Ddim(ddim) => words.f64(&mut ddim.eta),
+        Sampler::Pndm(pndm) => words.flag(&mut pndm.skip_prk_steps),
+        Sampler::Euler(euler) => words.final_sigma(&mut euler.final_sigma),
+        Sampler::DpmSolver(solver) => {
+            words.size(&mut solver.solver_order)?;
+            words.choice(&mut solver.algorithm, &[Algorithm::Ode, Algorithm::Sde])?;
+            words.choice(&mut solver.solver_type, &[SolverType::Midpoint, SolverType::Heun])?;
+            words.flag(&mut solver.lower_order_final)?;
+            words.flag(&mut solver.euler_at_final)?;
+            words.final_sigma(&mut solver.final_sigma)
+        }
+        Sampler::UniPc(unipc) => {
+            words.size(&mut unipc.solver_order)?;
+            words.choice(&mut unipc.solver, &[UniPcSolver::Bh1, UniPcSolver::Bh2])?;
+            words.flag(&mut unipc.lower_order_final)?;
+            words.final_sigma(&mut unipc.final_sigma)
+        }
+        Sampler::Lcm(lcm) => {
+            words.size(&mut lcm.original_inference_steps)?;
+            words.f64(&mut lcm.timestep_scaling)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a walk does with each word.
+enum Mode<'a> {
+    /// Takes it from here.
+    Read(&'a [u8]),
+    /// Puts it here.
+    Write(&'a mut [u8]),
+    /// Only counts it.
+    Count,
+}
+
+/// Words, read or written one after the other.
+struct Words<'a> {
+    mode: Mode<'a>,
+    at: usize,
+}
+
+impl<'a> Words<'a> {
+    fn new(mode: Mode<'a>) -> Self {
+        Self { mode, at: 0 }
+    }
+
+    fn is_reading(&self) -> bool {
+        matches!(self.mode, Mode::Read(_))
+    }
+
+    fn fail(&self, what: &'static str) -> Error {
+        Error::Format { what, at: self.at }
+    }
+
+    /// Writes `word`, or reads another in its place.
+    fn word(&mut self, word: u32) -> Result<u32> {
+        let (at, ends) = (self.at, self.fail("a recipe ends too early"));
+        self.at += WORD;
+        match &mut self.mode {
+            Mode::Count => Ok(word),
+            Mode::Read(bytes) => {
+                let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(ends)?;
+                Ok(u32::from_le_bytes(*bytes))
+            }
+            Mode::Write(bytes) => {
+                let place = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut).ok_or(ends)?;
+                *place = word.to_le_bytes();
+                Ok(word)
+            }
+        }
+    }
+
+    fn expect(&mut self, word: u32, what: &'static str) -> Result<()> {
+        match self.word(word)? == word {
+            true => Ok(()),
+            false => Err(self.fail(what)),
+        }
+    }
+
+    fn size(&mut self, size: &mut usize) -> Result<()> {
+        let what = "is too large to be written down";
+        let word = u32::try_from(*size).map_err(|_| Error::Config { key: "a number", what })?;
+        let word = self.word(word)?;
+        *size = usize::try_from(word).map_err(|_| self.fail("a number is too large"))?;
+        Ok(())
+    }
+
+    fn size_or_none(&mut self, size: &mut Option<usize>) -> Result<()> {
+        let (mut is_given, mut value) = (size.is_some(), size.unwrap_or(0));
+        self.flag(&mut is_given)?;
+        self.size(&mut value)?;
+        *size = is_given.then_some(value);
+        Ok(())
+    }
+
+    fn sides(&mut self, sides: &mut Option<[usize; 2]>) -> Result<()> {
+        let (mut is_given, [mut height, mut width]) = (sides.is_some(), sides.unwrap_or([0, 0]));
+        self.flag(&mut is_given)?;
+        self.size(&mut height)?;
+        self.size(&mut width)?;
+        *sides = is_given.then_some([height, width]);
+        Ok(())
+    }
+
+    fn flag(&mut self, flag: &mut bool) -> Result<()> {
+        *flag = match self.word(u32::from(*flag))? {
+            0 => false,
+            1 => true,
+            _ => return Err(self.fail("a recipe says neither yes nor no")),
+        };
+        Ok(())
+    }
+
+    fn f32(&mut self, value: &mut f32) -> Result<()> {
+        *value = f32::from_bits(self.word(value.to_bits())?);
+        Ok(())
+    }
+
+    fn f64(&mut self, value: &mut f64) -> Result<()> {
+        let bits = value.to_bits();
+        let low = u64::from(self.word(bits as u32)?);
+        let high = u64::from(self.word((bits >> 32) as u32)?);
+        *value = f64::from_bits(high << 32 | low);
+        Ok(())
+    }
+
+    /// One of `all`, told by its place there.
+    fn choice<T: Copy + PartialEq>(&mut self, value: &mut T, all: &[T]) -> Result<()> {
+        let unknown = self.fail("a recipe names what there is not");
+        let mut number = all.iter().position(|one| one == value).ok_or(unknown)?;
+        self.size(&mut number)?;
+        *value = *all.get(number).ok_or(unknown)?;
+        Ok(())
+    }
+
+    fn list<T: Copy>(
+        &mut self,
+        list: &mut PerLevel<T>,
+        fill: T,
+        each: impl Fn(&mut Self, &mut T) -> Result<()>,
+    ) -> Result<()> {
+        let mut count = list.len();
+        self.size(&mut count)?;
+        if count > MAX_LEVELS {
+            return Err(self.fail("a recipe has too many levels"));
+        }
+        if self.is_reading() {
+            list.clear();
+            list.extend(core::iter::repeat_n(fill, count));
+        }
+        list.iter_mut().try_for_each(|value| each(self, value))
+    }
+
+    fn scale_shift(&mut self, value: &mut unet_2d::TimeScaleShift) -> Result<()> {
+        let known = [unet_2d::TimeScaleShift::Default, unet_2d::TimeScaleShift::ScaleShift];
+        self.choice(value, &known)
+    }
+
+    fn final_sigma(&mut self, value: &mut FinalSigma) -> Result<()> {
+        self.choice(value, &[FinalSigma::Zero, FinalSigma::SigmaMin])
+    }
+}

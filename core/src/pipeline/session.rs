@@ -1,0 +1,556 @@
+//! A packed model drawn step by step, for hosts that cannot wait for a whole picture in one call:
+//! firmware, other languages.
+//!
+//! [`Model`] is the file, [`Request`] what is wanted, [`Session`] the run: it keeps all it knows
+//! between two steps in itself and in the memory it was given, and does what
+//! [`TextToImage`] and [`Unconditional`] do, so that a picture is the same to the bit.
+#![allow(clippy::result_large_err, reason = "a fault names a weight, and there is no allocator")]
+
+use super::image::{quantised, to_unit_range};
+use super::needs::Needs;
+use super::recipe::{self, Networks, Recipe, Scheduler, Vae};
+use super::sampling::{History, Sampling};
+use super::text_to_image::{Autoencoder, TextToImage};
+use super::unconditional::Unconditional;
+use super::{Story, check_finite};
+use crate::arch::Isa;
+use crate::diffusion::noise::{Noise, NoiseKind};
+use crate::diffusion::sampler::Row;
+use crate::diffusion::schedule::Schedule;
+use crate::error::{Error, Result};
+use crate::exec::Sequential;
+use crate::mem::{Arena, Plan, floats_of_mut};
+use crate::models::unet_2d::ClassEmbedding;
+use crate::ops::Context;
+use crate::tensor::Tensor;
+use crate::weights::checksum;
+use crate::weights::{
+    CHECKSUM, InPlace, Index, Name, Path, Slot, Unindexed, Weights, header_bytes,
+};
+
+use core::fmt;
+use core::ops::ControlFlow;
+
+/// A packed model: one file, as `mote convert` writes it, whose bytes are all at hand.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'a> {
+    file: &'a [u8],
+    header: &'a [u8],
+    recipe: &'a [u8],
+}
+
+/// What is to be drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The class, where the model knows classes.
+    pub class_label: Option<u32>,
+    /// The prompt's token ids, with begin, end and padding, where the model takes a text.
+    pub prompt: &'a [u32],
+    /// The negative (or empty) prompt's token ids, as many; not looked at without guidance.
+    pub negative_prompt: &'a [u32],
+    /// How strongly the prompt is followed; at 1 or less there is no guidance.
+    pub guidance_scale: f32,
+    /// How many of the text encoder's last layers are left out.
+    pub clip_skip: usize,
+    /// Decodes in tiles of so many latents a side.
+    pub vae_tile: Option<usize>,
+    /// Height and width in pixels; `None`: as the model was trained.
+    pub size: Option<[usize; 2]>,
+    /// The sampler as an index into [`recipe::SAMPLERS`]; `None`: the model's own.
+    pub sampler: Option<usize>,
+    /// Steps of the sampler.
+    pub steps: usize,
+    /// Which generator the noise comes from.
+    pub noise: NoiseKind,
+    /// Its seed.
+    pub seed: u64,
+}
+
+impl Default for Request<'_> {
+    fn default() -> Self {
+        Self {
+            class_label: None,
+            prompt: &[],
+            negative_prompt: &[],
+            guidance_scale: 7.0,
+            clip_skip: 0,
+            vae_tile: None,
+            size: None,
+            sampler: None,
+            steps: 20,
+            noise: NoiseKind::Pcg,
+            seed: 0,
+        }
+    }
+}
+
+/// An error, and the weight that it concerns, if it concerns one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// What happened.
+    pub error: Error,
+    /// The weight asked for last.
+    pub weight: Name,
+}
+
+impl Fault {
+    fn new(error: Error, weight: &str) -> Self {
+        let concerns = matches!(
+            error,
+            Error::MissingWeight
+                | Error::WeightShape { .. }
+                | Error::WeightDtype { .. }
+                | Error::WeightRead
+        );
+        let name = if concerns { weight } else { "" };
+        Self { error, weight: Name::try_from(name).unwrap_or_default() }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::new(error, "")
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.weight.is_empty() {
+            true => write!(f, "{}", self.error),
+            false => write!(f, "{}: {}", self.weight, self.error),
+        }
+    }
+}
+
+impl core::error::Error for Fault {}
+
+impl<'a> Model<'a> {
+    /// Opens a packed file and checks its checksum, which takes one pass over its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where it is no such file, or any of its bytes has changed.
+    pub fn open(file: &'a [u8]) -> Result<Self> {
+        let json = header_bytes(file, file.len() as u64)?;
+        let ends = Error::Format { what: "the file ends inside its header", at: json.start };
+        let header = file.get(json).ok_or(ends)?;
+        let found = Index::search(header, file.len() as u64, recipe::TENSOR)?;
+        let what = "the file holds no recipe: it was not packed by this version of mote";
+        let tensor = found.ok_or(Error::Format { what, at: 0 })?;
+        let begin = tensor.begin as usize;
+        let cut = Error::Format { what: "the file ends inside its recipe", at: begin };
+        let recipe = file.get(begin..).and_then(|rest| rest.get(..tensor.bytes)).ok_or(cut)?;
+        let found = Index::search(header, file.len() as u64, CHECKSUM)?;
+        checksum::verify(file, found.ok_or(Error::MissingWeight)?)?;
+        Ok(Self { file, header, recipe })
+    }
+
+    /// The configurations.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where they are not as they should be.
+    pub fn recipe(&self) -> Result<Recipe> {
+        Recipe::read(self.recipe)
+    }
+
+    /// How many tensors the file holds: [`Session::begin`] wants as many slots.
+    ///
+    /// # Errors
+    /// [`Error::Format`].
+    pub fn tensors(&self) -> Result<usize> {
+        Index::count(self.header)
+    }
+
+    /// How many rows the sampler's table has at most, and how many training times the schedule.
+    ///
+    /// # Errors
+    /// [`Error::Format`], and [`Error::Config`] where there is no such sampler.
+    pub fn table(&self, request: &Request<'_>) -> Result<[usize; 2]> {
+        let recipe = self.recipe()?;
+        let Scheduler { sampler, schedule, .. } = recipe.scheduler(request.sampler)?;
+        Ok([sampler.row_count(request.steps, 0), schedule.num_train_timesteps])
+    }
+
+    /// What a run by `isa` will need, phase by phase too, and the picture's height and width.
+    /// `rows` is room for the sampler's table, `scratch` for one number a training time (see
+    /// [`Model::table`]).
+    ///
+    /// # Errors
+    /// Every error that a run would meet, but for those of values that are no numbers; and
+    /// [`Error::Capacity`] where `rows` or `scratch` is too short, which says how long it must be.
+    pub fn plan(
+        &self,
+        request: &Request<'_>,
+        isa: Isa,
+        rows: &mut [Row],
+        scratch: &mut [f32],
+    ) -> Result<(Needs, Plan, [usize; 2]), Fault> {
+        let recipe = self.recipe()?;
+        let table = Table::new(&recipe, request, rows, scratch)?;
+        let mut weights = Unindexed::new(self.header, self.file.len() as u64);
+        let run = Run { networks: &recipe.networks, request, table: &table };
+        run.plan(self, isa, &mut weights)
+    }
+}
+
+/// A sampler's table and what goes with it.
+#[derive(Clone, Copy, Debug)]
+struct Table<'a> {
+    rows: &'a [Row],
+    init_noise_sigma: f32,
+    scheduler: Scheduler,
+}
+
+impl<'a> Table<'a> {
+    fn new(
+        recipe: &Recipe,
+        request: &Request<'_>,
+        rows: &'a mut [Row],
+        scratch: &mut [f32],
+    ) -> Result<Self> {
+        let scheduler = *recipe.scheduler(request.sampler)?;
+        let schedule = Schedule::new(scheduler.schedule, scratch)?;
+        let Scheduler { sampler, prediction, .. } = scheduler;
+        let count = sampler.rows(&schedule, prediction, request.steps, 0, rows)?;
+        let init_noise_sigma = sampler.init_noise_sigma(&schedule, request.steps)?;
+        Ok(Self { rows: &rows[..count], init_noise_sigma, scheduler })
+    }
+}
+
+/// A request with the networks that serve it.
+struct Run<'a> {
+    networks: &'a Networks,
+    request: &'a Request<'a>,
+    table: &'a Table<'a>,
+}
+
+/// The pipelines that a session can draw by.
+#[allow(clippy::large_enum_variant, reason = "it lives for one step")]
+enum Work<'a> {
+    Unconditional(Unconditional<'a>),
+    TextToImage(TextToImage<'a>),
+}
+
+impl<'a> Run<'a> {
+    fn sampling(&self) -> Sampling<'a> {
+        Sampling {
+            rows: self.table.rows,
+            init_noise_sigma: self.table.init_noise_sigma,
+            clipping: self.table.scheduler.clipping,
+            noise: self.request.noise,
+            seed: self.request.seed,
+        }
+    }
+
+    fn work(&self) -> Result<Work<'a>> {
+        let (sampling, request) = (self.sampling(), self.request);
+        let unsized_model = Error::Config { key: "sample_size", what: "is not known: give a size" };
+        match self.networks {
+            Networks::Unconditional(unet) => {
+                if let (ClassEmbedding::Table(limit), Some(label)) =
+                    (unet.class_embedding, request.class_label)
+                    && label as usize >= limit
+                {
+                    return Err(Error::Index { what: "class", index: label as usize, limit });
+                }
+                let size = request.size.or(unet.sample_size).ok_or(unsized_model)?;
+                let class_label = request.class_label.map(|label| label as f32);
+                Ok(Work::Unconditional(Unconditional { unet, sampling, size, class_label }))
+            }
+            Networks::TextToImage { text_encoder, unet, vae } => {
+                let vae = vae.as_ref().map(|vae| match vae {
+                    Vae::Kl(config) => Autoencoder::Kl(config),
+                    Vae::Tiny(config) => Autoencoder::Tiny(config),
+                });
+                let scale = vae.as_ref().map_or(1, Autoencoder::scale);
+                let scale = |sides: [usize; 2]| sides.map(|side| side.saturating_mul(scale));
+                let trained = unet.sample_size.map(scale);
+                Ok(Work::TextToImage(TextToImage {
+                    text_encoder,
+                    unet,
+                    vae,
+                    vae_tile: request.vae_tile,
+                    sampling,
+                    prompt: request.prompt,
+                    negative_prompt: request.negative_prompt,
+                    guidance_scale: request.guidance_scale,
+                    clip_skip: request.clip_skip,
+                    size: request.size.or(trained).ok_or(unsized_model)?,
+                    init_image: None,
+                }))
+            }
+        }
+    }
+
+    fn plan(
+        &self,
+        model: &Model<'_>,
+        isa: Isa,
+        weights: &mut dyn Weights,
+    ) -> Result<(Needs, Plan, [usize; 2]), Fault> {
+        let work = self.work()?;
+        let mut cx = Context::new(Arena::measuring(), isa, &Sequential, weights);
+        let planned = match &work {
+            Work::Unconditional(work) => work.plan(&mut cx),
+            Work::TextToImage(work) => work.plan(&mut cx),
+        };
+        let plan = planned.map_err(|error| Fault::new(error, cx.weight_name()))?;
+        // The schedule is computed in the same memory, before anything else is there.
+        let schedule = self.table.scheduler.schedule.num_train_timesteps * size_of::<f32>();
+        let needs = Needs {
+            model_bytes: model.file.len(),
+            arena_bytes: plan.arena_bytes.max(schedule),
+            tensors: model.tensors()?,
+            rows: self.table.scheduler.sampler.row_count(self.request.steps, 0),
+        };
+        let size = match &work {
+            Work::Unconditional(work) => work.size,
+            Work::TextToImage(work) => work.size,
+        };
+        Ok((needs, plan, size))
+    }
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// Before the prompts, or the noise, where there are no prompts.
+    Begin,
+    /// Before this row of the sampler's table.
+    Row(usize),
+    /// Before the decoder.
+    Decode,
+    /// The picture is there, and this row of pixels is the next.
+    Picture(usize),
+    /// A step has failed.
+    Failed,
+}
+
+/// One picture on its way.
+///
+/// ```no_run
+/// # fn send(_row: &[u8]) {}
+/// # fn file() -> &'static [u8] { &[] }
+/// use mote::arch::Isa;
+/// use mote::diffusion::sampler::Row;
+/// use mote::mem::Aligned;
+/// use mote::pipeline::{Model, Request, Session};
+/// use mote::weights::Slot;
+///
+/// // In firmware these are `static`, of the sizes that `mote plan --rust` writes down.
+/// let (mut rows, mut slots) = ([Row::EMPTY; 20], [Slot::EMPTY; 200]);
+/// let mut arena = Aligned([0; 65_536]);
+///
+/// let model = Model::open(file())?;
+/// let request = Request { class_label: Some(3), seed: 42, ..Request::default() };
+/// let isa = Isa::compiled();
+/// let mut session = Session::begin(model, request, isa, &mut rows, &mut slots, &mut arena.0)?;
+/// while session.step()? {}
+/// let mut row = [0; 3 * 16];
+/// while session.row(&mut row)? {
+///     send(&row);
+/// }
+/// # Ok::<(), mote::pipeline::Fault>(())
+/// ```
+#[derive(Debug)]
+pub struct Session<'a> {
+    memory: &'a mut [u8],
+    weights: InPlace<'a>,
+    state: State<'a>,
+    isa: Isa,
+    needs: Needs,
+    size: [usize; 2],
+}
+
+/// What a session knows beside its memory.
+#[derive(Debug)]
+struct State<'a> {
+    networks: Networks,
+    request: Request<'a>,
+    table: Table<'a>,
+    at: At,
+    noise: Noise,
+    /// The prompts' vectors, where there are any.
+    states: Option<Tensor>,
+    x: Option<Tensor>,
+    history: History,
+    /// The arena's top between two steps.
+    top: usize,
+}
+
+impl<'a> Session<'a> {
+    /// Checks and plans everything; nothing is drawn yet. `rows`, `slots` and `memory` are at least
+    /// what the plan says, `memory` aligned to [`ALIGNMENT`](crate::mem::ALIGNMENT).
+    ///
+    /// # Errors
+    /// As [`Model::plan`], and [`Error::OutOfMemory`] where `memory` is too short.
+    ///
+    /// # Panics
+    /// Where `memory` is not so aligned.
+    pub fn begin(
+        model: Model<'a>,
+        request: Request<'a>,
+        isa: Isa,
+        rows: &'a mut [Row],
+        slots: &'a mut [Slot],
+        memory: &'a mut [u8],
+    ) -> Result<Self, Fault> {
+        let recipe = model.recipe()?;
+        let table = {
+            let whole = memory.len() / size_of::<f32>() * size_of::<f32>();
+            let scratch = match whole {
+                0 => &mut [][..],
+                _ => floats_of_mut(&mut memory[..whole]),
+            };
+            Table::new(&recipe, &request, rows, scratch)?
+        };
+        let index = Index::parse(model.header, model.file.len() as u64, slots)?;
+        let mut weights = InPlace::new(index, model.file);
+        let networks = recipe.networks;
+        let run = Run { networks: &networks, request: &request, table: &table };
+        let (needs, _, size) = run.plan(&model, isa, &mut weights)?;
+        let (needed, limit) = (needs.arena_bytes, memory.len());
+        if needed > limit {
+            return Err(Error::OutOfMemory { needed, limit }.into());
+        }
+        let state = State {
+            noise: Noise::new(request.noise, request.seed),
+            networks,
+            request,
+            table,
+            at: At::Begin,
+            states: None,
+            x: None,
+            history: History::new(),
+            top: 0,
+        };
+        Ok(Self { memory, weights, isa, state, needs, size })
+    }
+
+    /// What the plan said.
+    pub fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// Height and width of the picture, in pixels.
+    pub fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    /// How many calls of [`Session::step`] a picture takes: one before the first row of the
+    /// sampler's table, one for each row, one for the decoder.
+    pub fn steps(&self) -> usize {
+        self.state.table.rows.len() + 2
+    }
+
+    /// How many of them are done.
+    pub fn done(&self) -> usize {
+        match self.state.at {
+            At::Begin | At::Failed => 0,
+            At::Row(row) => row + 1,
+            At::Decode => self.steps() - 1,
+            At::Picture(_) => self.steps(),
+        }
+    }
+
+    /// Does the next part of the work and tells whether more is left.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] where a network yields what is no number, [`Error::Index`] where there
+    /// is no such token. After an error, every further call is [`Error::Cancelled`].
+    pub fn step(&mut self) -> Result<bool, Fault> {
+        let Self { memory, weights, isa, state, .. } = self;
+        if state.at == At::Failed {
+            return Err(Error::Cancelled.into());
+        }
+        let arena = Arena::resume(memory, state.top);
+        let mut cx = Context::new(arena, *isa, &Sequential, weights);
+        match state.advance(&mut cx) {
+            Ok(()) => {
+                state.top = cx.arena().top();
+                Ok(!matches!(state.at, At::Picture(_)))
+            }
+            Err(error) => {
+                state.at = At::Failed;
+                Err(Fault::new(error, cx.weight_name()))
+            }
+        }
+    }
+
+    /// Writes the next row of pixels from the top, `3·width` bytes of red, green and blue; `false`:
+    /// there is none left.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] where `out` is too short, [`Error::Cancelled`] before the picture is
+    /// there.
+    pub fn row(&mut self, out: &mut [u8]) -> Result<bool> {
+        let (At::Picture(row), Some(image)) = (self.state.at, self.state.x) else {
+            return Err(Error::Cancelled);
+        };
+        let [_, height, width, channels] = image.dims("the picture")?;
+        if row == height {
+            return Ok(false);
+        }
+        let (needed, limit) = (3 * width, out.len());
+        let short = Error::Capacity { what: "a row's bytes", needed, limit };
+        let out = out.get_mut(..needed).ok_or(short)?;
+        let arena = Arena::resume(self.memory, self.state.top);
+        let pixels = arena.read(image)[row * width * channels..].chunks_exact(channels);
+        for (rgb, pixel) in out.as_chunks_mut::<3>().0.iter_mut().zip(pixels) {
+            *rgb = core::array::from_fn(|i| quantised(pixel[i.min(channels - 1)]));
+        }
+        self.state.at = At::Picture(row + 1);
+        Ok(true)
+    }
+}
+
+impl State<'_> {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        let run = Run { networks: &self.networks, request: &self.request, table: &self.table };
+        let work = run.work()?;
+        match self.at {
+            At::Begin => {
+                if let Work::TextToImage(work) = &work {
+                    let watch: &mut super::Watch<'_> = &mut |_| ControlFlow::Continue(());
+                    let mut story = Story::new(watch);
+                    self.states = Some(work.encode_prompts(cx, &mut story, &Path::root())?);
+                }
+                let x = match &work {
+                    Work::Unconditional(work) => work.noise(cx, &mut self.noise)?,
+                    Work::TextToImage(work) => work.noise(cx, &mut self.noise)?,
+                };
+                self.history = run.sampling().history(cx, x.shape())?;
+                self.x = Some(x);
+                self.at = At::Row(0);
+            }
+            At::Row(row) => {
+                let x = self.x.ok_or(Error::Cancelled)?;
+                let (noise, history, states) = (&mut self.noise, &self.history, self.states);
+                run.sampling().row(cx, row, noise, x, history, &mut |cx, x, t| match (
+                    &work, states,
+                ) {
+                    (Work::Unconditional(work), _) => work.predict(cx, x, t),
+                    (Work::TextToImage(work), Some(states)) => work.predict(cx, x, t, states),
+                    (Work::TextToImage(_), None) => Err(Error::Cancelled),
+                })?;
+                let next = row + 1;
+                self.at = if next < self.table.rows.len() { At::Row(next) } else { At::Decode };
+            }
+            At::Decode => {
+                let x = self.x.ok_or(Error::Cancelled)?;
+                // Nothing but x is needed any more.
+                let x = cx.arena_mut().keep(0, x)?;
+                let image = match &work {
+                    Work::Unconditional(_) => x,
+                    Work::TextToImage(work) => work.decode(cx, x)?,
+                };
+                to_unit_range(cx, image)?;
+                check_finite(cx, image, "the picture")?;
+                self.x = Some(image);
+                self.at = At::Picture(0);
+            }
+            At::Picture(_) => {}
+            At::Failed => return Err(Error::Cancelled),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! The model in flash draws a picture.
+#![no_std]
+#![no_main]
+
+use core::ptr::addr_of_mut;
+
+use app::model::MODEL;
+use app::picture::{Memory, draw};
+use cortex_m_rt::entry;
+use mote_cortex_m::{isa, run};
+
+static mut MEMORY: Memory = Memory::NEW;
+
+#[entry]
+fn main() -> ! {
+    // SAFETY: `main` runs once, and nothing else names the memory.
+    let memory = unsafe { &mut *addr_of_mut!(MEMORY) };
+    run(|out| draw(out, isa(), memory, MODEL))
+}
