@@ -4,7 +4,7 @@
 //! it that none of them touches the task after [`Pool::run`](mote::exec::Executor::run) has
 //! returned.
 //!
-//! A job lies on the caller's stack and is open while [`Shared::job`] points to it. A thread
+//! A job lies on the caller's stack and is open while `Shared::job` points to it. A thread
 //! counts itself in, and only then looks whether a job is open; it takes indices from shared
 //! counters until there are none, and counts itself out. The caller works too, closes the job, and
 //! waits for those who are counted in: a thread that comes late finds the job closed, so nobody

@@ -2,7 +2,7 @@
 //!
 //! An island of `unsafe`: it turns the pointers that C gives into slices, once, and lays out the
 //! block of memory. What C promises stands in `mote.h`; everything else is the core's
-//! [`Session`](mote::pipeline::Session), and safe.
+//! [`Session`], and safe.
 #![no_std]
 #![allow(clippy::result_large_err, reason = "a fault names a weight")]
 #![deny(missing_docs, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]

@@ -45,7 +45,7 @@ impl Conv {
         self
     }
 
-    /// The result is added to what the output holds: for [`conv2d_into`].
+    /// The result is added to what the output holds: for a convolution into a tensor that is there.
     pub const fn added(mut self) -> Self {
         self.epilogue.accumulate = true;
         self
