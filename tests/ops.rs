@@ -59,6 +59,35 @@ fn linear_is_a_matrix_product_with_bias_and_residual() {
 }
 
 #[test]
+fn blocks_of_pixels_become_channels_in_pytorchs_order_and_come_back() {
+    // torch.pixel_unshuffle(torch.arange(32.).reshape(1, 2, 4, 4), 2), channels last.
+    let values: Vec<f32> = (0..32).map(|at| (at / 2 + 16 * (at % 2)) as f32).collect();
+    let first = [0.0, 1.0, 4.0, 5.0, 16.0, 17.0, 20.0, 21.0];
+    let last = [10.0, 11.0, 14.0, 15.0, 26.0, 27.0, 30.0, 31.0];
+    let mut alone = [0.0; 32];
+    ops::unshuffle(&values, [4, 4, 2], 2, &mut alone);
+    everywhere(|isa, executor| {
+        let (shape, blocks) = run(isa, executor, &mut TestWeights::default(), |cx| {
+            let x = ops::fill(cx, Shape::new([1, 4, 4, 2]), &values)?;
+            assert!(ops::pixel_shuffle(cx, x, 2).is_err(), "2 channels are no block");
+            assert!(ops::pixel_unshuffle(cx, x, 3).is_err(), "4 pixels are no whole blocks");
+            ops::pixel_unshuffle(cx, x, 2)
+        });
+        assert_eq!(
+            (shape.as_slice(), &blocks[..8], &blocks[24..]),
+            (&[1, 2, 2, 8][..], &first[..], &last[..])
+        );
+        assert_eq!(blocks, alone);
+        let (shape, back) = run(isa, executor, &mut TestWeights::default(), |cx| {
+            let x = ops::fill(cx, Shape::new([1, 2, 2, 8]), &blocks)?;
+            ops::pixel_shuffle(cx, x, 2)
+        });
+        assert_eq!((shape.as_slice(), &back), (&[1, 4, 4, 2][..], &values));
+        back
+    });
+}
+
+#[test]
 fn windows_are_cut_out_and_fade_in_where_they_lie() {
     // Rows and columns over which x fades in; as many as x has, or none of that side.
     for (n, [h, w], c, over) in [

@@ -282,7 +282,7 @@ fn what_cannot_be_used_is_refused_in_one_sentence() {
     assert!(bench.fails("a", &["--resume"]).contains("holds no training to go on with"));
     bench.train("a", &["--quiet"]);
     assert!(bench.fails("a", &[]).contains("Go on with it with --resume"));
-    assert!(bench.fails("a", &["--resume", "--steps", "9"]).contains("by another recipe"));
+    assert!(bench.fails("a", &["--resume", "--seed", "9"]).contains("by another recipe"));
     bench.picture("red.png", [8, 8], [9, 9, 9]);
     assert!(bench.fails("a", &["--resume"]).contains("on other pictures or captions"));
     bench.picture("odd.png", [9, 8], [1, 2, 3]);

@@ -342,7 +342,7 @@ fn text_to_image(
         return Err(Failure::new("this model has no autoencoder whose work tiles could divide")
             .remedy("Leave out --vae-tiling"));
     }
-    let scale = vae.as_ref().map_or(1, Autoencoder::pixels_per_latent);
+    let scale = vae.as_ref().map_or(unet.pixel_block(), Autoencoder::pixels_per_latent);
     let init = request.init_img.as_deref().map(picture::read).transpose()?;
     let trained = unet.sample_size.map(|size| size.map(|side| side * scale));
     let is_sized = request.width.is_some() && request.height.is_some();
@@ -374,7 +374,7 @@ fn text_to_image(
 fn check_vae(vae: Option<&Autoencoder>, place: &Place, unet: &UNet2DConditionConfig) -> Result<()> {
     let (place, channels) = (place.path().display(), unet.in_channels);
     let Some(vae) = vae else {
-        if PICTURE_CHANNELS.contains(&unet.out_channels) {
+        if PICTURE_CHANNELS.contains(&unet.out_channels) || unet.pixel_block() > 1 {
             return Ok(());
         }
         return Err(Failure::new(format!(
@@ -627,7 +627,8 @@ impl Resolved {
                 1 << unet.block_out_channels.len().saturating_sub(1)
             }
             Networks::TextToImage(words) => {
-                words.vae.as_ref().map_or(1, Autoencoder::pixels_per_latent)
+                let block = words.unet.pixel_block();
+                words.vae.as_ref().map_or(block, Autoencoder::pixels_per_latent)
             }
         }
     }

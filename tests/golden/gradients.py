@@ -35,11 +35,13 @@ def scramble(module, seed):
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
+# Blocks of 2x2 pixels, and the prompt's last token in every resnet.
 TEXT_UNET = dict(
-    sample_size=8, in_channels=3, out_channels=3, block_out_channels=[16, 24], layers_per_block=1,
+    sample_size=8, in_channels=12, out_channels=12, block_out_channels=[16, 24], layers_per_block=1,
     down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
     up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"], mid_block_type="UNetMidBlock2DCrossAttn",
-    cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4)
+    cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4,
+    class_embed_type="simple_projection", projection_class_embeddings_input_dim=16)
 
 TEXT_ENCODER = dict(
     vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -69,7 +71,8 @@ class Text(torch.nn.Module):
 
     def forward(self, x, t, tokens, labels):
         states = self.text_encoder(tokens).last_hidden_state
-        return self.unet(x, t, encoder_hidden_states=states).sample
+        said = self.unet(x, t, encoder_hidden_states=states, class_labels=states[:, -1])
+        return said.sample
 
 
 class Pictures(torch.nn.Module):
@@ -83,12 +86,12 @@ class Pictures(torch.nn.Module):
         return self.unet(x, t, class_labels=labels).sample
 
 
-def batch(seed, n, size, tokens, classes):
+def batch(seed, n, size, channels, tokens, classes):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda high, shape: torch.randint(0, high, shape, generator=generator)
     return {
-        "pictures": randn(seed + 1, n, 3, size, size).clamp(-1, 1),
-        "noise": randn(seed + 2, n, 3, size, size),
+        "pictures": randn(seed + 1, n, channels, size, size).clamp(-1, 1),
+        "noise": randn(seed + 2, n, channels, size, size),
         "timesteps": draw(1000, (n,)),
         "tokens": draw(40, (n, 6)) if tokens else None,
         "labels": draw(classes, (n,)) if classes else None,
@@ -134,7 +137,8 @@ def write_case(folder, name, model, config, prediction, min_snr, size, classes, 
     here = os.path.join(folder, name)
     os.makedirs(here)
     ac = alphas_cumprod()
-    data = batch(100, 3, size, "text_encoder" in config, classes)
+    channels = config["unet"]["in_channels"]
+    data = batch(100, 3, size, channels, "text_encoder" in config, classes)
     wide = {k: v.double() if v is not None and v.is_floating_point() else v
             for k, v in data.items()}
     weights = {k: v.detach().clone() for k, v in names(model).items()}
@@ -152,12 +156,13 @@ def write_case(folder, name, model, config, prediction, min_snr, size, classes, 
             f.write(json.dumps(settings, indent=1) + "\n")
     description = dict(prediction=prediction, min_snr=min_snr)
     if steps:
-        description["training"] = train(model, weights, size, prediction, min_snr, ac, classes)
+        description["training"] = train(model, weights, [channels, size, size], prediction,
+                                        min_snr, ac, classes)
     with open(f"{here}/case.json", "w") as f:
         f.write(json.dumps(description, indent=1) + "\n")
 
 
-def train(model, weights, size, prediction, min_snr, ac, classes):
+def train(model, weights, sample, prediction, min_snr, ac, classes):
     """The losses of 200 steps of AdamW on batches that depend on the step's number alone: noise and
     pictures from PyTorch's generator with that seed, times and tokens by arithmetic."""
     for name, parameter in names(model).items():
@@ -169,8 +174,8 @@ def train(model, weights, size, prediction, min_snr, ac, classes):
     curve = []
     for step in range(1, STEPS + 1):
         data = {
-            "pictures": (0.4 * randn(step % 8, 4, 3, size, size)).clamp(-1, 1),
-            "noise": randn(1000 + step, 4, 3, size, size),
+            "pictures": (0.4 * randn(step % 8, 4, *sample)).clamp(-1, 1),
+            "noise": randn(1000 + step, 4, *sample),
             "timesteps": torch.tensor([(step * 131 + i * 241) % 1000 for i in range(4)]),
             "tokens": torch.tensor([[(step % 8 + i * 7 + j * 3) % 40 for j in range(6)]
                                     for i in range(4)]),

@@ -95,6 +95,7 @@ impl Subjects {
             {
                 1
             }
+            (None, Some(Unet::Latents(config))) if config.pixel_block() > 1 => config.pixel_block(),
             _ => PIXELS_PER_LATENT,
         };
         if matches!(unet, Some(Unet::Pixels(_))) && has_vae {

@@ -10,11 +10,10 @@ use crate::place::Place;
 
 /// Keys that change no picture: what they would configure is refused where it is switched on, and
 /// in diffusers `mid_block_only_cross_attention` reaches only a middle block that is refused.
-const HARMLESS: [&str; 5] = [
+const HARMLESS: [&str; 4] = [
     "dropout",
     "addition_embed_type_num_heads",
     "addition_time_embed_dim",
-    "projection_class_embeddings_input_dim",
     "mid_block_only_cross_attention",
 ];
 
@@ -77,7 +76,13 @@ pub(crate) fn from_keys(mut keys: Keys) -> Result<UNet2DConditionConfig> {
         use_linear_projection: keys.flag("use_linear_projection", false)?,
         upcast_attention: keys.flag("upcast_attention", false)?,
         resnet_time_scale_shift: time_scale_shift(&mut keys)?,
+        prompt_projection: prompt_projection(&mut keys)?,
     };
+    if config.prompt_projection {
+        keys.only("projection_class_embeddings_input_dim", config.cross_attention_dim)?;
+    } else {
+        keys.take("projection_class_embeddings_input_dim");
+    }
     let (down, up) = (config.down_block_types.len(), config.up_block_types.len());
     same_levels(&keys, "block_out_channels", levels, "down_block_types", down)?;
     same_levels(&keys, "block_out_channels", levels, "up_block_types", up)?;
@@ -104,7 +109,6 @@ fn refuse_unsupported(keys: &mut Keys) -> Result<()> {
         "reverse_transformer_layers_per_block",
         "encoder_hid_dim",
         "encoder_hid_dim_type",
-        "class_embed_type",
         "num_class_embeds",
         "time_embedding_act_fn",
         "timestep_post_act",
@@ -120,6 +124,18 @@ fn refuse_unsupported(keys: &mut Keys) -> Result<()> {
     keys.only("attention_type", "default")?;
     keys.only("conv_in_kernel", 3)?;
     keys.only("conv_out_kernel", 3)
+}
+
+/// `class_embed_type`: nothing, or a projection of the prompt's last token.
+fn prompt_projection(keys: &mut Keys) -> Result<bool> {
+    const KEY: &str = "class_embed_type";
+    match keys.take_some(KEY) {
+        None => Ok(false),
+        Some(value) if value == "simple_projection" => Ok(true),
+        Some(value) => {
+            Err(keys.fail(KEY, &value, "mote knows only simple_projection, of the last token"))
+        }
+    }
 }
 
 /// `cross_attention_dim`: a list is one text encoder's width, said once a level.

@@ -14,7 +14,7 @@ use mote::mem::Arena;
 use mote::models::clip_text::ClipTextConfig;
 use mote::models::unet_2d::UNet2DConfig;
 use mote::models::unet_2d_condition::UNet2DConditionConfig;
-use mote::ops::Context;
+use mote::ops::{Context, unshuffle};
 use mote::tensor::{Shape, Tensor};
 use mote::train::Bound;
 use mote::weights::{Path, Weights};
@@ -46,7 +46,15 @@ impl<'a> Denoiser<'a> {
         }
     }
 
-    /// What the network says of `x`, `[1, h, w, 3]`, at a time.
+    /// The side of the blocks of pixels that an element of a sample stands for.
+    fn pixel_block(self) -> usize {
+        match self {
+            Self::Unconditional(_) => 1,
+            Self::Text(_, unet) => unet.pixel_block(),
+        }
+    }
+
+    /// What the network says of `x`, `[1, h, w, c]`, at a time.
     fn forward(self, cx: &mut Context<'_>, x: Tensor, t: u32, ids: &[u32]) -> mote::Result<Tensor> {
         let root = Path::root();
         let (path, times) = (root.at("unet"), [t as f32]);
@@ -91,7 +99,9 @@ pub struct Likelihood {
 
 impl Predictor<'_> {
     fn shape(&self) -> Shape {
-        Shape::new([1, self.size[0], self.size[1], COLOURS])
+        let block = self.denoiser.pixel_block();
+        let [height, width] = self.size.map(|side| side / block);
+        Shape::new([1, height, width, COLOURS * block * block])
     }
 
     /// Bytes of memory that an evaluation takes.
@@ -146,8 +156,11 @@ impl Predictor<'_> {
         let wrong = |error| explain(error, "the bound");
         let mut sum = Likelihood { pictures: examples.len(), ..Likelihood::default() };
         for ((example, ids), place) in examples.iter().zip(0..) {
-            let picture: Vec<f32> =
-                example.rgb.iter().map(|&byte| f32::from(byte) / 255.0 * 2.0 - 1.0).collect();
+            let plain: Vec<f32> = example.values().collect();
+            let mut picture = vec![0.0; plain.len()];
+            let [height, width] = self.size;
+            let shape = [height, width, COLOURS];
+            unshuffle(&plain, shape, self.denoiser.pixel_block(), &mut picture);
             let mut draw = Draw::new(seed, Purpose::Noise, place);
             let (mut noise, mut x) = (vec![0.0; picture.len()], vec![0.0; picture.len()]);
             sum.bound += bound.prior(&picture).map_err(wrong)?;

@@ -6,6 +6,7 @@
 
 use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::models::clip_tokenizer::ClipTokenizer;
+use mote::ops::unshuffle;
 
 use super::data::Example;
 use super::draw::{Draw, Purpose};
@@ -29,21 +30,25 @@ pub struct Words<'a> {
 pub struct Batches<'a> {
     examples: &'a [Example],
     training: &'a Training,
-    /// Height and width.
+    /// Height and width in pixels.
     size: [usize; 2],
+    /// The side of the blocks of pixels that an element of a sample stands for.
+    block: usize,
     /// Times of training.
     times: usize,
     words: Option<Words<'a>>,
     /// An epoch, and the order of its examples.
     order: (u64, Vec<usize>),
+    /// A picture before its pixels are put in blocks.
+    picture: Vec<f32>,
 }
 
 /// The examples of a step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
-    /// `[n, h, w, 3]`, from -1 to 1.
+    /// `[n, h, w, c]`, from -1 to 1; `c` is 3 times the pixels of a block.
     pub pictures: Vec<f32>,
-    /// `[n, h, w, 3]`.
+    /// `[n, h, w, c]`.
     pub noise: Vec<f32>,
     /// `[n]`.
     pub timesteps: Vec<u32>,
@@ -56,12 +61,12 @@ impl<'a> Batches<'a> {
     pub fn new(
         examples: &'a [Example],
         training: &'a Training,
-        size: [usize; 2],
+        (size, block): ([usize; 2], usize),
         times: usize,
         words: Option<Words<'a>>,
     ) -> Self {
         let order = (u64::MAX, Vec::new());
-        Self { examples, training, size, times, words, order }
+        Self { examples, training, size, block, times, words, order, picture: Vec::new() }
     }
 
     /// Elements of a picture.
@@ -88,13 +93,13 @@ impl<'a> Batches<'a> {
             let mut draw = Draw::new(seed, Purpose::Caption, place);
             let flips = draw.unit() < 0.5 && self.training.flip;
             let range = index * elements..(index + 1) * elements;
-            let picture = &mut out.pictures[range.clone()];
-            for (out, &byte) in picture.iter_mut().zip(&example.rgb) {
-                *out = f32::from(byte) / 255.0 * 2.0 - 1.0;
-            }
+            self.picture.clear();
+            self.picture.extend(example.values());
             if flips {
-                picture.chunks_exact_mut(row).for_each(flip);
+                self.picture.chunks_exact_mut(row).for_each(flip);
             }
+            let shape = [self.size[0], self.size[1], COLOURS];
+            unshuffle(&self.picture, shape, self.block, &mut out.pictures[range.clone()]);
             let noise = Draw::new(seed, Purpose::Noise, place).bits();
             Noise::new(NoiseKind::Pcg, noise).fill(&mut out.noise[range]);
             let share = (first + index as f64 / count as f64).fract();
@@ -150,7 +155,7 @@ mod tests {
     #[test]
     fn an_epoch_shows_every_example_once_and_the_next_in_another_order() {
         let (examples, training) = (examples(10), training(5));
-        let mut batches = Batches::new(&examples, &training, [2, 2], 1000, None);
+        let mut batches = Batches::new(&examples, &training, ([2, 2], 1), 1000, None);
         let mut orders = Vec::new();
         for epoch in 0..3 {
             let order: Vec<_> = (0..10).map(|i| batches.example(10 * epoch + i)).collect();
@@ -165,7 +170,7 @@ mod tests {
     #[test]
     fn a_step_is_the_same_whatever_came_before() {
         let (examples, training) = (examples(7), training(5));
-        let new = || Batches::new(&examples, &training, [2, 2], 1000, None);
+        let new = || Batches::new(&examples, &training, ([2, 2], 1), 1000, None);
         let (mut one, mut other) = (Step::default(), Step::default());
         let mut batches = new();
         (1..=9).for_each(|step| batches.fill(step, &mut one).unwrap());
@@ -178,7 +183,7 @@ mod tests {
     #[test]
     fn times_are_spread_evenly_over_a_batch() {
         let (examples, training) = (examples(3), training(10));
-        let mut batches = Batches::new(&examples, &training, [2, 2], 1000, None);
+        let mut batches = Batches::new(&examples, &training, ([2, 2], 1), 1000, None);
         let mut step = Step::default();
         batches.fill(4, &mut step).unwrap();
         let mut tenths: Vec<_> = step.timesteps.iter().map(|t| t / 100).collect();

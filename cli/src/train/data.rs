@@ -115,6 +115,13 @@ pub struct Example {
     pub rgb: Vec<u8>,
 }
 
+impl Example {
+    /// Its values, from -1 to 1.
+    pub fn values(&self) -> impl Iterator<Item = f32> {
+        self.rgb.iter().map(|&byte| f32::from(byte) / 255.0 * 2.0 - 1.0)
+    }
+}
+
 /// How a data set is read.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {

@@ -20,9 +20,6 @@ use crate::resolve::explain;
 /// Room for the tape of a plan, far above what a network of any published size takes.
 const MAX_TAPE_SLOTS: usize = 1 << 16;
 
-/// Channels of a picture.
-const COLOURS: usize = 3;
-
 /// What is learned, and by whom it is computed.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
@@ -62,10 +59,10 @@ impl Task<'_> {
     /// # Errors
     /// Where the networks contradict themselves, or hold what cannot be trained.
     pub fn plan(&self, count: usize, weights: &mut dyn Weights, begin: usize) -> Result<TrainPlan> {
-        let [height, width] = self.recipe.size();
+        let [height, width, channels] = self.recipe.sample();
         let (timesteps, tokens) = (vec![0; count], vec![0; count * self.tokens]);
         let batch = Batch {
-            size: [count, height, width, COLOURS],
+            size: [count, height, width, channels],
             pictures: &[],
             noise: &[],
             timesteps: &timesteps,
@@ -168,12 +165,12 @@ impl<'a> Fit<'a> {
     /// Adds the gradients of a part of the examples up.
     fn gradients(&mut self, part: usize, examples: &Step) -> Result<()> {
         let (task, training) = (self.task, &self.task.recipe.training);
-        let [height, width] = task.recipe.size();
+        let [height, width, channels] = task.recipe.sample();
         let count = training.micro_batch;
         let of = |each: usize| part * count * each..(part + 1) * count * each;
-        let pixels = of(height * width * COLOURS);
+        let pixels = of(height * width * channels);
         let batch = Batch {
-            size: [count, height, width, COLOURS],
+            size: [count, height, width, channels],
             pictures: &examples.pictures[pixels.clone()],
             noise: &examples.noise[pixels],
             timesteps: &examples.timesteps[of(1)],

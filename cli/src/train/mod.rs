@@ -89,7 +89,13 @@ pub fn run(args: &args::Train) -> Result<()> {
     let mut run = Run {
         recipe,
         vocabulary: vocabulary.as_ref().map(|(vocabulary, _)| vocabulary),
-        batches: Batches::new(&data.examples, &recipe.training, recipe.size(), times, words),
+        batches: Batches::new(
+            &data.examples,
+            &recipe.training,
+            (recipe.size(), recipe.pixel_block()),
+            times,
+            words,
+        ),
         fit: Fit::new(task, parameters, &planned)?,
         sampler,
         output,

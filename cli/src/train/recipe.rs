@@ -305,8 +305,12 @@ impl Recipe {
                 ([unet.in_channels, unet.out_channels], unet.sample_size)
             }
         };
-        if channels != [COLOURS; 2] {
-            return refuse("the unet must take and give 3 channels, those of a picture");
+        let block = self.pixel_block();
+        if channels != [COLOURS * block * block; 2] {
+            return refuse(
+                "the unet must take and give 3 channels, those of a picture, or 12, those of \
+                 blocks of 2x2 pixels",
+            );
         }
         if size.is_none() {
             return refuse("the unet has no `sample_size`, which is that of the pictures");
@@ -320,12 +324,32 @@ impl Recipe {
             Networks::Unconditional(unet) => unet.sample_size,
             Networks::Text { unet, .. } => unet.sample_size,
         };
-        size.unwrap_or_default()
+        size.unwrap_or_default().map(|side| side * self.pixel_block())
     }
 
-    /// A number that stands for the recipe.
+    /// The side of the block of pixels that an element of the sample stands for.
+    pub fn pixel_block(&self) -> usize {
+        match &self.networks {
+            Networks::Unconditional(_) => 1,
+            Networks::Text { unet, .. } => unet.pixel_block(),
+        }
+    }
+
+    /// Height, width and channels of a sample.
+    pub fn sample(&self) -> [usize; 3] {
+        let block = self.pixel_block();
+        let [height, width] = self.size().map(|side| side / block);
+        [height, width, COLOURS * block * block]
+    }
+
+    /// A number that stands for the recipe, but for the number of steps: a training may be told to
+    /// go on for longer, or to end sooner.
     pub fn fingerprint(&self) -> u64 {
-        Fingerprint::of(&self.json.to_string())
+        let mut json = self.json.clone();
+        if let Some(training) = json.get_mut("training").and_then(Value::as_object_mut) {
+            training.remove("steps");
+        }
+        Fingerprint::of(&json.to_string())
     }
 
     /// The keys of one of its parts, as they were written.
@@ -380,6 +404,8 @@ mod tests {
         assert_eq!((changed.training.steps, changed.training.seed), (7, 3));
         let preset = read("emoji32", Changes::default()).unwrap();
         assert_ne!(changed.fingerprint(), preset.fingerprint());
+        let longer = read("emoji32", Changes { steps: Some(7), ..Changes::default() }).unwrap();
+        assert_eq!(longer.fingerprint(), preset.fingerprint());
         assert_eq!(
             preset.fingerprint(),
             read("emoji32", Changes::default()).unwrap().fingerprint()

@@ -6,9 +6,9 @@ use super::{
 };
 use crate::error::Result;
 use crate::nn::{
-    self, Block, Conv, Downsampler, Mixer, Norm, ResnetBlock2d, Skips, Time, TimeScaleShift,
-    Transformer2d, Upsampler, conv_in, conv2d_replacing, down_block, group_norm_replacing,
-    mid_block, timestep_embedding, up_block,
+    self, Block, Conv, Downsampler, Linear, Mixer, Norm, ResnetBlock2d, Skips, Time,
+    TimeScaleShift, Transformer2d, Upsampler, conv_in, conv2d_replacing, down_block,
+    group_norm_replacing, mid_block, timestep_embedding, up_block,
 };
 use crate::ops::{self, Activation, Context, SinusoidalEmbedding};
 use crate::tensor::{Shape, Tensor};
@@ -16,6 +16,9 @@ use crate::weights::Path;
 
 /// The most transformer layers after a resnet: Stable Diffusion XL has ten.
 const MAX_TRANSFORMERS: usize = 32;
+
+/// The largest block of pixels that an element of a sample may stand for.
+const MAX_PIXEL_BLOCK: usize = 8;
 
 /// The block types of [`UNet2DConditionConfig`], on the way down and, mirrored, on the way up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,8 @@ pub enum BlockType {
 pub struct UNet2DConditionConfig {
     /// Height and width of the latents the model was trained at.
     pub sample_size: Option<[usize; 2]>,
-    /// Channels of the input: 4, or 9 for inpainting.
+    /// Channels of the input: 4, or 9 for inpainting; 3, or 12 for blocks of 2x2 pixels, where the
+    /// sample is the picture.
     pub in_channels: usize,
     /// Channels of the output.
     pub out_channels: usize,
@@ -82,6 +86,10 @@ pub struct UNet2DConditionConfig {
     pub upcast_attention: bool,
     /// How the time embedding enters a resnet.
     pub resnet_time_scale_shift: TimeScaleShift,
+    /// Whether a projection of the prompt's last token is added to the time embedding, so that
+    /// every resnet is told of the prompt: `class_embed_type` `simple_projection`, whose
+    /// `class_labels` are `encoder_hidden_states[:, -1]`.
+    pub prompt_projection: bool,
 }
 
 impl Default for UNet2DConditionConfig {
@@ -112,6 +120,7 @@ impl Default for UNet2DConditionConfig {
             use_linear_projection: false,
             upcast_attention: false,
             resnet_time_scale_shift: TimeScaleShift::Default,
+            prompt_projection: false,
         }
     }
 }
@@ -164,6 +173,13 @@ impl UNet2DConditionConfig {
         self.validate_heads()
     }
 
+    /// The side of the block of pixels that an element of the sample stands for, where no
+    /// autoencoder stands between: f where the channels are the 3·f² of
+    /// [`pixel_shuffle`](ops::pixel_shuffle), or else 1.
+    pub fn pixel_block(&self) -> usize {
+        (2..=MAX_PIXEL_BLOCK).find(|f| self.in_channels == 3 * f * f).unwrap_or(1)
+    }
+
     fn validate_heads(&self) -> Result<()> {
         let deepest = self.block_out_channels.len() - 1;
         for (level, (&heads, &width)) in
@@ -210,7 +226,7 @@ impl UNet2DConditionConfig {
         let expected = Shape::new([n, t.max(1), self.cross_attention_dim]);
         encoder_hidden_states.expect("encoder_hidden_states", expected)?;
         cx.scope(|cx| {
-            let time = self.time(cx, path, timesteps)?;
+            let time = self.time(cx, path, timesteps, encoder_hidden_states)?;
             let told = Told { time, encoder_hidden_states };
             let (width, centred) = (self.block_out_channels[0], self.center_input_sample);
             let mut skips = Skips::new(conv_in(cx, &path.at("conv_in"), x, width, centred)?);
@@ -224,7 +240,13 @@ impl UNet2DConditionConfig {
         })
     }
 
-    fn time(&self, cx: &mut Context<'_>, path: &Path<'_>, timesteps: &[f32]) -> Result<Time> {
+    fn time(
+        &self,
+        cx: &mut Context<'_>,
+        path: &Path<'_>,
+        timesteps: &[f32],
+        states: Tensor,
+    ) -> Result<Time> {
         let Self { flip_sin_to_cos, freq_shift, .. } = *self;
         let first = self.block_out_channels[0];
         let width = self.time_embedding_dim.unwrap_or(4 * first);
@@ -233,6 +255,14 @@ impl UNet2DConditionConfig {
             let t = ops::sinusoidal_embedding(cx, timesteps, first, how)?;
             timestep_embedding(cx, &path.at("time_embedding"), t, width)
         })?;
+        if self.prompt_projection {
+            cx.scratch(|cx| {
+                let last = last_tokens(cx, states)?;
+                let linear = Linear::new(width);
+                let prompt = nn::linear(cx, &path.at("class_embedding"), last, linear)?;
+                ops::add_in_place(cx, embedding, prompt)
+            })?;
+        }
         // Every resnet would begin with this SiLU.
         let embedding = ops::activate(cx, embedding, Activation::Silu)?;
         Ok(Time { embedding, scale_shift: self.resnet_time_scale_shift })
@@ -313,4 +343,15 @@ impl UNet2DConditionConfig {
         let resnet = ResnetBlock2d { channels, norm, time, output_scale_factor: 1.0 };
         Block { layers, resnet, mixer }
     }
+}
+
+/// The last token of each sample of `[n, t, c]`: `[n, c]`.
+fn last_tokens(cx: &mut Context<'_>, states: Tensor) -> Result<Tensor> {
+    let [n, t, c] = states.dims("encoder_hidden_states")?;
+    let out = cx.tensor(Shape::new([n, c]))?;
+    for sample in 0..n {
+        let last = states.reshape([n * t, c])?.rows((sample + 1) * t - 1, 1)?;
+        ops::copy_into(cx, last, out.rows(sample, 1)?)?;
+    }
+    Ok(out)
 }

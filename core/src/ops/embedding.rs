@@ -43,7 +43,7 @@ pub fn sinusoidal_embedding(
         for i in 0..half {
             let exponent = -libm::logf(MAX_PERIOD) * i as f32 / (half as f32 - how.freq_shift);
             let angle = t * libm::expf(exponent);
-            (sin[i], cos[i]) = libm::sincosf(angle);
+            (sin[i], cos[i]) = (libm::sinf(angle), libm::cosf(angle));
         }
     }
     cx.ended(Op::Embedding, out);
@@ -75,7 +75,7 @@ pub fn fourier_embedding(
             let (sin, cos) = if flip_sin_to_cos { (rest, first) } else { (first, rest) };
             for (i, frequency) in frequencies.iter().enumerate() {
                 let angle = libm::logf(t) * frequency * 2.0 * core::f32::consts::PI;
-                (sin[i], cos[i]) = libm::sincosf(angle);
+                (sin[i], cos[i]) = (libm::sinf(angle), libm::cosf(angle));
             }
         }
         Ok(())

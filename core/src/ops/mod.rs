@@ -20,6 +20,7 @@ mod norm;
 mod observe;
 mod resample;
 mod layout;
+mod pixel_shuffle;
 mod tape;
 mod window;
 
@@ -40,6 +41,7 @@ pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, group_norm, group_norm_replacing, layer_norm};
 pub use observe::{Event, Observer, Op};
+pub use pixel_shuffle::{pixel_shuffle, pixel_unshuffle, unshuffle};
 pub use resample::{avg_pool_2x2, upsample_nearest};
 pub use tape::{Recording, Tape, TapeSlot};
 pub use window::{blend_in_place, copy_window, crop};

@@ -23,7 +23,7 @@ use crate::models::{MAX_LEVELS, PerLevel};
 pub const TENSOR: &str = "recipe";
 
 /// The version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The most samplers that a recipe has settings for: twelve are known.
 pub const MAX_SAMPLERS: usize = 16;
@@ -268,7 +268,8 @@ fn walk_unet_2d_condition(words: &mut Words<'_>, unet: &mut UNet2DConditionConfi
     words.list(&mut unet.attention_heads, 0, Words::size)?;
     words.flag(&mut unet.use_linear_projection)?;
     words.flag(&mut unet.upcast_attention)?;
-    words.scale_shift(&mut unet.resnet_time_scale_shift)
+    words.scale_shift(&mut unet.resnet_time_scale_shift)?;
+    words.flag(&mut unet.prompt_projection)
 }
 
 fn walk_clip_text(words: &mut Words<'_>, clip: &mut ClipTextConfig) -> Result<()> {

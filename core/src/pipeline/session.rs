@@ -262,7 +262,7 @@ impl<'a> Run<'a> {
                     Vae::Kl(config) => Autoencoder::Kl(config),
                     Vae::Tiny(config) => Autoencoder::Tiny(config),
                 });
-                let scale = vae.as_ref().map_or(1, Autoencoder::scale);
+                let scale = vae.as_ref().map_or(unet.pixel_block(), Autoencoder::scale);
                 let scale = |sides: [usize; 2]| sides.map(|side| side.saturating_mul(scale));
                 let trained = unet.sample_size.map(scale);
                 Ok(Work::TextToImage(TextToImage {

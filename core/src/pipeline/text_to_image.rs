@@ -43,7 +43,7 @@ pub struct TextToImage<'a> {
     /// The noise predictor.
     pub unet: &'a UNet2DConditionConfig,
     /// The decoder, and the encoder where a picture is started from. Without one the sample itself,
-    /// from -1 to 1, is the picture.
+    /// from -1 to 1, is the picture, in blocks of [`UNet2DConditionConfig::pixel_block`].
     pub vae: Option<Autoencoder<'a>>,
     /// Decodes in tiles of so many latents a side where the latents are larger; `None` decodes them
     /// as a whole. A picture to start from is always encoded as a whole.
@@ -61,7 +61,7 @@ pub struct TextToImage<'a> {
     /// takes them all, as in diffusers.
     pub clip_skip: usize,
     /// Height and width of the picture, in pixels: multiples of [`Autoencoder::scale`] where there
-    /// is an autoencoder.
+    /// is an autoencoder, or else of the block of pixels.
     pub size: [usize; 2],
     /// The picture to start from, if not from noise.
     pub init_image: Option<InitImage<'a>>,
@@ -296,13 +296,18 @@ impl TextToImage<'_> {
     /// Latents, the newest tensor, to a picture in their place.
     pub(super) fn decode(&self, cx: &mut Context<'_>, latents: Tensor) -> Result<Tensor> {
         let root = Path::root();
-        let Some(vae) = &self.vae else { return Ok(latents) };
+        let Some(vae) = &self.vae else {
+            return match self.unet.pixel_block() {
+                1 => Ok(latents),
+                block => cx.replace(latents, |cx| ops::pixel_shuffle(cx, latents, block)),
+            };
+        };
         cx.replace(latents, |cx| vae.decode(cx, &root.at("vae"), latents, self.vae_tile))
     }
 
     /// How many pixels a side one element of the sample stands for.
     fn scale(&self) -> usize {
-        self.vae.as_ref().map_or(1, Autoencoder::scale)
+        self.vae.as_ref().map_or(self.unet.pixel_block(), Autoencoder::scale)
     }
 
     fn latents_shape(&self) -> Shape {
@@ -326,7 +331,8 @@ impl TextToImage<'_> {
                 let latents = cx.scope(|cx| {
                     let image = picture(cx, init.rgb, self.size)?;
                     match &self.vae {
-                        None => Ok(image),
+                        None if self.unet.pixel_block() == 1 => Ok(image),
+                        None => ops::pixel_unshuffle(cx, image, self.unet.pixel_block()),
                         Some(vae) => vae.encode(cx, &root.at("vae"), image, noise),
                     }
                 })?;
