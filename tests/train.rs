@@ -194,6 +194,87 @@ fn the_number_of_threads_changes_no_bit() {
     assert!(one == three);
 }
 
+/// The figure of a row of a plan's table, as it is shown.
+fn figure(table: &str, row: &str) -> String {
+    let line = table.lines().find(|line| line.starts_with(row)).expect("the row is there");
+    line[row.len()..].trim().into()
+}
+
+#[test]
+fn less_memory_changes_no_bit() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 9.into();
+    let bench = Bench::new(&recipe);
+    let plan = |more: &[&str]| text(&mote(&bench.arguments("none", more)).stdout);
+    let plain = plan(&["--plan"]);
+    let all = figure(&plain, "in all");
+    let (number, unit) = all.split_once(' ').unwrap();
+    let limit = format!("{:.1}{unit}", number.parse::<f64>().unwrap() - 0.2);
+    let small = plan(&["--plan", "--memory-limit", &limit]);
+    assert_ne!(figure(&plain, "arena"), figure(&small, "arena"), "blocks are walked again");
+    bench.train("plain", &["--quiet"]);
+    bench.train("small", &["--quiet", "--memory-limit", &limit]);
+    let [plain, small] = ["plain", "small"].map(|name| fs::read(state(&bench.path(name))).unwrap());
+    assert!(plain == small);
+}
+
+#[test]
+fn a_training_may_be_told_to_go_on_for_longer() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 7.into();
+    let bench = Bench::new(&recipe);
+    bench.train("model", &["--quiet"]);
+    bench.train("model", &["--quiet", "--resume", "--steps", "12"]);
+    let curve = fs::read_to_string(bench.path("model/training/loss.tsv")).unwrap();
+    assert_eq!(curve.lines().count(), 13, "{curve}");
+}
+
+#[test]
+fn pictures_are_learned_in_blocks_of_pixels() {
+    let mut recipe = recipe();
+    let unet = recipe["unet"].as_object_mut().unwrap();
+    for (key, value) in [
+        ("sample_size", json!(4)),
+        ("in_channels", json!(12)),
+        ("out_channels", json!(12)),
+        ("class_embed_type", json!("simple_projection")),
+        ("projection_class_embeddings_input_dim", json!(8)),
+    ] {
+        unet.insert(key.into(), value);
+    }
+    recipe["training"]["ema_decay"] = json!(0.99);
+    let bench = Bench::new(&recipe);
+    bench.train("model", &["--quiet", "--steps", "1200", "--learning-rate", "0.005"]);
+    let of = |name: &str| bench.path(name).display().to_string();
+    let packed = of("m.safetensors");
+    let run = |arguments: &[&str]| {
+        let arguments: Vec<String> = arguments.iter().map(|a| a.to_string()).collect();
+        let ran = mote(&arguments);
+        assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
+        ran.stdout
+    };
+    run(&["convert", "-m", &of("model"), "--type", "int8", "-o", &packed, "--quiet"]);
+    for model in [&of("model"), &packed] {
+        let request = ["-p", "green square", "--steps", "10", "--cfg-scale", "1", "--quiet"];
+        let picture = of("a.png");
+        run(&[&["generate", "-m", model, "-o", &picture], &request[..]].concat());
+        let drawn = image::open(&picture).unwrap().to_rgb8();
+        assert_eq!(drawn.dimensions(), (8, 8));
+        let mean = |inside: bool| -> [f64; 3] {
+            let is = |x: u32, y: u32| (2..6).contains(&x) && (2..6).contains(&y);
+            let pixels: Vec<_> =
+                drawn.enumerate_pixels().filter(|(x, y, _)| is(*x, *y) == inside).collect();
+            let sum = |c: usize| pixels.iter().map(|(_, _, p)| f64::from(p[c])).sum::<f64>();
+            std::array::from_fn(|c| sum(c) / pixels.len() as f64)
+        };
+        let [red, green, _] = mean(true);
+        assert!(green > red + 40.0, "{model}: {:?}", mean(true));
+        assert!(mean(false).iter().all(|&value| value > 180.0), "{model}: {:?}", mean(false));
+    }
+    run(&["plan", "-m", &packed, "-p", "green square"]);
+    run(&["bench", "-m", &packed, "--repeat", "1"]);
+}
+
 #[test]
 fn it_learns_and_the_model_is_read_by_the_other_commands() {
     let bench = Bench::new(&recipe());
@@ -347,4 +428,11 @@ fn a_plan_tells_the_memory_and_makes_nothing() {
     let told = text(&ran.stdout);
     assert!(ran.status.success() && told.contains("in all") && told.contains("arena"), "{told}");
     assert!(!bench.path("model").exists());
+    // `plan --train` knows the recipe alone: a vocabulary as large as may be, no pictures.
+    let recipe = bench.path("recipe.json").display().to_string();
+    let ran = mote(&["plan", "--train", &recipe].map(String::from));
+    let alone = text(&ran.stdout);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    assert_eq!(figure(&alone, "arena"), figure(&told, "arena"));
+    assert_eq!(figure(&alone, "pictures"), "0 B");
 }

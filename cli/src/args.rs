@@ -187,6 +187,11 @@ pub struct Plan {
     #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
     #[arg(conflicts_with_all = ["json", "rust", "c"])]
     pub target_ram: Option<u64>,
+    /// What `mote train` would need for a recipe, without its pictures: a JSON file, emoji32 or
+    /// emoji16.
+    #[arg(long, value_name = "FILE|NAME", help_heading = MACHINE)]
+    #[arg(conflicts_with_all = ["json", "rust", "c", "target_flash", "target_ram", "prompt"])]
+    pub train: Option<String>,
 }
 
 /// `mote bench`.

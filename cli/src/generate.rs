@@ -40,7 +40,7 @@ pub fn interruptible(args: &args::Generate, interrupt: &Interrupt) -> Result<()>
     let destination = Destination::new(&args.output, count)?;
     let place = Place::model(&args.model.model)?;
     if let Some(packed) = place.packed() {
-        packed.verify()?;
+        packed.verify_if_small()?;
     }
     let resolved = resolve::resolve_at(&place, &args.model, &args.request)?;
     let pool = plan::pool(args.machine.threads)?;

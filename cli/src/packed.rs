@@ -44,6 +44,9 @@ const MAX_METADATA: usize = 64 << 10;
 /// The most networks that a pipeline has.
 const MAX_NETWORKS: usize = 16;
 
+/// The largest file that is compared with its checksum before a picture: 64 MiB.
+const MAX_VERIFIED: usize = 64 << 20;
+
 /// A packed file, mapped.
 #[derive(Debug)]
 pub struct Packed {
@@ -155,6 +158,18 @@ impl Packed {
                 .remedy("Convert the model again: the file is damaged"));
         }
         self.mapped.bytes(tensor).map(<[u8]>::to_vec)
+    }
+
+    /// [`Packed::verify`] where that takes but milliseconds. A large file would have to be read from
+    /// the disk as a whole before its first layer runs: `mote inspect` compares it when asked to.
+    ///
+    /// # Errors
+    /// As [`Packed::verify`].
+    pub fn verify_if_small(&self) -> Result<()> {
+        match self.mapped.whole().len() <= MAX_VERIFIED {
+            true => self.verify(),
+            false => Ok(()),
+        }
     }
 
     /// Compares the file with its checksum, if it has one: older files do not.

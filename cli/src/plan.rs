@@ -22,7 +22,7 @@ use crate::packed::{Packed, Within};
 use crate::place::Place;
 use crate::resolve::{self, Networks, Resolved, explain};
 use crate::target::{self, Language};
-use crate::{isa, print, size};
+use crate::{isa, print, size, train};
 
 /// Into how many sizes the advice divides the way from the size asked for to nothing.
 pub const SIZES_TRIED: usize = 32;
@@ -35,6 +35,9 @@ const TAESD_CHANNELS: usize = 4;
 /// # Errors
 /// Where the model cannot be run as asked.
 pub fn run(args: &args::Plan) -> Result<()> {
+    if let Some(recipe) = &args.train {
+        return train::plan(recipe, args.machine.threads, args.machine.memory_limit);
+    }
     if args.target_flash.is_some() || args.target_ram.is_some() {
         return target::suggest(args, args.target_flash, args.target_ram);
     }

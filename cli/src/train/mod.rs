@@ -67,17 +67,16 @@ pub fn run(args: &args::Train) -> Result<()> {
     let core = tokenizer.as_ref().map(Tokenizer::core).transpose()?;
     let length = vocabulary.as_ref().map_or(0, |(_, length)| *length);
     let words = core.map(|tokenizer| Words { tokenizer, length });
-    let wrong = |error| explain(error, "the schedule");
-    let schedule_config = recipe.scheduler.schedule();
-    let mut memory = vec![0.0; schedule_config.num_train_timesteps];
-    let schedule = Schedule::new(schedule_config, &mut memory).map_err(wrong)?;
+    let mut memory = Vec::new();
+    let schedule = schedule_of(&recipe, &mut memory)?;
     let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
     let (recipe, networks) = (&recipe, &recipe.networks);
     let (executor, checkpoints) = (&pool, false);
     let tokens = length;
     let task = Task { recipe, networks, schedule: &schedule, tokens, isa, executor, checkpoints };
     let mut parameters = Store::new(&walked(networks), recipe.training.seed, isa, &pool)?;
-    let (task, needs, planned) = fitted(task, &data, &mut parameters, args.memory_limit)?;
+    let pictures = data.examples.iter().map(|example| example.rgb.len()).sum();
+    let (task, needs, planned) = fitted(task, pictures, &mut parameters, args.memory_limit)?;
     if args.plan {
         print::bytes(needs.table(&parameters, &planned, recipe).as_bytes())?;
     }
@@ -111,18 +110,48 @@ pub fn run(args: &args::Train) -> Result<()> {
     run.all()
 }
 
+/// What a recipe would need, pictures aside, as a table; its vocabulary is taken to be as large as
+/// it may be.
+///
+/// # Errors
+/// Where the recipe is wrong, or would need more than the limit.
+pub fn plan(config: &str, threads: Option<u32>, limit: Option<u64>) -> Result<()> {
+    let mut recipe = recipe::read(config, Changes::default())?;
+    let mut tokens = 0;
+    if let Networks::Text { text_encoder, vocab_size, model_max_length, .. } = &mut recipe.networks
+    {
+        (text_encoder.vocab_size, tokens) = (*vocab_size, *model_max_length);
+    }
+    let (mut memory, pool, isa) = (Vec::new(), plan::pool(threads)?, isa::choose()?);
+    let schedule = schedule_of(&recipe, &mut memory)?;
+    let (recipe, networks, executor) = (&recipe, &recipe.networks, &pool);
+    let checkpoints = false;
+    let task = Task { recipe, networks, schedule: &schedule, tokens, isa, executor, checkpoints };
+    let mut parameters = Store::new(&walked(networks), recipe.training.seed, isa, &pool)?;
+    let (_, needs, planned) = fitted(task, 0, &mut parameters, limit)?;
+    print::bytes(needs.table(&parameters, &planned, recipe).as_bytes())?;
+    needs.check(limit)
+}
+
+/// The schedule of a recipe; `memory` is to hold it.
+fn schedule_of<'m>(recipe: &'m Recipe, memory: &'m mut Vec<f32>) -> Result<Schedule<'m>> {
+    let config = recipe.scheduler.schedule();
+    memory.resize(config.num_train_timesteps, 0.0);
+    Schedule::new(config, memory).map_err(|error| explain(error, "the schedule"))
+}
+
 /// The task and what it takes. Where that is above the limit, blocks are walked again on the way
 /// back instead of kept.
 fn fitted<'a>(
     mut task: Task<'a>,
-    data: &DataSet,
+    pictures: usize,
     parameters: &mut Store,
     limit: Option<u64>,
 ) -> Result<(Task<'a>, Needs, TrainPlan)> {
     let (count, begin) = (task.recipe.training.micro_batch, parameters.begin());
     loop {
         let planned = task.plan(count, &mut parameters.weights()?, begin)?;
-        let needs = Needs::new(data, parameters, &planned);
+        let needs = Needs::new(pictures, parameters, &planned);
         let fits = limit.is_none_or(|limit| needs.total() as u64 <= limit);
         if fits || task.checkpoints {
             return Ok((task, needs, planned));
@@ -179,9 +208,8 @@ struct Needs {
 }
 
 impl Needs {
-    fn new(data: &DataSet, parameters: &Store, plan: &TrainPlan) -> Self {
+    fn new(pictures: usize, parameters: &Store, plan: &TrainPlan) -> Self {
         let one = size_of_val(parameters.values());
-        let pictures = data.examples.iter().map(|example| example.rgb.len()).sum();
         let rows = [
             ("pictures", pictures),
             ("parameters and their average", 2 * one),

@@ -43,6 +43,7 @@ pub fn sinusoidal_embedding(
         for i in 0..half {
             let exponent = -libm::logf(MAX_PERIOD) * i as f32 / (half as f32 - how.freq_shift);
             let angle = t * libm::expf(exponent);
+            // Not sincosf: compiled for s390x it squares by MDEBR, which QEMU before 8.1 has wrong.
             (sin[i], cos[i]) = (libm::sinf(angle), libm::cosf(angle));
         }
     }
