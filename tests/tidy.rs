@@ -27,7 +27,7 @@ const ISLANDS: [&str; 7] = [
     "core/src/mem/",
     "core/src/exec.rs",
     "core/src/arch/",
-    "cli/src/executor.rs",
+    "cli/executor/src/lib.rs",
     "cli/src/checkpoint",
     "cli/src/isa.rs",
 ];

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use mote::Error;
 use mote::models::clip_tokenizer::{ClipTokenizer, SCRATCH_PER_BYTE, Segment};
+use mote_cli::built_in;
+use mote_cli::place::Place;
 use mote_cli::tokenizer::{Tokenizer, encode};
 use mote_tests::{golden, json, shared};
 use serde_json::Value;
@@ -84,6 +86,21 @@ fn full_folder(list: &Path) -> TempDir {
     let lines = format!("#version: 0.2\n{}\n", merges.join("\n"));
     std::fs::write(folder.path().join("merges.txt"), lines).unwrap();
     folder
+}
+
+#[test]
+fn a_vocabulary_made_of_captions_gives_the_ids_of_transformers() {
+    let place = Place::model(Path::new(built_in::NAME)).expect("the model in the program is good");
+    let tokenizer = Tokenizer::from_folder(place.join("tokenizer")).expect("so is its tokenizer");
+    let core = tokenizer.core().expect("and its table");
+    let goldens = json(&golden("tokenizer/trained.json"));
+    let goldens = goldens.as_array().expect("a list");
+    assert!(goldens.len() > 10);
+    for pair in goldens {
+        let (text, mut expected) = (pair[0].as_str().expect("a text"), ids(&pair[1]));
+        expected.resize(LENGTH, core.pad());
+        assert_eq!(encode(&core, text, LENGTH).expect("it is encoded"), expected, "{text:?}");
+    }
 }
 
 #[test]

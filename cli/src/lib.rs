@@ -21,7 +21,7 @@ pub mod convert;
 pub mod error;
 #[forbid(unsafe_code)]
 pub mod eval;
-pub mod executor;
+pub use mote_executor as executor;
 #[forbid(unsafe_code)]
 pub mod files;
 #[forbid(unsafe_code)]

@@ -3,6 +3,8 @@
 Versions: transformers 5.23.0, tokenizers 0.23.3 (Python 3.11).
 Usage: python tokenizer.py PATH/bpe_simple_vocab_16e6.txt.gz [PATH/conformance]
 The first is OpenAI CLIP's list of merges; the second holds the conformance cases' expected ids.
+       python tokenizer.py --trained PATH/tokenizer
+writes tokenizer/trained.json: what a vocabulary that `mote train` made of captions becomes there.
 """
 
 import gzip
@@ -242,7 +244,23 @@ def ids(tokenizer, texts):
     return out
 
 
+TRAINED_TEXTS = ["", "red apple", "Red Apple, 3d", "grinning face with smiling eyes", "T-Rex",
+    "face with hand over mouth", "woman gesturing OK, 3d", "1st place medal", "blue heart, love",
+    "New Year\u2019s tree", "pi\u00f1ata", "A quick brown fox jumps over 13 lazy dogs!",
+    "ZZZ xylophone qwerty", "\U0001f600 smile", "rolling on the floor laughing, rofl, haha", "o\u2019clock",
+    "flag: \u00c5land Islands", "keycap: #", "Japanese \u201cfree of charge\u201d button", "ON! arrow"]
+
+
+def trained(folder):
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    found = [tokenizer(text)["input_ids"] for text in TRAINED_TEXTS]
+    lines = (json.dumps([text, ids]) for text, ids in zip(TRAINED_TEXTS, found))
+    (HERE / "trained.json").write_text("[\n " + ",\n ".join(lines) + "\n]\n")
+
+
 def main():
+    if sys.argv[1] == "--trained":
+        return trained(sys.argv[2])
     texts = list(hostile()) + list(rand())
     small = CLIPTokenizer.from_pretrained(HERE / "small")
     out = {"texts": texts, "small": ids(small, texts), "config_texts": CONFIG_TEXTS, "configs": []}

@@ -11,6 +11,8 @@
 //! waits for a sleeper. Ops of a few microseconds follow each other, so all of this goes without a
 //! lock; locks are for those who sleep.
 
+#![deny(missing_docs, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
 use std::any::Any;
 use std::cell::Cell;
 use std::io;
