@@ -352,7 +352,7 @@ pub struct Eval {
     pub steps: u32,
     /// How strongly captions are followed.
     #[arg(long, visible_alias = "guidance-scale", value_name = "SCALE", help_heading = MEASUREMENT)]
-    #[arg(value_parser = scale, allow_negative_numbers = true, default_value_t = 3.0)]
+    #[arg(value_parser = scale, allow_negative_numbers = true, default_value_t = 1.0)]
     pub cfg_scale: f32,
     /// The sampler; by default the one the model names.
     #[arg(long, value_name = "NAME", help_heading = MEASUREMENT, ignore_case = true)]
@@ -489,7 +489,7 @@ pub struct Request {
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub steps: u32,
     /// How strongly the prompt is followed; 1 follows it without guidance and takes half the time
-    /// [default: 7.0, or 3.0 where the model works on pixels].
+    /// [default: 7.0, or 1.0 where the model works on pixels].
     #[arg(long, visible_alias = "guidance-scale", value_name = "SCALE", help_heading = SAMPLING)]
     #[arg(value_parser = scale, allow_negative_numbers = true)]
     pub cfg_scale: Option<f32>,

@@ -263,7 +263,7 @@ fn training_of(mut keys: Keys) -> Result<Training> {
 
 fn samples_of(keys: Option<Keys>) -> Result<Samples> {
     let mut samples =
-        Samples { prompts: vec![String::new(); 16], columns: 8, steps: 20, cfg_scale: 3.0 };
+        Samples { prompts: vec![String::new(); 16], columns: 8, steps: 20, cfg_scale: 1.0 };
     let Some(mut keys) = keys else { return Ok(samples) };
     if let Some(value) = keys.take("prompts") {
         let list = value.as_array().filter(|list| !list.is_empty());
