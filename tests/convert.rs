@@ -556,3 +556,21 @@ fn the_constant_is_the_plan_of_the_packed_model() {
     let error = fails(&["plan", "-m", str(&folder), "--rust"]);
     assert!(error.contains("mote convert"), "{error}");
 }
+
+#[test]
+fn the_table_of_the_tokenizer_gives_the_tokens_that_the_plan_tells() {
+    let file = golden("../../firmware/model/emoji16.safetensors");
+    let target = tempfile::tempdir().unwrap();
+    let table = target.path().join("table");
+    let plan = ["plan", "-m", str(&file), "-p", "red apple", "--steps", "2"];
+    says(&[&plan[..], &["--rust", "--tokenizer", str(&table)]].concat());
+    let told: Value = serde_json::from_str(&says(&[&plan[..], &["--json"]].concat())).unwrap();
+    let bytes = fs::read(&table).unwrap();
+    let tokenizer = mote::models::clip_tokenizer::ClipTokenizer::new(&bytes).unwrap();
+    let mut ids = vec![0; told["prompt_ids"].as_array().unwrap().len()];
+    tokenizer.encode("red apple", &mut ids, &mut [0; 64]).unwrap();
+    assert_eq!(told["prompt_ids"], json!(ids));
+    let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+    let c = says(&[&plan[..], &["--c"]].concat());
+    assert!(c.contains(&format!("#define MODEL_PROMPT {{{}}}\n", ids.join(", "))), "{c}");
+}

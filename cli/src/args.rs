@@ -175,9 +175,14 @@ pub struct Plan {
     /// Writes the plan of a packed model as a constant for a program in Rust that has no allocator.
     #[arg(long, help_heading = OUTPUT, conflicts_with_all = ["json", "c"])]
     pub rust: bool,
-    /// The same for a program in C, beside mote.h.
+    /// The same for a program in C, beside mote.h, and the token ids of a prompt.
     #[arg(long, help_heading = OUTPUT, conflicts_with = "json")]
     pub c: bool,
+    /// With --rust, also writes the tokenizer's table into a file, which the core reads in place:
+    /// for a program that is given words, not token ids.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT, requires = "rust")]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub tokenizer: Option<PathBuf>,
     /// Suggests a type, a size and steps for a part with so much flash for the model, such as
     /// 256KiB, or says by how much none fits.
     #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]

@@ -6,6 +6,7 @@
 //! counted.
 
 use std::fmt::Write;
+use std::fs;
 
 use mote::arch::Isa;
 use mote::diffusion::sampler::Row;
@@ -19,6 +20,7 @@ use crate::error::{Failure, Result};
 use crate::place::Place;
 use crate::plan::{self, SIZES_TRIED};
 use crate::resolve::{self, Networks, Resolved};
+use crate::tokenizer::Tokenizer;
 use crate::{print, size};
 
 /// Bytes of a tensor's slot in the index, on a part with 32 bits.
@@ -186,7 +188,7 @@ pub enum Language {
     C,
 }
 
-/// Writes the plan of a packed model as a constant.
+/// Writes the plan of a packed model as a constant, and its tokenizer's table, if asked for.
 ///
 /// # Errors
 /// Where the model is not packed, or cannot be run as asked.
@@ -204,6 +206,10 @@ pub fn constant(args: &args::Plan, language: Language) -> Result<()> {
     let (mut rows, mut scratch) = (vec![Row::EMPTY; rows], vec![0.0; times]);
     let (needs, _, size) =
         model.plan(&request, Isa::SCALAR, &mut rows, &mut scratch).map_err(cannot)?;
+    if let Some(file) = &args.tokenizer {
+        let tokenizer = Tokenizer::from_folder(place.join("tokenizer"))?;
+        fs::write(file, tokenizer.table()).map_err(|e| Failure::file("write", file, &e))?;
+    }
     let name = packed.path().file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     print::bytes(written(language, &name, &request, &needs, size).as_bytes())
 }
@@ -255,7 +261,18 @@ fn written(
              #define MODEL_TENSORS {tensors}\n#define MODEL_ROWS {rows}\n\
              #define MODEL_WIDTH {width}\n#define MODEL_HEIGHT {height}\n\
              #define MODEL_MEMORY_BYTES \\\n    \
-             MOTE_MEMORY_BYTES(MODEL_ARENA_BYTES, MODEL_TENSORS, MODEL_ROWS)\n"
+             MOTE_MEMORY_BYTES(MODEL_ARENA_BYTES, MODEL_TENSORS, MODEL_ROWS)\n{}{}",
+            tokens("MODEL_PROMPT", request.prompt),
+            tokens("MODEL_NEGATIVE_PROMPT", request.negative_prompt)
         ),
+    }
+}
+
+/// A macro that is a list of token ids, where there are any.
+fn tokens(name: &str, ids: &[u32]) -> String {
+    let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+    match ids.is_empty() {
+        true => String::new(),
+        false => format!("#define {name} {{{}}}\n", ids.join(", ")),
     }
 }
