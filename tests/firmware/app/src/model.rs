@@ -1,68 +1,78 @@
-//! The model in flash, and what its configuration says: to exchange the model, give `run` another
-//! packed file and write here what its `unet/config.json` and `scheduler/scheduler_config.json`
-//! say. The host draws by the file's own configuration, and the pictures are compared.
+//! The models in flash. `run` puts each beside what it must know of it: the plan, as `mote plan
+//! --rust` writes it down, the tokenizer's table, and what is drawn.
 
-use mote::diffusion::prediction::{Clipping, Prediction};
-use mote::diffusion::sampler::{Ddim, Sampler};
-use mote::diffusion::schedule::ScheduleConfig;
-use mote::models::unet_2d::{BlockType, UNet2DConfig};
+use mote::mem::Aligned;
+use mote::pipeline::Needs;
 
-/// Bytes of the packed file.
-pub const BYTES: usize = include_bytes!(env!("MOTE_FIRMWARE_MODEL")).len();
+/// A model, and what is drawn with it.
+pub struct Model {
+    /// A packed file, as `mote convert` writes it.
+    pub file: &'static [u8],
+    /// The tokenizer's table, as `mote plan --tokenizer` writes it.
+    pub tokenizer: &'static [u8],
+    /// What the plan says.
+    pub needs: Needs,
+    /// The words, a picture each.
+    pub prompts: &'static [&'static str],
+    /// How strongly they are followed.
+    pub guidance_scale: f32,
+    /// Steps of a sampling.
+    pub steps: usize,
+    /// The seed of the noise.
+    pub seed: u64,
+}
 
-/// The tensors begin at multiples of 64 bytes from the file's beginning.
-#[repr(C, align(64))]
-struct Aligned<T>(T);
+macro_rules! included {
+    ($name:literal) => {
+        use super::{Aligned, Model};
 
-/// A board's linker script may put it into a memory of its own.
-#[unsafe(link_section = ".model")]
-static FILE: Aligned<[u8; BYTES]> = Aligned(*include_bytes!(env!("MOTE_FIRMWARE_MODEL")));
+        include!(concat!(env!("MOTE_FIRMWARE_MODELS"), "/", $name, ".rs"));
 
-/// A packed file, as `mote convert` writes it.
-pub static MODEL: &[u8] = &FILE.0;
+        // A board's linker script may put it into a memory of its own.
+        #[unsafe(link_section = ".model")]
+        static FILE: Aligned<{ PLAN.model_bytes }> = Aligned(*include_bytes!(concat!(
+            env!("MOTE_FIRMWARE_MODELS"),
+            "/",
+            $name,
+            ".safetensors"
+        )));
 
-/// Room for the names of its tensors.
-pub const SLOTS: usize = 256;
+        /// The model.
+        pub static MODEL: Model = Model {
+            file: &FILE.0,
+            tokenizer: include_bytes!(concat!(
+                env!("MOTE_FIRMWARE_MODELS"),
+                "/",
+                $name,
+                ".tokenizer"
+            )),
+            needs: PLAN,
+            prompts: &PROMPTS,
+            guidance_scale: GUIDANCE_SCALE,
+            steps: STEPS,
+            seed: SEED,
+        };
 
-/// The arena: what the plan says, to the byte.
-pub const ARENA_BYTES: usize = 121_088;
+        /// The arena: what the plan says, to the byte.
+        pub type Arena = Aligned<{ PLAN.arena_bytes }>;
 
-/// Height and width of the picture.
-pub const SIZE: [usize; 2] = [16, 16];
-
-/// Steps of a sampling.
-pub const STEPS: usize = 2;
-
-/// The seed of the noise.
-pub const SEED: u64 = 7;
-
-/// The noise predictor.
-pub fn unet() -> UNet2DConfig {
-    let mut config = UNet2DConfig {
-        sample_size: Some([32, 32]),
-        norm_num_groups: 8,
-        attention_head_dim: Some(8),
-        layers_per_block: 1,
-        ..UNet2DConfig::default()
+        /// The tables beside it.
+        pub type Tables = crate::picture::Tables<{ PLAN.tensors }, { PLAN.rows }>;
     };
-    config.block_out_channels = [16, 32].into_iter().collect();
-    config.down_block_types = [BlockType::Plain, BlockType::Attention].into_iter().collect();
-    config.up_block_types = [BlockType::Attention, BlockType::Plain].into_iter().collect();
-    config
 }
 
-/// The schedule it was trained with.
-pub fn schedule() -> ScheduleConfig<'static> {
-    ScheduleConfig::default()
+/// The model for small parts.
+pub mod small {
+    included!("picture");
+
+    // Of 128 KiB of memory, 40 are for the stack.
+    const _: () = PLAN.must_fit(256 << 10, (128 - 40) << 10);
 }
 
-/// What it was trained to say.
-pub const PREDICTION: Prediction = Prediction::Epsilon;
+/// The model for larger parts.
+pub mod large {
+    included!("large");
 
-/// How it is sampled: the schedule's own sampler would draw noise at every step.
-pub fn sampler() -> Sampler<'static> {
-    Sampler::Ddim(Ddim::default())
+    // Of 1024 KiB of memory, 40 are for the stack.
+    const _: () = PLAN.must_fit(3 << 20, (1024 - 40) << 10);
 }
-
-/// How the denoised picture is kept in range.
-pub const CLIPPING: Clipping = Clipping::Clip { range: 1.0 };

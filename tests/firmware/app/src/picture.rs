@@ -1,41 +1,101 @@
-//! The model in flash draws a picture: its checksum is compared, the memory planned, and the
-//! sampler run, in one static arena; rows of pixels go out as text.
+//! A model in flash draws what its prompts say: its checksum is compared, words become tokens, and
+//! a session plans and runs in memory of exactly the size that is needed; rows of pixels go out as
+//! text.
 
 use core::fmt;
-use core::ops::ControlFlow;
 
 use mote::arch::Isa;
-use mote::diffusion::noise::NoiseKind;
 use mote::diffusion::sampler::Row;
-use mote::diffusion::schedule::Schedule;
-use mote::exec::Sequential;
-use mote::mem::{Aligned, Arena};
-use mote::ops::Context;
-use mote::pipeline::{ImageSink, Sampling, Unconditional};
-use mote::weights::{InPlace, Index, Slot, header_bytes};
+use mote::models::clip_tokenizer::ClipTokenizer;
+use mote::pipeline::recipe::Networks;
+use mote::pipeline::{Fault, ImageSink, Model as Packed, Request, Session};
+use mote::weights::Slot;
 use mote::{Error, Result};
 
-use crate::model;
+use crate::model::Model;
 
-/// Training times of the schedule, at most.
-const TIMES: usize = 1000;
+/// Tokens of a prompt, at most: CLIP's.
+const MAX_TOKENS: usize = 77;
 
-/// All that is not on the stack.
-pub struct Memory {
-    slots: [Slot; model::SLOTS],
-    alphas_cumprod: [f32; TIMES],
-    rows: [Row; model::STEPS],
-    arena: Aligned<{ model::ARENA_BYTES }>,
+/// Pixels of a row, at most: more would take the stack that a small part has.
+const MAX_WIDTH: usize = 64;
+
+/// Words of the tokenizer's scratch: four for each byte of a prompt's longest word.
+const SCRATCH: usize = 4 * 32;
+
+/// The tables beside the arena.
+pub struct Tables<const SLOTS: usize, const ROWS: usize> {
+    slots: [Slot; SLOTS],
+    rows: [Row; ROWS],
 }
 
-impl Memory {
-    /// Nothing in it yet.
-    pub const NEW: Self = Self {
-        slots: [Slot::EMPTY; model::SLOTS],
-        alphas_cumprod: [0.0; TIMES],
-        rows: [Row::EMPTY; model::STEPS],
-        arena: Aligned([0; model::ARENA_BYTES]),
-    };
+impl<const SLOTS: usize, const ROWS: usize> Tables<SLOTS, ROWS> {
+    /// Nothing in them yet.
+    pub const NEW: Self = Self { slots: [Slot::EMPTY; SLOTS], rows: [Row::EMPTY; ROWS] };
+
+    /// Draws each prompt's picture and writes it to `out`.
+    ///
+    /// # Errors
+    /// Where the model is damaged, or the memory is too small for it.
+    ///
+    /// # Panics
+    /// Where the plan on the part is another than the host's.
+    #[allow(clippy::result_large_err, reason = "a fault names a weight: there is no allocator")]
+    pub fn draw(
+        &mut self,
+        arena: &mut [u8],
+        out: &mut dyn fmt::Write,
+        isa: Isa,
+        model: &Model,
+    ) -> Result<(), Fault> {
+        let packed = Packed::open(model.file)?;
+        let tokenizer = ClipTokenizer::new(model.tokenizer)?;
+        let _ = writeln!(out, "model {}", model.file.len() + model.tokenizer.len());
+        let count = tokens(&packed)?;
+        for words in model.prompts {
+            let (mut prompt, mut negative) = ([0; MAX_TOKENS], [0; MAX_TOKENS]);
+            for (ids, words) in [(&mut prompt, *words), (&mut negative, "")] {
+                tokenizer.encode(words, &mut ids[..count], &mut [0; SCRATCH])?;
+            }
+            let request = Request {
+                prompt: &prompt[..count],
+                negative_prompt: &negative[..count],
+                guidance_scale: model.guidance_scale,
+                steps: model.steps,
+                seed: model.seed,
+                ..Request::default()
+            };
+            let Self { slots, rows } = self;
+            let mut session = Session::begin(packed, request, isa, rows, slots, arena)?;
+            assert_eq!(session.needs(), model.needs, "the plan on the part is the host's");
+            while session.step()? {}
+            send(&mut session, &mut Text(out))?;
+        }
+        Ok(())
+    }
+}
+
+/// How many tokens the text encoder takes. The recipe leaves the stack with this function.
+#[inline(never)]
+fn tokens(packed: &Packed<'_>) -> Result<usize> {
+    match packed.recipe()?.networks {
+        Networks::TextToImage { text_encoder, .. } => {
+            Ok(text_encoder.max_position_embeddings.min(MAX_TOKENS))
+        }
+        Networks::Unconditional(_) => {
+            Err(Error::Config { key: "the model", what: "takes no words" })
+        }
+    }
+}
+
+fn send(session: &mut Session<'_>, sink: &mut dyn ImageSink) -> Result<()> {
+    let [height, width] = session.size();
+    let mut row = [0; 3 * MAX_WIDTH];
+    sink.begin(width, height)?;
+    while session.row(&mut row)? {
+        sink.row(&row[..3 * width])?;
+    }
+    sink.end()
 }
 
 /// Writes rows of pixels as text.
@@ -56,65 +116,22 @@ impl ImageSink for Text<'_> {
     }
 }
 
-/// The weights of a packed file whose checksum is right.
-fn verified<'a>(file: &'a [u8], slots: &'a mut [Slot]) -> Result<InPlace<'a>> {
-    let header = &file[header_bytes(file, file.len() as u64)?];
-    let weights = InPlace::new(Index::parse(header, file.len() as u64, slots)?, file);
-    weights.verify()?;
-    Ok(weights)
-}
-
-/// Draws the picture of `file` and writes it to `out`.
-///
-/// # Errors
-/// Where the file is damaged, or is not the model that [`model`] describes.
-pub fn draw(out: &mut dyn fmt::Write, isa: Isa, memory: &mut Memory, file: &[u8]) -> Result<()> {
-    let mut weights = verified(file, &mut memory.slots)?;
-    let (unet, sampler) = (model::unet(), model::sampler());
-    let schedule = Schedule::new(model::schedule(), &mut memory.alphas_cumprod)?;
-    let count = sampler.rows(&schedule, model::PREDICTION, model::STEPS, 0, &mut memory.rows)?;
-    let request = Unconditional {
-        unet: &unet,
-        sampling: Sampling {
-            rows: &memory.rows[..count],
-            init_noise_sigma: sampler.init_noise_sigma(&schedule, model::STEPS)?,
-            clipping: sampler.clipping(model::CLIPPING),
-            noise: NoiseKind::Pcg,
-            seed: model::SEED,
-        },
-        size: model::SIZE,
-        class_label: None,
-    };
-    let mut cx = Context::new(Arena::measuring(), isa, &Sequential, &mut weights);
-    let plan = request.plan(&mut cx)?;
-    let _ = writeln!(out, "arena {}\nplanned {}", model::ARENA_BYTES, plan.arena_bytes);
-    let mut cx = Context::new(Arena::new(&mut memory.arena.0), isa, &Sequential, &mut weights);
-    request.run(&mut cx, &mut Text(out), &mut |_| ControlFlow::Continue(()))?;
-    let _ = writeln!(out, "peak {}", cx.arena().peak());
-    Ok(())
-}
-
 /// That a model with one flipped bit is refused, whatever the bit: `copy` has room for the model.
 ///
 /// # Errors
 /// Where a damaged model is not refused.
-pub fn refuse_damage(
-    out: &mut dyn fmt::Write,
-    memory: &mut Memory,
-    file: &[u8],
-    copy: &mut [u8],
-) -> Result<()> {
+pub fn refuse_damage(out: &mut dyn fmt::Write, file: &[u8], copy: &mut [u8]) -> Result<()> {
     let copy = &mut copy[..file.len()];
     copy.copy_from_slice(file);
     let mut refused = 0;
     for at in [9, file.len() / 3, file.len() / 2, file.len() - 5, file.len() - 1] {
         copy[at] ^= 4;
-        match verified(copy, &mut memory.slots) {
+        match Packed::open(copy) {
             Err(Error::Checksum { .. } | Error::Format { .. }) => refused += 1,
             _ => return Err(Error::Format { what: "a flipped bit was not noticed", at }),
         }
         copy[at] ^= 4;
     }
     let _ = writeln!(out, "{refused} damaged models refused");
-    verified(copy, &mut memory.slots).map(drop)
+    Packed::open(copy).map(drop)
 }

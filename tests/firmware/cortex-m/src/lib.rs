@@ -44,7 +44,7 @@ unsafe extern "C" {
 
 /// Runs a program that writes to the host, tells its stack, and ends with its success as the exit
 /// code.
-pub fn run(program: impl FnOnce(&mut dyn fmt::Write) -> mote::Result<()>) -> ! {
+pub fn run<E: fmt::Display>(program: impl FnOnce(&mut dyn fmt::Write) -> Result<(), E>) -> ! {
     // SAFETY: `cortex-m-rt` puts the stack between these two, and nothing else: there is no heap.
     let stack = unsafe { Stack::painted(&raw mut __sheap, (&raw const _stack_start).addr()) };
     let status = match hio::hstdout().map(|mut out| program(&mut out)) {

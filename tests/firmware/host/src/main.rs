@@ -2,7 +2,8 @@
 //!
 //! `host FOLDER` reads `FOLDER/runs`, a line `board program elf` for each program that was run;
 //! `FOLDER/board-program.txt` holds what it said, `.count` how many instructions it took. The
-//! picture to compare with is `FOLDER/host.png`, which the command line drew of the same file.
+//! pictures to compare with are `FOLDER/host-program-0.png` and so on, which the command line drew
+//! of the same file.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter};
@@ -14,8 +15,13 @@ use mote::arch::Isa;
 /// How far a pixel may be from the host's: a level, as sums of floats have no one order.
 const LEVELS: u8 = 1;
 
-/// Clocks that seconds are estimated for.
+/// The board, and its clocks, that seconds are estimated for.
+const TIMED: &str = "m7";
 const MEGAHERTZ: [u64; 2] = [216, 480];
+
+/// What a program may take: bytes of flash for its model, and of memory in all.
+const BUDGETS: [(&str, [u64; 2]); 2] =
+    [("picture", [256 << 10, 128 << 10]), ("large", [3 << 20, 1 << 20])];
 
 /// Layers, and the instructions that CMSIS-NN's kernels (2026-07 sources, gcc 12.2 -O3) take for a
 /// multiply-add of each, on Cortex-M7, M4 and M55, counted in the same emulator.
@@ -27,6 +33,11 @@ const LAYERS: [(&str, [f64; 3]); 5] = [
     ("linear 512 to 512", [1.97, 1.97, 0.498]),
 ];
 const CORES: [&str; 3] = ["m7", "m4", "m55"];
+
+/// The columns of the table, see [`program`].
+const HEADER: &str = "\
+bytes               flash:            RAM:                 pics:    instruc- seconds at MHz:
+board     program    model    code  static  stack  in all levels       tions     216     480";
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -142,25 +153,42 @@ fn counted(path: &Path) -> Result<u64> {
     told(&text(path)?, "instructions").ok_or_else(|| format!("{}: no count", path.display()))
 }
 
+/// The pictures that a program should draw.
+fn expected(folder: &Path, program: &str) -> Result<Vec<Picture>> {
+    if program == "toy" {
+        let (mut said, mut memory) = (String::new(), Box::new(app::toy::Memory::NEW));
+        app::toy::draw(&mut said, Isa::SCALAR, &mut memory).map_err(|e| e.to_string())?;
+        return pictures(&said);
+    }
+    let path = |index| folder.join(format!("host-{program}-{index}.png"));
+    (0..).map(path).take_while(|path| path.exists()).map(|path| read_png(&path)).collect()
+}
+
+/// Refuses what takes more than its budget.
+fn within_budget(program: &str, model: u64, ram: u64) -> Result<()> {
+    let Some((_, [flash_limit, ram_limit])) = BUDGETS.iter().find(|(name, _)| *name == program)
+    else {
+        return Ok(());
+    };
+    if model == 0 || model > *flash_limit {
+        return Err(format!("the model takes {model} bytes of flash, and may take {flash_limit}"));
+    }
+    match ram > *ram_limit {
+        true => Err(format!("it takes {ram} bytes of memory, and may take {ram_limit}")),
+        false => Ok(()),
+    }
+}
+
 /// Compares one program's pictures with the host's; yields a line of the table.
 fn program(folder: &Path, board: &str, program: &str, elf: &Path) -> Result<String> {
     let path = |end: &str| folder.join(format!("{board}-{program}.{end}"));
     let said = text(&path("txt"))?;
-    let found = pictures(&said)?;
-    let expected = match program {
-        "picture" => vec![read_png(&folder.join("host.png"))?],
-        "toy" => {
-            let (mut said, mut memory) = (String::new(), Box::new(app::toy::Memory::NEW));
-            app::toy::draw(&mut said, Isa::SCALAR, &mut memory).map_err(|e| e.to_string())?;
-            pictures(&said)?
-        }
-        _ => Vec::new(),
-    };
+    let (found, expected) = (pictures(&said)?, expected(folder, program)?);
     if found.len() != expected.len() {
         return Err(format!("{} pictures instead of {}", found.len(), expected.len()));
     }
     let bytes = ["arena", "planned", "peak"].map(|key| told(&said, key));
-    if bytes != [bytes[0]; 3] || !expected.is_empty() && bytes[0].is_none() {
+    if bytes != [bytes[0]; 3] || program == "toy" && bytes[0].is_none() {
         return Err(format!("arena, plan and peak are not the same bytes: {bytes:?}"));
     }
     let mut worst = 0;
@@ -172,17 +200,21 @@ fn program(folder: &Path, board: &str, program: &str, elf: &Path) -> Result<Stri
         return Err(format!("a pixel is {worst} levels from the host's"));
     }
     let ([flash, ram], stack) = (sizes(elf)?, told(&said, "stack").ok_or("no stack told")?);
-    let instructions = counted(&path("count"))?;
-    let drawn = if expected.is_empty() { "-".into() } else { format!("{worst}") };
-    let seconds = match (board, program) {
-        ("m7", "picture") => MEGAHERTZ.map(|mhz| {
-            format!("{:.2} s at {mhz} MHz", instructions as f64 / (mhz * 1_000_000) as f64)
-        }),
-        _ => [const { String::new() }; 2],
+    let model = told(&said, "model").unwrap_or(0);
+    within_budget(program, model, ram + stack)?;
+    let each = counted(&path("count"))? / expected.len().max(1) as u64;
+    let drawn =
+        if expected.is_empty() { "-".into() } else { format!("{}: {worst}", expected.len()) };
+    let seconds = match model > 0 && board == TIMED {
+        true => {
+            MEGAHERTZ.map(|mhz| format!("{:7.2}", each as f64 / (mhz * 1_000_000) as f64)).join(" ")
+        }
+        false => String::new(),
     };
+    let (code, all) = (flash - model, ram + stack);
     Ok(format!(
-        "{board:8} {program:8} {flash:9} {ram:9} {stack:7} {instructions:13} {drawn:>6}  {}",
-        seconds.join(", ")
+        "{board:9} {program:8} {model:7} {code:7} {ram:7} {stack:6} {all:7} {drawn:>6} {each:11} \
+         {seconds}"
     ))
 }
 
@@ -223,10 +255,7 @@ fn layers(folder: &Path) -> Result<bool> {
 
 fn run(folder: &Path) -> Result<bool> {
     let mut holds = true;
-    println!(
-        "{:8} {:8} {:>9} {:>9} {:>7} {:>13} {:>6}",
-        "board", "program", "flash", "RAM", "stack", "instructions", "levels"
-    );
+    println!("{HEADER}");
     for line in text(&folder.join("runs"))?.lines() {
         let parts: Vec<&str> = line.splitn(3, ' ').collect();
         let &[board, name, elf] = &parts[..] else { return Err(format!("no run: {line}")) };
@@ -239,9 +268,11 @@ fn run(folder: &Path) -> Result<bool> {
         }
     }
     println!(
-        "Bytes; RAM is static (the arena and tables), the stack by painting. Levels: the largest \
-         difference from\nthe host's pixels. Seconds: one instruction each cycle, with code and \
-         weights in memory or caches that\ndo not make the core wait."
+        "Model: the packed file and the tokenizer's table, read in place; code: all else in flash. \
+         Static: arena,\ntables, every other static; stack: by painting. Pics: how many, and the \
+         largest difference from the host's\npixels, in levels of 256. Instructions and seconds \
+         are a picture's, with its share of the start: one\ninstruction each cycle, with code, \
+         weights and arena in memory or caches that do not make the core wait."
     );
     Ok(layers(folder)? && holds)
 }

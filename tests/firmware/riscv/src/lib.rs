@@ -97,7 +97,7 @@ fn finish(code: u32) -> ! {
 }
 
 /// Runs a program that writes to the host, tells its stack, and ends with its success.
-pub fn run(program: impl FnOnce(&mut dyn fmt::Write) -> mote::Result<()>) -> ! {
+pub fn run<E: fmt::Display>(program: impl FnOnce(&mut dyn fmt::Write) -> Result<(), E>) -> ! {
     // SAFETY: the linker's script puts the stack between these two, and nothing else.
     let stack = unsafe { Stack::painted(&raw mut __sheap, (&raw const _stack_start).addr()) };
     let result = program(&mut Uart);

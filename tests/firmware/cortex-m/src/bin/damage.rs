@@ -4,17 +4,16 @@
 
 use core::ptr::addr_of_mut;
 
-use app::model::{BYTES, MODEL};
-use app::picture::{Memory, refuse_damage};
+use app::model::small::{MODEL, PLAN};
+use app::picture::refuse_damage;
 use cortex_m_rt::entry;
 use mote_cortex_m::run;
 
-static mut MEMORY: Memory = Memory::NEW;
-static mut COPY: [u8; BYTES] = [0; BYTES];
+static mut COPY: [u8; PLAN.model_bytes] = [0; _];
 
 #[entry]
 fn main() -> ! {
-    // SAFETY: `main` runs once, and nothing else names the memory.
-    let (memory, copy) = unsafe { (&mut *addr_of_mut!(MEMORY), &mut *addr_of_mut!(COPY)) };
-    run(|out| refuse_damage(out, memory, MODEL, copy))
+    // SAFETY: `main` runs once, and nothing else names the copy.
+    let copy = unsafe { &mut *addr_of_mut!(COPY) };
+    run(|out| refuse_damage(out, MODEL.file, copy))
 }
