@@ -160,8 +160,8 @@ impl Packed {
         self.mapped.bytes(tensor).map(<[u8]>::to_vec)
     }
 
-    /// [`Packed::verify`] where that takes but milliseconds. A large file would have to be read from
-    /// the disk as a whole before its first layer runs: `mote inspect` compares it when asked to.
+    /// [`Packed::verify`] where that takes but milliseconds. A large file would be read as a whole
+    /// before its first layer runs: `mote inspect` compares it when asked to.
     ///
     /// # Errors
     /// As [`Packed::verify`].
