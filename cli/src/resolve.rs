@@ -46,7 +46,7 @@ const CFG_SCALE: f32 = 7.0;
 const CFG_SCALE_OF_PIXELS: f32 = 1.0;
 
 /// Channels of grey and of coloured pictures.
-pub const PICTURE_CHANNELS: [usize; 2] = [1, 3];
+const PICTURE_CHANNELS: [usize; 2] = [1, 3];
 
 /// A sampler's table with what goes before it.
 #[derive(Clone, Debug)]
@@ -342,7 +342,7 @@ fn text_to_image(
         return Err(Failure::new("this model has no autoencoder whose work tiles could divide")
             .remedy("Leave out --vae-tiling"));
     }
-    let scale = vae.as_ref().map_or(unet.pixel_block(), Autoencoder::pixels_per_latent);
+    let scale = scale(vae.as_ref(), &unet);
     let init = request.init_img.as_deref().map(picture::read).transpose()?;
     let trained = unet.sample_size.map(|size| size.map(|side| side * scale));
     let is_sized = request.width.is_some() && request.height.is_some();
@@ -370,11 +370,21 @@ fn text_to_image(
     Ok((Networks::TextToImage(words), places, size))
 }
 
+/// Whether a UNet's sample is a picture, as it is or in blocks of pixels.
+pub(crate) fn draws_pictures(unet: &UNet2DConditionConfig) -> bool {
+    PICTURE_CHANNELS.contains(&unet.out_channels) || unet.pixel_block() > 1
+}
+
+/// How many pixels a side an element of the sample stands for.
+pub(crate) fn scale(vae: Option<&Autoencoder>, unet: &UNet2DConditionConfig) -> usize {
+    vae.map_or(unet.pixel_block(), Autoencoder::pixels_per_latent)
+}
+
 /// Refuses an autoencoder, or the want of one, that does not suit the UNet.
 fn check_vae(vae: Option<&Autoencoder>, place: &Place, unet: &UNet2DConditionConfig) -> Result<()> {
     let (place, channels) = (place.path().display(), unet.in_channels);
     let Some(vae) = vae else {
-        if PICTURE_CHANNELS.contains(&unet.out_channels) || unet.pixel_block() > 1 {
+        if draws_pictures(unet) {
             return Ok(());
         }
         return Err(Failure::new(format!(
@@ -626,10 +636,7 @@ impl Resolved {
             Networks::Unconditional { unet, .. } => {
                 1 << unet.block_out_channels.len().saturating_sub(1)
             }
-            Networks::TextToImage(words) => {
-                let block = words.unet.pixel_block();
-                words.vae.as_ref().map_or(block, Autoencoder::pixels_per_latent)
-            }
+            Networks::TextToImage(words) => scale(words.vae.as_ref(), &words.unet),
         }
     }
 

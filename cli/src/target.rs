@@ -6,7 +6,6 @@
 //! counted.
 
 use std::fmt::Write;
-use std::fs;
 
 use mote::arch::Isa;
 use mote::diffusion::sampler::Row;
@@ -17,8 +16,10 @@ use mote::pipeline::{Model, Needs, Request};
 use crate::args::{self, Type};
 use crate::convert;
 use crate::error::{Failure, Result};
+use crate::output::FileWriter;
 use crate::place::Place;
 use crate::plan::{self, SIZES_TRIED};
+use crate::progress::Interrupt;
 use crate::resolve::{self, Networks, Resolved};
 use crate::tokenizer::Tokenizer;
 use crate::{print, size};
@@ -208,7 +209,9 @@ pub fn constant(args: &args::Plan, language: Language) -> Result<()> {
         model.plan(&request, Isa::SCALAR, &mut rows, &mut scratch).map_err(cannot)?;
     if let Some(file) = &args.tokenizer {
         let tokenizer = Tokenizer::from_folder(place.join("tokenizer"))?;
-        fs::write(file, tokenizer.table()).map_err(|e| Failure::file("write", file, &e))?;
+        let mut writer = FileWriter::begin(Some(file), &Interrupt::default())?;
+        writer.write(tokenizer.table())?;
+        writer.end()?;
     }
     let name = packed.path().file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     print::bytes(written(language, &name, &request, &needs, size).as_bytes())

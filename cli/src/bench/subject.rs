@@ -90,12 +90,9 @@ impl Subjects {
         let unet = has("unet").then(|| Unet::read(folder)).transpose()?;
         let scale = match (&vae, &unet) {
             (Some((vae, _)), _) => vae.pixels_per_latent(),
-            (None, Some(Unet::Latents(config)))
-                if resolve::PICTURE_CHANNELS.contains(&config.out_channels) =>
-            {
-                1
+            (None, Some(Unet::Latents(config))) if resolve::draws_pictures(config) => {
+                resolve::scale(None, config)
             }
-            (None, Some(Unet::Latents(config))) if config.pixel_block() > 1 => config.pixel_block(),
             _ => PIXELS_PER_LATENT,
         };
         if matches!(unet, Some(Unet::Pixels(_))) && has_vae {

@@ -22,11 +22,8 @@ use mote::weights::{Path, Weights};
 use crate::error::Result;
 use crate::memory::Block;
 use crate::resolve::{Networks, explain};
-use crate::train::data::Example;
+use crate::train::data::{self, COLOURS, Example};
 use crate::train::draw::{Draw, Purpose};
-
-/// Channels of a picture.
-const COLOURS: usize = 3;
 
 /// A noise predictor.
 #[derive(Clone, Copy)]
@@ -99,9 +96,8 @@ pub struct Likelihood {
 
 impl Predictor<'_> {
     fn shape(&self) -> Shape {
-        let block = self.denoiser.pixel_block();
-        let [height, width] = self.size.map(|side| side / block);
-        Shape::new([1, height, width, COLOURS * block * block])
+        let [height, width, channels] = data::sample(self.size, self.denoiser.pixel_block());
+        Shape::new([1, height, width, channels])
     }
 
     /// Bytes of memory that an evaluation takes.

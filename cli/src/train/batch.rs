@@ -8,14 +8,11 @@ use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::models::clip_tokenizer::ClipTokenizer;
 use mote::ops::unshuffle;
 
-use super::data::Example;
+use super::data::{COLOURS, Example};
 use super::draw::{Draw, Purpose};
 use super::recipe::Training;
 use crate::error::Result;
 use crate::tokenizer;
-
-/// Channels of a picture.
-const COLOURS: usize = 3;
 
 /// Turns captions into ids.
 #[derive(Clone, Copy)]

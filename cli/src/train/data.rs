@@ -104,6 +104,9 @@ impl Caption {
 /// The most keywords in one caption: more would not fit beside a name.
 const MOST_KEYWORDS: usize = 3;
 
+/// Channels of a coloured picture.
+pub const COLOURS: usize = 3;
+
 /// A picture and what it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
@@ -120,6 +123,11 @@ impl Example {
     pub fn values(&self) -> impl Iterator<Item = f32> {
         self.rgb.iter().map(|&byte| f32::from(byte) / 255.0 * 2.0 - 1.0)
     }
+}
+
+/// Height, width and channels of a sample that is a picture of this size in blocks of pixels.
+pub fn sample([height, width]: [usize; 2], block: usize) -> [usize; 3] {
+    [height / block, width / block, COLOURS * block * block]
 }
 
 /// How a data set is read.

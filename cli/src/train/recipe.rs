@@ -12,6 +12,7 @@ use mote::models::unet_2d::{ClassEmbedding, UNet2DConfig};
 use mote::models::unet_2d_condition::UNet2DConditionConfig;
 use serde_json::{Map, Value, json};
 
+use super::data::{self, COLOURS};
 use super::draw::Fingerprint;
 use crate::config::json::{self, Keys};
 use crate::config::scheduler::{self, SchedulerConfig};
@@ -23,9 +24,6 @@ pub const PRESETS: [(&str, &str); 2] = [
     ("emoji32", include_str!("presets/emoji32.json")),
     ("emoji16", include_str!("presets/emoji16.json")),
 ];
-
-/// Channels of a coloured picture.
-const COLOURS: usize = 3;
 
 /// What learns.
 #[derive(Clone, Debug, PartialEq)]
@@ -337,9 +335,7 @@ impl Recipe {
 
     /// Height, width and channels of a sample.
     pub fn sample(&self) -> [usize; 3] {
-        let block = self.pixel_block();
-        let [height, width] = self.size().map(|side| side / block);
-        [height, width, COLOURS * block * block]
+        data::sample(self.size(), self.pixel_block())
     }
 
     /// A number that stands for the recipe, but for the number of steps: a training may be told to

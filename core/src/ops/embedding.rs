@@ -43,8 +43,7 @@ pub fn sinusoidal_embedding(
         for i in 0..half {
             let exponent = -libm::logf(MAX_PERIOD) * i as f32 / (half as f32 - how.freq_shift);
             let angle = t * libm::expf(exponent);
-            // Not sincosf: compiled for s390x it squares by MDEBR, which QEMU before 8.1 has wrong.
-            (sin[i], cos[i]) = (libm::sinf(angle), libm::cosf(angle));
+            (sin[i], cos[i]) = sin_cos(angle);
         }
     }
     cx.ended(Op::Embedding, out);
@@ -76,7 +75,7 @@ pub fn fourier_embedding(
             let (sin, cos) = if flip_sin_to_cos { (rest, first) } else { (first, rest) };
             for (i, frequency) in frequencies.iter().enumerate() {
                 let angle = libm::logf(t) * frequency * 2.0 * core::f32::consts::PI;
-                (sin[i], cos[i]) = (libm::sinf(angle), libm::cosf(angle));
+                (sin[i], cos[i]) = sin_cos(angle);
             }
         }
         Ok(())
@@ -122,4 +121,9 @@ pub fn embedding(cx: &mut Context<'_>, ids: &[u32], table: Weight) -> Result<Ten
     })?;
     cx.ended(Op::Embedding, out);
     Ok(out)
+}
+
+/// Not `sincosf`: compiled for s390x it squares by MDEBR, which QEMU before 8.1 has wrong.
+fn sin_cos(angle: f32) -> (f32, f32) {
+    (libm::sinf(angle), libm::cosf(angle))
 }

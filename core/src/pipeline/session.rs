@@ -10,7 +10,7 @@ use super::image::{quantised, to_unit_range};
 use super::needs::Needs;
 use super::recipe::{self, Networks, Recipe, Scheduler, Vae};
 use super::sampling::{History, Sampling};
-use super::text_to_image::{Autoencoder, TextToImage};
+use super::text_to_image::{self, Autoencoder, TextToImage};
 use super::unconditional::Unconditional;
 use super::{Story, check_finite};
 use crate::arch::Isa;
@@ -262,7 +262,7 @@ impl<'a> Run<'a> {
                     Vae::Kl(config) => Autoencoder::Kl(config),
                     Vae::Tiny(config) => Autoencoder::Tiny(config),
                 });
-                let scale = vae.as_ref().map_or(unet.pixel_block(), Autoencoder::scale);
+                let scale = text_to_image::scale(vae.as_ref(), unet);
                 let scale = |sides: [usize; 2]| sides.map(|side| side.saturating_mul(scale));
                 let trained = unet.sample_size.map(scale);
                 Ok(Work::TextToImage(TextToImage {

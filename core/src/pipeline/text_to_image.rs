@@ -67,6 +67,11 @@ pub struct TextToImage<'a> {
     pub init_image: Option<InitImage<'a>>,
 }
 
+/// How many pixels a side one element of the sample stands for.
+pub(super) fn scale(vae: Option<&Autoencoder<'_>>, unet: &UNet2DConditionConfig) -> usize {
+    vae.map_or(unet.pixel_block(), Autoencoder::scale)
+}
+
 impl Autoencoder<'_> {
     /// How many pixels one latent stands for, down and across.
     pub fn scale(&self) -> usize {
@@ -307,7 +312,7 @@ impl TextToImage<'_> {
 
     /// How many pixels a side one element of the sample stands for.
     fn scale(&self) -> usize {
-        self.vae.as_ref().map_or(self.unet.pixel_block(), Autoencoder::scale)
+        scale(self.vae.as_ref(), self.unet)
     }
 
     fn latents_shape(&self) -> Shape {
