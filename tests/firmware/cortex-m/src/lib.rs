@@ -77,3 +77,23 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
     panic!("a fault at {:#x}", frame.pc());
 }
+
+/// A program that draws with one of the models of `app::model`.
+#[macro_export]
+macro_rules! draws {
+    ($model:ident) => {
+        use app::model::$model::{Arena, MODEL, Tables};
+
+        static mut TABLES: Tables = Tables::NEW;
+        static mut ARENA: Arena = mote::mem::Aligned([0; _]);
+
+        #[cortex_m_rt::entry]
+        fn main() -> ! {
+            use core::ptr::addr_of_mut;
+            // SAFETY: `main` runs once, and nothing else names the memory.
+            let (tables, arena) =
+                unsafe { (&mut *addr_of_mut!(TABLES), &mut *addr_of_mut!(ARENA)) };
+            $crate::run(|out| tables.draw(&mut arena.0, out, $crate::isa(), &MODEL))
+        }
+    };
+}
