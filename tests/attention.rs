@@ -2,7 +2,7 @@
 //! the op in both of its forms.
 
 use half::bf16;
-use mote::arch::{Attend, Isa, KEYS};
+use mote::arch::{Arithmetic, Attend, Isa, KEYS};
 use mote::exec::{Executor, Sequential};
 use mote::ops::{self, Attention};
 use mote::tensor::{Form, PANEL, Shape};
@@ -103,7 +103,7 @@ fn attended(isa: Isa, is_bf16: bool, head: &Head, first_query: usize) -> Vec<f32
     let mut weights = vec![0xFF; 4 * count * KEYS / step];
     let (mut out, mut sums) = (vec![f32::NAN; d * count], vec![f32::NAN; count]);
     isa.attend(&mut Attend {
-        is_bf16,
+        arithmetic: if is_bf16 { Arithmetic::Bf16 } else { Arithmetic::F32 },
         queries: &queries,
         steps,
         keys: &keys,
@@ -235,6 +235,30 @@ fn computed(isa: Isa, form: Form, sizes: [usize; 5], causal: bool, qkv: [&[f32];
         assert!(first.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
     first.unwrap_or_default()
+}
+
+#[test]
+fn exact_attention_is_the_same_on_every_instruction_set() {
+    let mut choices = Choices::new(6);
+    for (form, causal) in [Form::F32, Form::Bf16].map(|form| [(form, false), (form, true)]).concat()
+    {
+        for (tk, size) in [(1, 1.0), (13, 1.0), (100, 9.0), (333, 3.0), (500, 30.0)] {
+            let (heads, d) = (2, 24);
+            let mut numbers = |t: usize| -> Vec<f32> {
+                (0..t * heads * d).map(|_| choices.between(-size, size)).collect()
+            };
+            let (q, k, v) = (numbers(tk), numbers(tk), numbers(tk));
+            let computed = |isa| computed(isa, form, [1, tk, tk, heads, d], causal, [&q, &k, &v]);
+            let expected = computed(Isa::SCALAR);
+            assert!(expected.iter().all(|x| x.is_finite()));
+            for isa in isas() {
+                let found = computed(isa.exact());
+                let differ =
+                    found.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits());
+                assert_eq!(differ.count(), 0, "{isa:?} {form:?} causal {causal}, {tk} keys");
+            }
+        }
+    }
 }
 
 #[test]

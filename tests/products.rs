@@ -395,6 +395,22 @@ fn sums_of_integers_are_exact() {
 }
 
 #[test]
+fn exact_products_are_the_same_on_every_instruction_set() {
+    everywhere(5, |isa, choices, form, size, gated| {
+        let isa = isa.exact();
+        let size = Size { rows: size.rows.min(most_rows(isa, gated)), ..size };
+        let case = Case::new(choices, form, size, gated, Kind::Scaled);
+        let found = case.compute(isa);
+        let row = |row| case.part(Isa::SCALAR, [row, 1], [0, size.columns]);
+        let expected = (0..size.rows).flat_map(row);
+        assert!(
+            found.iter().map(|x| x.to_bits()).eq(expected.map(f32::to_bits)),
+            "{isa:?} {form:?} {size:?}, gated {gated}"
+        );
+    });
+}
+
+#[test]
 fn an_output_does_not_depend_on_the_tile_it_is_computed_in() {
     everywhere(3, |isa, choices, form, size, gated| {
         let case = Case::new(choices, form, size, gated, Kind::Scaled);

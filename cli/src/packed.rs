@@ -254,6 +254,10 @@ impl Weights for Within<'_> {
         self.full(name).is_some_and(|name| self.weights.contains(&name))
     }
 
+    fn is_quantised(&self) -> bool {
+        self.weights.index().is_quantised(self.network)
+    }
+
     fn is_staged(&self) -> bool {
         self.weights.is_staged()
     }

@@ -58,7 +58,6 @@ impl<const INT8: u8, const BF16: bool> Simd for Neon<INT8, BF16> {
     const LEFT_BIAS: i32 = if INT8 == I8MM { 0 } else { 128 };
     const BY_LANE: bool = true;
     const BY_LANE_Q8: bool = INT8 != WIDENING;
-    const BF16_BY_HALVES: bool = !BF16;
     type F = float32x4_t;
     type I = int32x4_t;
     /// Whole with BF16 (twice the same), even and odd without.
@@ -181,6 +180,23 @@ impl<const INT8: u8, const BF16: bool> Simd for Neon<INT8, BF16> {
     }
 
     #[inline(always)]
+    unsafe fn dot_f32_unfused<const LANE: usize>(
+        sums: float32x4_t,
+        a: float32x4_t,
+        b: float32x4_t,
+    ) -> float32x4_t {
+        unsafe {
+            let products = match LANE {
+                0 => vmulq_laneq_f32::<0>(b, a),
+                1 => vmulq_laneq_f32::<1>(b, a),
+                2 => vmulq_laneq_f32::<2>(b, a),
+                _ => vmulq_laneq_f32::<3>(b, a),
+            };
+            vaddq_f32(sums, products)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn half_bf16<const ODD: bool>(words: float32x4_t) -> float32x4_t {
         unsafe {
             let words = vreinterpretq_u32_f32(words);
@@ -216,8 +232,8 @@ impl<const INT8: u8, const BF16: bool> Simd for Neon<INT8, BF16> {
     ) -> float32x4_t {
         unsafe {
             if !BF16 {
-                let sums = Self::dot_f32::<LANE>(sums, a[0], b[0]);
-                return Self::dot_f32::<LANE>(sums, a[1], b[1]);
+                let sums = Self::dot_f32::<LANE>(sums, a[1], b[1]);
+                return Self::dot_f32::<LANE>(sums, a[0], b[0]);
             }
             let ([a, _], [b, _]) = (a, b);
             by_lane!(LANE, "bfdot {sums:v}.4s, {b:v}.8h, {a:v}", ".2h", sums, b, a);

@@ -4,12 +4,13 @@
 //! Everything is transposed: a lane is a query, a row is a key. So the softmax needs no sums across
 //! lanes, the scores never leave the registers, and the weights come out as the right side of the
 //! second product. Scores are to base 2 (their scale contains log₂ e).
+//!
+//! Weights are relative to a whole number, the reference, so that another reference only changes
+//! exponents: which keys and queries lie in one tile leaves the result as it is.
 
 #![allow(clippy::needless_range_loop, reason = "registers are taken by number, in step")]
 
-use core::ops::Range;
-
-use super::kernels::{Attend, KEYS};
+use super::kernels::{Arithmetic, Attend, KEYS};
 use super::simd::Simd;
 use super::tile::{Bf16, F32, Sums, in_memory, one_tap};
 use crate::tensor::PANEL;
@@ -24,13 +25,16 @@ const LEAST_POWER: f32 = -120.0;
 /// Adding it puts the nearest whole number into the low bits.
 const ROUND: f32 = 12_582_912.0;
 
+/// Added to a score that must not count: it is finite, so that the score's fraction stays a number.
+const UNSEEN: f32 = -1e6;
+
 /// What is added to the scores of a causal row: lane l of the load at `PANEL·2 + i` is 0 where
 /// `i + l ≥ 0`.
 static MASK: [f32; 4 * PANEL] = {
     let mut mask = [0.0; 4 * PANEL];
     let mut i = 0;
     while i < 2 * PANEL {
-        mask[i] = f32::NEG_INFINITY;
+        mask[i] = UNSEEN;
         i += 1;
     }
     mask
@@ -42,33 +46,64 @@ trait Weigh<S: Simd>: Sums<S, Sum = S::F> {
     const KEYS_A_STEP: usize;
     /// Coefficients of 2^r for |r| ≤ 1/2, the highest power first.
     const POLYNOMIAL: &'static [f32];
+    /// `a · b + c`.
+    unsafe fn mul_add(a: S::F, b: S::F, c: S::F) -> S::F;
     /// Stores the weights of the keys of one step.
     unsafe fn store(to: *mut u8, weights: [S::F; 2]);
+    /// The weights that were stored.
+    unsafe fn load(from: *const u8) -> [S::F; 2];
 }
 
-impl<S: Simd> Weigh<S> for F32 {
+impl<S: Simd, const FUSED: bool> Weigh<S> for F32<FUSED> {
     const KEYS_A_STEP: usize = 1;
     /// Taylor's, with a relative error of 1.2e-7.
     const POLYNOMIAL: &'static [f32] =
         &[1.540_35e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
 
     #[inline(always)]
+    unsafe fn mul_add(a: S::F, b: S::F, c: S::F) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { if FUSED { S::mul_add(a, b, c) } else { S::add(S::mul(a, b), c) } }
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut u8, weights: [S::F; 2]) {
         // SAFETY: the caller's.
         unsafe { S::store_right_f32(to, weights[0]) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> [S::F; 2] {
+        // SAFETY: the caller's.
+        unsafe { [S::right_f32(from), S::zero()] }
     }
 }
 
 impl<S: Simd> Weigh<S> for Bf16 {
     const KEYS_A_STEP: usize = 2;
-    /// Relative error 4e-6, a thousandth of what bf16 rounds.
+    /// Relative error 7.5e-5, a fiftieth of what bf16 rounds.
     const POLYNOMIAL: &'static [f32] =
-        &[9.582_853e-3, 5.590_642_6e-2, 2.402_409_9e-1, 6.931_242e-1, 1.0];
+        &[5.517_149e-2, 2.426_109_4e-1, 6.932_609_3e-1, 9.999_280_8e-1];
+
+    #[inline(always)]
+    unsafe fn mul_add(a: S::F, b: S::F, c: S::F) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::add(S::mul(a, b), c) }
+    }
 
     #[inline(always)]
     unsafe fn store(to: *mut u8, weights: [S::F; 2]) {
         // SAFETY: the caller's.
         unsafe { S::store_bf16_pairs(to, weights[0], weights[1]) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> [S::F; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let words = S::load(from.cast());
+            [S::half_bf16::<false>(words), S::half_bf16::<true>(words)]
+        }
     }
 }
 
@@ -80,18 +115,17 @@ impl<S: Simd> Weigh<S> for Bf16 {
 pub(super) unsafe fn attend<S: Simd, const MR: usize, const REGS: usize>(job: &mut Attend<'_>) {
     // SAFETY: the caller's.
     unsafe {
-        if job.is_bf16 {
-            block::<S, Bf16, MR, REGS>(job);
-        } else {
-            block::<S, F32, MR, REGS>(job);
+        match job.arithmetic {
+            Arithmetic::F32Unfused if S::FUSES => block::<S, F32<false>, MR, REGS>(job),
+            Arithmetic::F32 | Arithmetic::F32Unfused => block::<S, F32<true>, MR, REGS>(job),
+            Arithmetic::Bf16 | Arithmetic::Q8 => block::<S, Bf16, MR, REGS>(job),
         }
     }
 }
 
 #[inline(always)]
 unsafe fn block<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(job: &mut Attend<'_>) {
-    let mut state =
-        State { reference: [const { None }; REGS], sum: [const { None }; REGS], added: 0 };
+    let mut state = State { reference: [const { None }; REGS], sum: [const { None }; REGS] };
     let last_query = job.first_query + REGS * S::LANES;
     let seen = if job.causal { job.tk.min(last_query) } else { job.tk };
     // SAFETY: the caller's.
@@ -99,12 +133,10 @@ unsafe fn block<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(job: &
         job.out.fill(0.0);
         for first in (0..seen).step_by(KEYS) {
             let keys = KEYS.min(job.tk - first);
-            state.added = 0;
             for key in (0..keys).step_by(MR) {
                 weigh::<S, A, MR, REGS>(job, &mut state, first + key, MR.min(keys - key), key);
             }
-            let left = state.added..keys.next_multiple_of(MR);
-            add_values::<S, A, MR, REGS>(job, first / KEYS, left);
+            add_values::<S, A, MR, REGS>(job, first / KEYS, keys);
         }
         for (j, sum) in state.sum.iter().enumerate() {
             let sum = sum.unwrap_or(S::splat(1.0));
@@ -119,8 +151,6 @@ struct State<S: Simd, const REGS: usize> {
     reference: [Option<S::F>; REGS],
     /// The sum of its weights.
     sum: [Option<S::F>; REGS],
-    /// Keys of the tile whose values are added already.
-    added: usize,
 }
 
 /// Scores `count` keys from `first` on, and stores their weights from key `at` of the tile on.
@@ -161,19 +191,17 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
             for row in &scores[1..] {
                 largest = S::max(row[j], largest);
             }
-            raise_reference::<S, A, MR, REGS>(job, state, j, largest, [first / KEYS, at]);
+            raise_reference::<S, A, MR, REGS>(job, state, j, largest, at);
         }
-        let panel = KEYS / A::KEYS_A_STEP * PANEL;
         for j in 0..REGS {
             let minus = S::mul(state.reference[j].unwrap_or(S::zero()), S::splat(-1.0));
             let mut sum = state.sum[j].unwrap_or(S::zero());
-            let (number, lane) = (j * S::LANES / PANEL, j * S::LANES % PANEL);
-            let weights = job.weights.as_mut_ptr().add(4 * (number * panel + lane));
+            let weights = weights_of::<S, A>(job, j);
             for r in (0..MR).step_by(A::KEYS_A_STEP) {
                 let mut pair = [S::zero(); 2];
                 for (i, weight) in pair.iter_mut().enumerate().take(A::KEYS_A_STEP) {
                     if r + i < count {
-                        *weight = exp2::<S>(S::add(scores[r + i][j], minus), A::POLYNOMIAL);
+                        *weight = exp2::<S, A>(scores[r + i][j], minus);
                     }
                     sum = S::add(sum, *weight);
                 }
@@ -185,22 +213,36 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
     }
 }
 
-/// `2^x` for x up to some hundred: x = n + r with |r| ≤ 1/2, a polynomial of r, and n goes into the
-/// exponent.
+/// `2^(x + minus)` for a whole number `minus`: x = n + r with |r| ≤ 1/2, a polynomial of r, and
+/// n + minus, which is at most some hundred, goes into the exponent. Only that depends on `minus`.
 #[inline(always)]
-unsafe fn exp2<S: Simd>(x: S::F, polynomial: &[f32]) -> S::F {
+unsafe fn exp2<S: Simd, A: Weigh<S>>(x: S::F, minus: S::F) -> S::F {
     // SAFETY: the caller's.
     unsafe {
-        // In this order what is no number stays none.
-        let x = S::max(S::splat(LEAST_POWER), x);
-        let power = S::add(x, S::splat(ROUND));
-        let n = S::add(power, S::splat(-ROUND));
-        let r = S::mul_add(n, S::splat(-1.0), x);
-        let mut p = S::splat(polynomial[0]);
-        for &c in &polynomial[1..] {
-            p = S::mul_add(p, r, S::splat(c));
+        let n = round::<S>(x);
+        let r = S::add(x, S::mul(n, S::splat(-1.0)));
+        let mut p = S::splat(A::POLYNOMIAL[0]);
+        for &c in &A::POLYNOMIAL[1..] {
+            p = A::mul_add(p, r, S::splat(c));
         }
-        S::shift_exponent(p, power)
+        shift::<S>(p, S::add(n, minus))
+    }
+}
+
+/// The nearest whole number, ties to even; of a number above 2²² one that is near.
+#[inline(always)]
+unsafe fn round<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the caller's.
+    unsafe { S::add(S::add(x, S::splat(ROUND)), S::splat(-ROUND)) }
+}
+
+/// x times two to a power that is a whole number.
+#[inline(always)]
+unsafe fn shift<S: Simd>(x: S::F, power: S::F) -> S::F {
+    // SAFETY: the caller's. In this order a power that is no number stays none.
+    unsafe {
+        let power = S::max(S::splat(LEAST_POWER), power);
+        S::shift_exponent(x, S::add(power, S::splat(ROUND)))
     }
 }
 
@@ -212,53 +254,63 @@ unsafe fn raise_reference<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usi
     state: &mut State<S, REGS>,
     j: usize,
     largest: S::F,
-    [tile, at]: [usize; 2],
+    at: usize,
 ) {
     // SAFETY: the caller's.
     unsafe {
+        let raised = round::<S>(largest);
         let Some(reference) = state.reference[j] else {
-            state.reference[j] = Some(largest);
+            state.reference[j] = Some(raised);
             return;
         };
         let limit = S::add(reference, S::splat(HEADROOM));
         if !S::any_above(largest, limit) {
             return;
         }
-        // The weights so far are relative to the old reference: they count before it goes.
-        add_values::<S, A, MR, REGS>(job, tile, state.added..at);
-        state.added = at;
-        let raised = S::max(largest, reference);
-        let minus = S::mul(raised, S::splat(-1.0));
-        let shrink = exp2::<S>(S::add(reference, minus), <F32 as Weigh<S>>::POLYNOMIAL);
+        let raised = S::max(raised, reference);
+        let minus = S::add(reference, S::mul(raised, S::splat(-1.0)));
+        let shrink = shift::<S>(S::splat(1.0), minus);
         state.reference[j] = Some(raised);
         state.sum[j] = state.sum[j].map(|sum| S::mul(sum, shrink));
         for row in job.out.chunks_exact_mut(REGS * S::LANES) {
             let at = row.as_mut_ptr().add(j * S::LANES);
             S::store(at, S::mul(S::load(at), shrink));
         }
+        let weights = weights_of::<S, A>(job, j);
+        for step in 0..at / A::KEYS_A_STEP {
+            let at = weights.add(4 * step * PANEL);
+            A::store(at, A::load(at).map(|weights| S::mul(weights, shrink)));
+        }
     }
 }
 
-/// Adds the values of some keys of a tile, weighted.
+/// Where the weights of register `j` begin.
+#[inline(always)]
+unsafe fn weights_of<S: Simd, A: Weigh<S>>(job: &mut Attend<'_>, j: usize) -> *mut u8 {
+    let panel = KEYS / A::KEYS_A_STEP * PANEL;
+    let (number, lane) = (j * S::LANES / PANEL, j * S::LANES % PANEL);
+    // SAFETY: `Isa::attend` has checked all lengths.
+    unsafe { job.weights.as_mut_ptr().add(4 * (number * panel + lane)) }
+}
+
+/// Adds the values of the first `keys` keys of a tile, weighted.
 #[inline(always)]
 unsafe fn add_values<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
     job: &mut Attend<'_>,
     tile: usize,
-    keys: Range<usize>,
+    keys: usize,
 ) {
     let d = job.out.len() / (REGS * S::LANES);
     let row_bytes = 4 * KEYS / A::KEYS_A_STEP;
     // SAFETY: `Isa::attend` has checked all lengths; rows that are not there read the last one's.
     unsafe {
-        let first_step = keys.start / A::KEYS_A_STEP;
-        let values = job.values.as_ptr().add(tile * d * row_bytes + 4 * first_step);
+        let values = job.values.as_ptr().add(tile * d * row_bytes);
         let mut right = [job.weights.as_ptr(); REGS];
         for (j, right) in right.iter_mut().enumerate() {
             let (panel, lane) = (j * S::LANES / PANEL, j * S::LANES % PANEL);
-            let panel = panel * (KEYS / A::KEYS_A_STEP) + first_step;
-            *right = right.add(4 * (panel * PANEL + lane));
+            *right = right.add(4 * (panel * KEYS / A::KEYS_A_STEP * PANEL + lane));
         }
-        let steps = keys.len().div_ceil(A::KEYS_A_STEP);
+        let steps = keys.div_ceil(A::KEYS_A_STEP);
         let mut first = 0;
         while first < d {
             // A few channels that are left over take a smaller tile.

@@ -18,9 +18,11 @@ pub const NO_ROW: usize = usize::MAX;
 /// What the numbers of a product are, and how they are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// f32.
+    /// f32, fused where the CPU can: what is multiplied is not rounded before it is added.
     F32,
-    /// bf16, summed in f32.
+    /// f32, rounded after each multiplication and each addition: the same on every instruction set.
+    F32Unfused,
+    /// bf16, whose products are exact, summed in f32; of two in a word the second comes first.
     Bf16,
     /// Unsigned times signed 8-bit integers, summed exactly in i32, tap by tap. The signed ones are
     /// at least −127, as [`packed`](crate::tensor::packed) makes them.
@@ -132,8 +134,8 @@ pub const KEYS: usize = 96;
 
 /// A block of queries of one head, and all that they look at. Words are f32 or, in bf16, two bf16.
 pub struct Attend<'a> {
-    /// Whether both products are computed in bf16.
-    pub is_bf16: bool,
+    /// What both products are computed in: f32 or bf16.
+    pub arithmetic: Arithmetic,
     /// The queries, scaled, as panels: `[panels, steps, 16]` words.
     pub queries: &'a [u8],
     /// Words that a head's channels take.

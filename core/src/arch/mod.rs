@@ -149,11 +149,37 @@ impl Level {
 
 /// The proof that the CPU can run the kernels of a [`Level`].
 #[derive(Clone, Copy)]
-pub struct Isa(&'static Kernels);
+pub struct Isa {
+    kernels: &'static Kernels,
+    is_exact: bool,
+}
 
 impl Isa {
     /// Plain Rust: every CPU can run it.
-    pub const SCALAR: Self = Self(&scalar::KERNELS);
+    pub const SCALAR: Self = Self::of(&scalar::KERNELS);
+
+    const fn of(kernels: &'static Kernels) -> Self {
+        Self { kernels, is_exact: false }
+    }
+
+    /// The same, with products that are the same to the bit on every instruction set, at the cost
+    /// of some speed: products of f32 are not fused, and those of bf16 on Arm not left to the
+    /// instruction that rounds in its own way. Products of 8-bit integers and all else are the same
+    /// anyway.
+    pub fn exact(self) -> Self {
+        #[cfg(target_arch = "aarch64")]
+        if core::ptr::eq(self.kernels, &aarch64_neon::NEON_BF16) {
+            return Self { kernels: &aarch64_neon::NEON_I8MM, is_exact: true };
+        }
+        Self { is_exact: true, ..self }
+    }
+
+    fn exactly(self, arithmetic: Arithmetic) -> Arithmetic {
+        match arithmetic {
+            Arithmetic::F32 if self.is_exact => Arithmetic::F32Unfused,
+            other => other,
+        }
+    }
 
     /// The best level that this program was compiled for, so that no detection is needed.
     pub fn compiled() -> Self {
@@ -166,18 +192,18 @@ impl Isa {
         ))]
         {
             #[cfg(all(target_feature = "avx512vnni", target_feature = "avx512bf16"))]
-            return Self(&x86_avx512::AVX512_BF16);
+            return Self::of(&x86_avx512::AVX512_BF16);
             #[cfg(all(target_feature = "avx512vnni", not(target_feature = "avx512bf16")))]
-            return Self(&x86_avx512::AVX512_VNNI);
+            return Self::of(&x86_avx512::AVX512_VNNI);
             #[cfg(not(target_feature = "avx512vnni"))]
-            return Self(&x86_avx512::AVX512);
+            return Self::of(&x86_avx512::AVX512);
         }
         #[cfg(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "fma"))]
-        return Self(&x86_avx2::AVX2);
+        return Self::of(&x86_avx2::AVX2);
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         return Self::compiled_neon();
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-        return Self(&wasm_simd128::SIMD128);
+        return Self::of(&wasm_simd128::SIMD128);
         #[allow(unreachable_code, reason = "reached where no level above was compiled for")]
         Self::SCALAR
     }
@@ -186,7 +212,7 @@ impl Isa {
     fn compiled_neon() -> Self {
         let has_dotprod = cfg!(target_feature = "dotprod");
         let has_i8mm = has_dotprod && cfg!(target_feature = "i8mm");
-        Self(if has_i8mm && cfg!(target_feature = "bf16") {
+        Self::of(if has_i8mm && cfg!(target_feature = "bf16") {
             &aarch64_neon::NEON_BF16
         } else if has_i8mm {
             &aarch64_neon::NEON_I8MM
@@ -202,22 +228,22 @@ impl Isa {
     /// # Safety
     /// The CPU has the features of `level`.
     pub unsafe fn assume(level: Level) -> Self {
-        Self(level.kernels())
+        Self::of(level.kernels())
     }
 
     /// The level's name.
     pub fn name(self) -> &'static str {
-        self.0.name
+        self.kernels.name
     }
 
     /// The most rows of a tile with one panel, and with two.
     pub fn tile_rows(self) -> [usize; 2] {
-        self.0.tile_rows
+        self.kernels.tile_rows
     }
 
     /// How many panels a tile should have where there are enough.
     pub fn tile_panels(self) -> usize {
-        self.0.tile_panels
+        self.kernels.tile_panels
     }
 
     /// Some rows of a matrix product: `out[r][j] = Σ a[row r][k] · b[k][j] + …`, in the order of k.
@@ -237,8 +263,8 @@ impl Isa {
     ) {
         let rows = finish.out.len();
         let columns = finish.out.first().map_or(0, |row| row.len());
-        let wide = if panels.gate.is_some() { 2 } else { self.0.tile_panels };
-        assert!(rows <= self.0.tile_rows[wide - 1], "more rows than a tile has");
+        let wide = if panels.gate.is_some() { 2 } else { self.kernels.tile_panels };
+        assert!(rows <= self.kernels.tile_rows[wide - 1], "more rows than a tile has");
         a.check_sizes(arithmetic, rows);
         let count = columns.div_ceil(PANEL);
         let (in_data, in_columns) = match panels.gate {
@@ -257,14 +283,15 @@ impl Isa {
             assert!(residual.len() >= rows, "too few rows of a residual");
             assert!(residual[..rows].iter().all(|row| row.len() >= columns), "a residual's row");
         }
+        let arithmetic = self.exactly(arithmetic);
         // SAFETY: the token proves the CPU's features; sizes were just checked, and the kernel
         // checks where rows lie.
-        unsafe { (self.0.product)(arithmetic, a, panels, finish) }
+        unsafe { (self.kernels.product)(arithmetic, a, panels, finish) }
     }
 
     /// Queries that [`Isa::attend`] takes at once: whole panels.
     pub fn attend_queries(self) -> usize {
-        self.0.attend_queries
+        self.kernels.attend_queries
     }
 
     /// Attention of a block of queries: see [`Attend`]. Weights are powers of two of the scores.
@@ -272,8 +299,8 @@ impl Isa {
     /// # Panics
     /// Where a slice is too short for what `job` says.
     pub fn attend(self, job: &mut Attend<'_>) {
-        let queries = self.0.attend_queries;
-        let size = if job.is_bf16 { 2 } else { 4 };
+        let queries = self.kernels.attend_queries;
+        let size = if job.arithmetic == Arithmetic::Bf16 { 2 } else { 4 };
         let words = |count: usize| count.checked_mul(4).expect("a size overflows");
         assert!(job.tk > 0 && job.sums.len() >= queries, "keys, and a sum for each query");
         assert!(job.out.len().is_multiple_of(queries), "whole rows of queries");
@@ -283,38 +310,39 @@ impl Isa {
         let values = job.tk.div_ceil(KEYS).saturating_mul(KEYS * (job.out.len() / queries));
         assert!(job.values.len() >= values.saturating_mul(size), "too few values");
         assert!(job.weights.len() >= queries * KEYS * size, "too few weights");
+        job.arithmetic = self.exactly(job.arithmetic);
         // SAFETY: the token proves the CPU's features; all lengths were just checked.
-        unsafe { (self.0.attend)(job) }
+        unsafe { (self.kernels.attend)(job) }
     }
 
     /// Applies an activation to every element. Errors: see each [`Activation`].
     pub fn activate_f32(self, activation: Activation, x: &mut [f32]) {
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.activate_f32)(activation, x) }
+        unsafe { (self.kernels.activate_f32)(activation, x) }
     }
 
     /// `x ← exp(x − max)`; the sum of the results, in 16 interleaved partial sums.
     pub fn exp_sub_sum_f32(self, x: &mut [f32], max: f32) -> f32 {
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.exp_sub_sum_f32)(x, max) }
+        unsafe { (self.kernels.exp_sub_sum_f32)(x, max) }
     }
 
     /// `x ← x · gelu(gate)`, for as many as there are of both.
     pub fn gelu_times_f32(self, gate: &[f32], x: &mut [f32]) {
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.gelu_times_f32)(gate, x) }
+        unsafe { (self.kernels.gelu_times_f32)(gate, x) }
     }
 
     /// The largest of all elements and `max`.
     pub fn max_f32(self, x: &[f32], max: f32) -> f32 {
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.max_f32)(x, max) }
+        unsafe { (self.kernels.max_f32)(x, max) }
     }
 
     /// `x ← own·x + factor·other`, for as many as there are of both.
     pub fn scale_add_f32(self, x: &mut [f32], own: f32, other: &[f32], factor: f32) {
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.scale_add_f32)(x, own, other, factor) }
+        unsafe { (self.kernels.scale_add_f32)(x, own, other, factor) }
     }
 
     /// The mean of each channel over a block of pixels `[pixels, c]`, and the sum of squared
@@ -326,7 +354,7 @@ impl Isa {
         let c = moments.len() / 2;
         assert!(c > 0 && !x.is_empty() && x.len().is_multiple_of(c), "whole rows of channels");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.moments_f32)(x, moments) }
+        unsafe { (self.kernels.moments_f32)(x, moments) }
     }
 
     /// `out = (x − mean) · scale + shift` along each row of channels; `affine` is `[3, c]`: mean,
@@ -342,7 +370,7 @@ impl Isa {
         }
         assert!(x.len().is_multiple_of(c) && out.len() == x.len(), "whole rows of channels");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.normalise_f32)(x, affine, out) }
+        unsafe { (self.kernels.normalise_f32)(x, affine, out) }
     }
 
     /// `out = (x − mean(x)) / √(var(x) + eps) · weight + bias`
@@ -360,7 +388,7 @@ impl Isa {
         let n = x.len();
         assert!(weight.len() == n && bias.len() == n && out.len() == n, "one value per channel");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.layer_norm_f32)(x, weight, bias, eps, out) }
+        unsafe { (self.kernels.layer_norm_f32)(x, weight, bias, eps, out) }
     }
 
     /// `dx ← dx + dy · f'(x)`, for as many as there are of all.
@@ -372,7 +400,7 @@ impl Isa {
         dx: &mut [f32],
     ) {
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.activate_backward_f32)(activation, x, dy, dx) }
+        unsafe { (self.kernels.activate_backward_f32)(activation, x, dy, dx) }
     }
 
     /// A row of GEGLU backwards: x and dx are `[2m]`, values and then gates, and dy is `[m]`.
@@ -382,7 +410,7 @@ impl Isa {
     pub fn geglu_backward_f32(self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         assert!(x.len() == 2 * dy.len() && dx.len() == x.len(), "a value and a gate each");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.geglu_backward_f32)(x, dy, dx) }
+        unsafe { (self.kernels.geglu_backward_f32)(x, dy, dx) }
     }
 
     /// Adds rows of `sums.len()` channels to `sums`.
@@ -392,7 +420,7 @@ impl Isa {
     pub fn sum_rows_f32(self, x: &[f32], sums: &mut [f32]) {
         assert!(!sums.is_empty(), "rows have channels");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.sum_rows_f32)(x, sums) }
+        unsafe { (self.kernels.sum_rows_f32)(x, sums) }
     }
 
     /// The first pass of a group norm backwards, over rows of c channels: with SiLU, `dy` becomes
@@ -413,7 +441,7 @@ impl Isa {
         assert!(c > 0 && affine.len() == 3 * c && sums.len() == 2 * c, "values per channel");
         assert!(x.len() == dy.len(), "a gradient for each element");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.group_norm_sums_f32)(silu, x, affine, dy, sums) }
+        unsafe { (self.kernels.group_norm_sums_f32)(silu, x, affine, dy, sums) }
     }
 
     /// The second pass: `dx ← dx + dy·a + (x − mean)·b + c`, where `factors` `[4, c]` are mean, a,
@@ -426,7 +454,7 @@ impl Isa {
         assert!(c > 0 && factors.len() == 4 * c, "four values per channel");
         assert!(x.len() == dy.len() && x.len() == dx.len(), "a gradient for each element");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.group_norm_backward_f32)(x, factors, dy, dx) }
+        unsafe { (self.kernels.group_norm_backward_f32)(x, factors, dy, dx) }
     }
 
     /// A layer norm backwards, for one row: the gradients of x, and of weight and bias in `sums`
@@ -447,7 +475,7 @@ impl Isa {
         assert!(weight.len() == n && dy.len() == n && dx.len() == n, "one value per channel");
         assert!(sums.len() == 2 * n, "two sums per channel");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.layer_norm_backward_f32)(x, weight, eps, dy, dx, sums) }
+        unsafe { (self.kernels.layer_norm_backward_f32)(x, weight, eps, dy, dx, sums) }
     }
 
     /// 16 columns of `rows` rows that are `stride` apart become 16 rows that are `pitch` apart.
@@ -463,7 +491,7 @@ impl Isa {
         pitch: usize,
     ) {
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.transpose_f32)(from, stride, rows, to, pitch) }
+        unsafe { (self.kernels.transpose_f32)(from, stride, rows, to, pitch) }
     }
 
     /// One step of AdamW (Loshchilov and Hutter 2019, algorithm 2) on parameters and their first
@@ -475,7 +503,7 @@ impl Isa {
         let n = gradients.len();
         assert!(state.iter().all(|values| values.len() == n), "one gradient for each parameter");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.adamw_f32)(adam, gradients, state) }
+        unsafe { (self.kernels.adamw_f32)(adam, gradients, state) }
     }
 
     /// Quantises rows of `c` channels to [`Form::Q8`].
@@ -486,7 +514,7 @@ impl Isa {
         assert!(c > 0 && x.len().is_multiple_of(c), "whole rows of channels");
         assert!(out.len() == x.len() / c * Form::Q8.row_bytes(c), "as many rows");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.quantise_rows)(x, c, out) }
+        unsafe { (self.kernels.quantise_rows)(x, c, out) }
     }
 
     /// The nearest bf16, ties to even, little-endian; an odd last channel is followed by a zero.
@@ -496,7 +524,7 @@ impl Isa {
     pub fn f32_to_bf16(self, x: &[f32], out: &mut [u8]) {
         assert!(out.len() == 2 * x.len().next_multiple_of(2), "two bytes for each element");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.f32_to_bf16)(x, out) }
+        unsafe { (self.kernels.f32_to_bf16)(x, out) }
     }
 
     /// Half-precision floats, little-endian, to f32. Exact.
@@ -506,7 +534,7 @@ impl Isa {
     pub fn f16_to_f32(self, from: &[u8], to: &mut [f32]) {
         assert!(from.len() == 2 * to.len(), "two bytes for each element");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.f16_to_f32)(from, to) }
+        unsafe { (self.kernels.f16_to_f32)(from, to) }
     }
 
     /// bfloat16, little-endian, to f32. Exact.
@@ -516,7 +544,7 @@ impl Isa {
     pub fn bf16_to_f32(self, from: &[u8], to: &mut [f32]) {
         assert!(from.len() == 2 * to.len(), "two bytes for each element");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.bf16_to_f32)(from, to) }
+        unsafe { (self.kernels.bf16_to_f32)(from, to) }
     }
 
     /// Does `rounds` rounds of multiply-adds on registers alone. Gives back what they add up to, so
@@ -524,7 +552,7 @@ impl Isa {
     /// most this CPU can do.
     pub fn register_loop(self, arithmetic: Arithmetic, rounds: usize) -> (f32, u64) {
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.0.register_loop)(arithmetic, rounds) }
+        unsafe { (self.kernels.register_loop)(arithmetic, rounds) }
     }
 }
 

@@ -52,7 +52,7 @@ unsafe fn with_sums<S: Simd, const SUMS: usize>(
     // SAFETY: the caller's.
     let (sum, in_a_lane) = unsafe {
         match arithmetic {
-            Arithmetic::F32 => (f32::<S, SUMS>(rounds), 1),
+            Arithmetic::F32 | Arithmetic::F32Unfused => (f32::<S, SUMS>(rounds), 1),
             Arithmetic::Bf16 => (bf16::<S, SUMS>(rounds), 2),
             Arithmetic::Q8 => (q8::<S, SUMS>(rounds), 4),
         }

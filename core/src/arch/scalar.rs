@@ -27,6 +27,7 @@ fn bf16(word: u32, which: u32) -> f32 {
 impl Simd for Scalar {
     const LANES: usize = LANES;
     const LEFT_BIAS: i32 = 0;
+    const FUSES: bool = false;
     type F = [f32; LANES];
     type I = [i32; LANES];
     type LeftBf16 = u32;
@@ -154,7 +155,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     unsafe fn dot_bf16<const LANE: usize>(sums: Self::F, a: u32, b: Self::RightBf16) -> Self::F {
-        each(sums, |i, sum| sum + bf16(a, 0) * bf16(b[i], 0) + bf16(a, 1) * bf16(b[i], 1))
+        each(sums, |i, sum| sum + bf16(a, 1) * bf16(b[i], 1) + bf16(a, 0) * bf16(b[i], 0))
     }
 
     #[inline(always)]

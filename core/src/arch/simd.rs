@@ -22,9 +22,8 @@ pub(super) trait Simd: Copy {
     const BY_LANE: bool = false;
     /// Whether 8-bit integers are.
     const BY_LANE_Q8: bool = false;
-    /// Whether, by lane, the even bf16 of four steps are multiplied first and then the odd ones:
-    /// widened all at once, they would push sums out of the registers.
-    const BF16_BY_HALVES: bool = false;
+    /// Whether [`Simd::mul_add`] rounds once.
+    const FUSES: bool = true;
     /// A register of f32.
     type F: Copy;
     /// A register of i32.
@@ -91,11 +90,18 @@ pub(super) trait Simd: Copy {
         unsafe { Self::mul_add(a, b, sums) }
     }
 
+    /// The same, the product rounded first.
+    #[inline(always)]
+    unsafe fn dot_f32_unfused<const LANE: usize>(sums: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { Self::add(sums, Self::mul(a, b)) }
+    }
+
     /// The even or the odd bf16 of each word.
     unsafe fn half_bf16<const ODD: bool>(words: Self::F) -> Self::F;
     unsafe fn left_bf16<const STEPS: usize>(from: *const u8) -> Self::LeftBf16;
     unsafe fn right_bf16(from: *const u8) -> Self::RightBf16;
-    /// `sums + a₀·b₀ + a₁·b₁` in each lane.
+    /// `(sums + a₁·b₁) + a₀·b₀` in each lane: the order of AVX-512's instruction.
     unsafe fn dot_bf16<const LANE: usize>(
         sums: Self::F,
         a: Self::LeftBf16,

@@ -31,27 +31,14 @@ pub(super) trait Sums<S: Simd>: Sized {
     unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left;
     unsafe fn right(from: *const u8) -> Self::Right;
     unsafe fn step<const LANE: usize>(sum: Self::Sum, a: Self::Left, b: Self::Right) -> Self::Sum;
-
-    /// Four steps from `step` on.
-    #[inline(always)]
-    unsafe fn four_steps<const MR: usize, const REGS: usize>(
-        sums: &mut [[Self::Sum; REGS]; MR],
-        rows: &[*const u8; MR],
-        right: &[*const u8; REGS],
-        step: usize,
-    ) {
-        // SAFETY: the caller's.
-        unsafe { by_lane::<S, Self, MR, REGS>(sums, rows, right, step) }
-    }
 }
 
-pub(super) struct F32;
+/// f32, fused where the CPU can, or not.
+pub(super) struct F32<const FUSED: bool>;
 pub(super) struct Bf16;
-/// The even or the odd ones of bf16, as f32.
-struct HalfBf16<const ODD: bool>;
 struct Q8;
 
-impl<S: Simd> Sums<S> for F32 {
+impl<S: Simd, const FUSED: bool> Sums<S> for F32<FUSED> {
     type Left = S::F;
     type Right = S::F;
     type Sum = S::F;
@@ -74,7 +61,13 @@ impl<S: Simd> Sums<S> for F32 {
 
     #[inline(always)]
     unsafe fn step<const LANE: usize>(sum: S::F, a: S::F, b: S::F) -> S::F {
-        unsafe { S::dot_f32::<LANE>(sum, a, b) }
+        unsafe {
+            if FUSED {
+                S::dot_f32::<LANE>(sum, a, b)
+            } else {
+                S::dot_f32_unfused::<LANE>(sum, a, b)
+            }
+        }
     }
 }
 
@@ -102,53 +95,6 @@ impl<S: Simd> Sums<S> for Bf16 {
     #[inline(always)]
     unsafe fn step<const LANE: usize>(sum: S::F, a: Self::Left, b: Self::Right) -> S::F {
         unsafe { S::dot_bf16::<LANE>(sum, a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn four_steps<const MR: usize, const REGS: usize>(
-        sums: &mut [[S::F; REGS]; MR],
-        rows: &[*const u8; MR],
-        right: &[*const u8; REGS],
-        step: usize,
-    ) {
-        // SAFETY: the caller's.
-        unsafe {
-            if S::BF16_BY_HALVES {
-                by_lane::<S, HalfBf16<false>, MR, REGS>(sums, rows, right, step);
-                // The bytes are read again, not kept: there are no registers for that.
-                compiler_fence(Ordering::SeqCst);
-                by_lane::<S, HalfBf16<true>, MR, REGS>(sums, rows, right, step);
-            } else {
-                by_lane::<S, Self, MR, REGS>(sums, rows, right, step);
-            }
-        }
-    }
-}
-
-impl<S: Simd, const ODD: bool> Sums<S> for HalfBf16<ODD> {
-    type Left = S::F;
-    type Right = S::F;
-    type Sum = S::F;
-    const BY_LANE: bool = S::BY_LANE;
-
-    #[inline(always)]
-    unsafe fn zero() -> S::F {
-        unsafe { S::zero() }
-    }
-
-    #[inline(always)]
-    unsafe fn left<const STEPS: usize>(from: *const u8) -> S::F {
-        unsafe { S::half_bf16::<ODD>(S::left_f32::<STEPS>(from)) }
-    }
-
-    #[inline(always)]
-    unsafe fn right(from: *const u8) -> S::F {
-        unsafe { S::half_bf16::<ODD>(S::load(from.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn step<const LANE: usize>(sum: S::F, a: S::F, b: S::F) -> S::F {
-        unsafe { S::dot_f32::<LANE>(sum, a, b) }
     }
 }
 
@@ -230,7 +176,7 @@ pub(super) unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: u
     let whole = if A::BY_LANE { steps / 4 * 4 } else { 0 };
     for step in (0..whole).step_by(4) {
         // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
-        unsafe { A::four_steps(sums, rows, right, step) };
+        unsafe { by_lane::<S, A, MR, REGS>(sums, rows, right, step) };
     }
     for step in whole..steps {
         // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
@@ -310,8 +256,7 @@ unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: us
     rows_of_tap_0: &[*const u8; MR],
     panels: &Panels<'_>,
     first: usize,
-    finish: &mut Finish<'_, '_>,
-) {
+) -> [[S::F; REGS]; MR] {
     let steps = a.steps;
     // SAFETY: `Isa::product` has checked all lengths.
     unsafe {
@@ -321,8 +266,7 @@ unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: us
             let right = registers::<S, REGS>(a, panels, first, tap);
             one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, steps);
         }
-        let total = in_memory::<S, MR, REGS>(&sums);
-        end::<S, MR, REGS>(&total, panels, first, finish);
+        in_memory::<S, MR, REGS>(&sums)
     }
 }
 
@@ -335,8 +279,7 @@ unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
     rows_of_tap_0: &[*const u8; MR],
     panels: &Panels<'_>,
     first: usize,
-    finish: &mut Finish<'_, '_>,
-) {
+) -> [[S::F; REGS]; MR] {
     let steps = a.steps;
     let gate = panels.gate.map(|gate| gate.columns);
     let scales = |j: usize, row: usize| {
@@ -369,7 +312,9 @@ unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
                 let scale = rows[r].add(4 * steps).cast::<u32>().read_unaligned();
                 let scale = S::splat(f32::from_bits(u32::from_le(scale)));
                 for j in 0..REGS {
-                    total[r][j] = S::mul_add(S::to_f32(sums[r][j]), scale, total[r][j]);
+                    // Not fused: the same on every instruction set.
+                    let scaled = S::mul(S::to_f32(sums[r][j]), scale);
+                    total[r][j] = S::add(total[r][j], scaled);
                 }
             }
         }
@@ -379,7 +324,7 @@ unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
                 row[j] = S::mul(row[j], scale);
             }
         }
-        end::<S, MR, REGS>(&total, panels, first, finish);
+        total
     }
 }
 
@@ -501,20 +446,38 @@ pub(super) unsafe fn product<S: Simd, const MR: usize, const ONE: usize, const T
         let mut panel = 0;
         while panel < count {
             if gated || paired && panel + 1 < count {
-                match arithmetic {
-                    Arithmetic::F32 => float::<S, F32, MR, TWO>(a, &rows, panels, panel, finish),
-                    Arithmetic::Bf16 => float::<S, Bf16, MR, TWO>(a, &rows, panels, panel, finish),
-                    Arithmetic::Q8 => integer::<S, MR, TWO>(a, &rows, panels, panel, finish),
-                }
+                one_tile::<S, MR, TWO>(arithmetic, a, &rows, panels, panel, finish);
                 panel += if gated { 1 } else { 2 };
             } else {
-                match arithmetic {
-                    Arithmetic::F32 => float::<S, F32, MR, ONE>(a, &rows, panels, panel, finish),
-                    Arithmetic::Bf16 => float::<S, Bf16, MR, ONE>(a, &rows, panels, panel, finish),
-                    Arithmetic::Q8 => integer::<S, MR, ONE>(a, &rows, panels, panel, finish),
-                }
+                one_tile::<S, MR, ONE>(arithmetic, a, &rows, panels, panel, finish);
                 panel += 1;
             }
         }
+    }
+}
+
+/// One tile of a product.
+#[inline(always)]
+unsafe fn one_tile<S: Simd, const MR: usize, const REGS: usize>(
+    arithmetic: Arithmetic,
+    a: &Gather<'_>,
+    rows: &[*const u8; MR],
+    panels: &Panels<'_>,
+    first: usize,
+    finish: &mut Finish<'_, '_>,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let total = match arithmetic {
+            Arithmetic::F32Unfused if S::FUSES => {
+                float::<S, F32<false>, MR, REGS>(a, rows, panels, first)
+            }
+            Arithmetic::F32 | Arithmetic::F32Unfused => {
+                float::<S, F32<true>, MR, REGS>(a, rows, panels, first)
+            }
+            Arithmetic::Bf16 => float::<S, Bf16, MR, REGS>(a, rows, panels, first),
+            Arithmetic::Q8 => integer::<S, MR, REGS>(a, rows, panels, first),
+        };
+        end::<S, MR, REGS>(&total, panels, first, finish);
     }
 }

@@ -26,6 +26,7 @@ fn signed_halves(x: v128) -> [v128; 2] {
 impl Simd for Simd128 {
     const LANES: usize = 4;
     const LEFT_BIAS: i32 = 0;
+    const FUSES: bool = false;
     type F = v128;
     type I = v128;
     /// Even and odd, as f32.
@@ -144,7 +145,7 @@ impl Simd for Simd128 {
 
     #[inline(always)]
     unsafe fn dot_bf16<const LANE: usize>(sums: v128, a: [v128; 2], b: [v128; 2]) -> v128 {
-        unsafe { Self::mul_add(a[1], b[1], Self::mul_add(a[0], b[0], sums)) }
+        unsafe { Self::mul_add(a[0], b[0], Self::mul_add(a[1], b[1], sums)) }
     }
 
     #[inline(always)]

@@ -158,7 +158,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     unsafe fn dot_bf16<const LANE: usize>(sums: __m256, a: [__m256; 2], b: [__m256; 2]) -> __m256 {
-        unsafe { _mm256_fmadd_ps(a[1], b[1], _mm256_fmadd_ps(a[0], b[0], sums)) }
+        unsafe { _mm256_fmadd_ps(a[0], b[0], _mm256_fmadd_ps(a[1], b[1], sums)) }
     }
 
     #[inline(always)]

@@ -151,7 +151,7 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
             let [a, b] = [_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)];
             let [a_even, b_even] = [Self::half_bf16::<false>(a), Self::half_bf16::<false>(b)];
             let [a_odd, b_odd] = [Self::half_bf16::<true>(a), Self::half_bf16::<true>(b)];
-            _mm512_fmadd_ps(a_odd, b_odd, _mm512_fmadd_ps(a_even, b_even, sums))
+            _mm512_fmadd_ps(a_even, b_even, _mm512_fmadd_ps(a_odd, b_odd, sums))
         }
     }
 

@@ -165,7 +165,7 @@ impl Sizes {
         self.pack_queries(&from.q[place.row * c + place.column..], place.rows, panels);
         let head = place.column / d;
         isa.attend(&mut Attend {
-            is_bf16: self.form == Form::Bf16,
+            arithmetic: self.form.into(),
             queries: bytes_of(panels),
             steps: self.form.steps(d),
             keys: &from.k[4 * place.column / self.form.per_step()..],

@@ -44,7 +44,8 @@ pub struct Context<'m> {
 }
 
 impl<'m> Context<'m> {
-    /// A context in this arena, with these kernels, threads and weights.
+    /// A context in this arena, with these kernels, threads and weights. Where the weights are
+    /// quantised, the kernels are taken that compute the same to the bit on all instruction sets.
     pub fn new(
         arena: Arena<'m>,
         isa: Isa,
@@ -53,6 +54,7 @@ impl<'m> Context<'m> {
     ) -> Self {
         let (name, tally, observed) = (Name::new(), Tally::default(), Tally::default());
         let (observer, recording) = (None, None);
+        let isa = if weights.is_quantised() { isa.exact() } else { isa };
         Self { arena, isa, executor, weights, name, tally, observer, observed, recording }
     }
 

@@ -37,6 +37,10 @@ impl Weights for InPlace<'_> {
         self.index.find(name).is_some()
     }
 
+    fn is_quantised(&self) -> bool {
+        self.index.is_quantised("")
+    }
+
     fn is_staged(&self) -> bool {
         false
     }

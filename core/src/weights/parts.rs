@@ -54,6 +54,10 @@ impl Weights for Parts<'_, '_> {
         })
     }
 
+    fn is_quantised(&self) -> bool {
+        self.0.iter().any(|part| part.weights.is_quantised())
+    }
+
     fn is_staged(&self) -> bool {
         self.0.iter().any(|part| part.weights.is_staged())
     }

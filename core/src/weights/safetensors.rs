@@ -120,6 +120,15 @@ impl<'a> Index<'a> {
         found.ok().map(|at| self.slots[at].weight)
     }
 
+    /// Whether a tensor whose name begins with `prefix` is a quantised weight of a product.
+    pub fn is_quantised(&self, prefix: &str) -> bool {
+        self.slots.iter().any(|slot| {
+            let name = name_of(self.header, slot);
+            let is_packed = slot.weight.dtype == DType::I8 || name.ends_with(b".groups");
+            is_packed && name.starts_with(prefix.as_bytes())
+        })
+    }
+
     /// All tensors with their names, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Weight)> + use<'a> {
         let header = self.header;

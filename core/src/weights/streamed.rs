@@ -35,6 +35,10 @@ impl<R: ReadAt> Weights for Streamed<'_, R> {
         self.index.find(name).is_some()
     }
 
+    fn is_quantised(&self) -> bool {
+        self.index.is_quantised("")
+    }
+
     fn is_staged(&self) -> bool {
         true
     }

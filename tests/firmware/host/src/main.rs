@@ -12,9 +12,6 @@ use std::process::ExitCode;
 
 use mote::arch::Isa;
 
-/// How far a pixel may be from the host's: a level, as sums of floats have no one order.
-const LEVELS: u8 = 1;
-
 /// The board, and its clocks, that seconds are estimated for.
 const TIMED: &str = "m7";
 const MEGAHERTZ: [u64; 2] = [216, 480];
@@ -196,7 +193,7 @@ fn program(folder: &Path, board: &str, program: &str, elf: &Path) -> Result<Stri
         write_png(&path(&format!("{index}.png")), found)?;
         worst = worst.max(difference(found, expected)?);
     }
-    if worst > LEVELS {
+    if worst > 0 {
         return Err(format!("a pixel is {worst} levels from the host's"));
     }
     let ([flash, ram], stack) = (sizes(elf)?, told(&said, "stack").ok_or("no stack told")?);
