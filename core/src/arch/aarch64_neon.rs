@@ -108,6 +108,31 @@ impl<const INT8: u8, const BF16: bool> Simd for Neon<INT8, BF16> {
     }
 
     #[inline(always)]
+    unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vbslq_f32(vcltq_f32(a, b), a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: float32x4_t) -> f32 {
+        unsafe { vmaxvq_f32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn least(x: float32x4_t) -> f32 {
+        unsafe { vminvq_f32(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_low_bytes(to: *mut u8, x: float32x4_t) {
+        unsafe {
+            let words = vmovn_u32(vreinterpretq_u32_f32(x));
+            let bytes = vmovn_u16(vcombine_u16(words, words));
+            let bytes = vget_lane_u32::<0>(vreinterpret_u32_u8(bytes));
+            to.cast::<u32>().write_unaligned(bytes);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn shift_exponent(x: float32x4_t, power: float32x4_t) -> float32x4_t {
         unsafe {
             let power = vshlq_n_u32::<23>(vreinterpretq_u32_f32(power));

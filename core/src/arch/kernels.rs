@@ -264,7 +264,7 @@ macro_rules! kernels {
             use $crate::arch::kernels::{
                 Activation, Adam, Arithmetic, Attend, Finish, Gather, Kernels, Panels,
             };
-            use $crate::arch::{attend, portable, register_loop, tile};
+            use $crate::arch::{attend, portable, register_loop, rows, tile};
 
             /// # Safety
             /// The CPU has the features; `Isa::product` has checked all lengths. Where rows lie is
@@ -308,6 +308,22 @@ macro_rules! kernels {
             /// # Safety
             /// The CPU has the features.
             $(#[$feature])*
+            unsafe fn moments_f32(x: &[f32], moments: &mut [f32]) {
+                // SAFETY: the caller's.
+                unsafe { rows::moments::<$simd>(x, moments) }
+            }
+
+            /// # Safety
+            /// The CPU has the features.
+            $(#[$feature])*
+            unsafe fn quantise_rows(x: &[f32], c: usize, out: &mut [u8]) {
+                // SAFETY: the caller's.
+                unsafe { rows::quantise::<$simd>(x, c, out) }
+            }
+
+            /// # Safety
+            /// The CPU has the features.
+            $(#[$feature])*
             unsafe fn register_loop(arithmetic: Arithmetic, rounds: usize) -> (f32, u64) {
                 // SAFETY: the caller's.
                 unsafe { register_loop::register_loop::<$simd>(arithmetic, rounds) }
@@ -319,7 +335,6 @@ macro_rules! kernels {
                 exp_sub_sum_f32(x: &mut [f32], max: f32) -> f32 = exp_sub_sum;
                 max_f32(x: &[f32], max: f32) -> f32 = max;
                 scale_add_f32(x: &mut [f32], own: f32, other: &[f32], factor: f32) = scale_add;
-                moments_f32(x: &[f32], moments: &mut [f32]) = moments;
                 normalise_f32(x: &[f32], affine: &[f32], out: &mut [f32]) = normalise;
                 layer_norm_f32(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32])
                     = layer_norm;
@@ -342,7 +357,6 @@ macro_rules! kernels {
                     from: &[f32], stride: usize, rows: usize, to: &mut [f32], pitch: usize
                 ) = transpose;
                 adamw_f32(adam: &Adam, gradients: &[f32], state: [&mut [f32]; 3]) = adamw;
-                quantise_rows(x: &[f32], c: usize, out: &mut [u8]) = quantise_rows;
                 f32_to_bf16(x: &[f32], out: &mut [u8]) = f32_to_bf16;
                 f16_to_f32(from: &[u8], to: &mut [f32]) = f16_to_f32;
                 bf16_to_f32(from: &[u8], to: &mut [f32]) = bf16_to_f32;

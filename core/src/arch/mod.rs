@@ -14,6 +14,7 @@ mod attend;
 mod kernels;
 mod portable;
 mod register_loop;
+mod rows;
 mod scalar;
 mod simd;
 mod tile;

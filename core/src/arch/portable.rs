@@ -204,7 +204,7 @@ pub fn normalise(x: &[f32], affine: &[f32], out: &mut [f32]) {
 
 /// The sum of `f` of each element, in 16 interleaved partial sums.
 #[inline(always)]
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0.0; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for chunk in whole {
@@ -415,7 +415,36 @@ fn sqrt(x: f32) -> f32 {
 }
 
 /// Adding it puts the nearest whole number, ties to even, into the low bits: for |x| < 2²².
-const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
+
+/// How the range of a row is cut into steps.
+#[derive(Clone, Copy)]
+pub struct Steps {
+    /// From one integer to the next.
+    pub scale: f32,
+    /// 1 over that; 0 where all elements are 0.
+    pub inverse: f32,
+    /// The whole number that stands for 0.
+    pub zero: f32,
+}
+
+impl Steps {
+    /// The range, which holds 0, in 255 steps. `flaw` is 0, or no number where an element is none.
+    #[inline(always)]
+    pub fn new([smallest, largest]: [f32; 2], flaw: f32) -> Self {
+        let scale = (largest - smallest) / 255.0 + flaw;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let zero = -smallest * inverse;
+        Self { scale, inverse, zero: (zero + ROUND) - ROUND }
+    }
+
+    /// What follows a row's integers.
+    #[inline(always)]
+    pub fn write(&self, tail: &mut [u8]) {
+        tail[..4].copy_from_slice(&self.scale.to_le_bytes());
+        tail[4..8].copy_from_slice(&(self.zero as i32).to_le_bytes());
+    }
+}
 
 /// Quantises a row to [`Form::Q8`](crate::tensor::Form): the range, which always holds 0, is cut
 /// into 255 steps. A row that is not finite throughout gets a scale that is no number, so that it
@@ -426,10 +455,7 @@ fn quantise_row(x: &[f32], is_finite: bool, out: &mut [u8]) {
     let smallest = fold(x, 0.0, smaller);
     // Zero, or no number.
     let flaw = if is_finite { 0.0 } else { sum(x, |x| x * 0.0) };
-    let scale = (largest - smallest) / 255.0 + flaw;
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    let zero = -smallest * inverse;
-    let zero = (zero + ROUND) - ROUND;
+    let Steps { scale, inverse, zero } = Steps::new([smallest, largest], flaw);
     let padded = x.len().next_multiple_of(4);
     let (integers, tail) = out.split_at_mut(padded);
     for (q, &x) in integers.iter_mut().zip(x) {
@@ -439,8 +465,7 @@ fn quantise_row(x: &[f32], is_finite: bool, out: &mut [u8]) {
         *q = (y + ROUND).to_bits() as u8;
     }
     integers[x.len()..].fill(zero as u8);
-    tail[..4].copy_from_slice(&scale.to_le_bytes());
-    tail[4..8].copy_from_slice(&(zero as i32).to_le_bytes());
+    Steps { scale, inverse, zero }.write(tail);
 }
 
 /// Quantises each row of `c` channels.

@@ -27,6 +27,7 @@ fn bf16(word: u32, which: u32) -> f32 {
 impl Simd for Scalar {
     const LANES: usize = LANES;
     const LEFT_BIAS: i32 = 0;
+    const IS_PLAIN: bool = true;
     const FUSES: bool = false;
     type F = [f32; LANES];
     type I = [i32; LANES];
@@ -75,6 +76,27 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
         each(a, |i, a| if a > b[i] { a } else { b[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        each(a, |i, a| if a < b[i] { a } else { b[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: Self::F) -> f32 {
+        x.into_iter().fold(x[0], |a, b| if b > a { b } else { a })
+    }
+
+    #[inline(always)]
+    unsafe fn least(x: Self::F) -> f32 {
+        x.into_iter().fold(x[0], |a, b| if b < a { b } else { a })
+    }
+
+    #[inline(always)]
+    unsafe fn store_low_bytes(to: *mut u8, x: Self::F) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[u8; LANES]>().write(x.map(|x| x.to_bits() as u8)) }
     }
 
     #[inline(always)]

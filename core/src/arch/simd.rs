@@ -22,6 +22,8 @@ pub(super) trait Simd: Copy {
     const BY_LANE: bool = false;
     /// Whether 8-bit integers are.
     const BY_LANE_Q8: bool = false;
+    /// Whether there are no vectors: plain code is as good.
+    const IS_PLAIN: bool = false;
     /// Whether [`Simd::mul_add`] rounds once.
     const FUSES: bool = true;
     /// A register of f32.
@@ -48,6 +50,14 @@ pub(super) trait Simd: Copy {
 
     /// The larger of both; b where it is no number.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller of both; b where it is no number.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// The largest of all lanes, which are numbers.
+    unsafe fn largest(x: Self::F) -> f32;
+    /// The least of all lanes, which are numbers.
+    unsafe fn least(x: Self::F) -> f32;
+    /// The low byte of each lane's bits.
+    unsafe fn store_low_bytes(to: *mut u8, x: Self::F);
     /// x times two to the power that the low bits of `power` hold, by the exponent's bits.
     unsafe fn shift_exponent(x: Self::F, power: Self::F) -> Self::F;
     /// Bytes of the nearest bf16 of a in the lower half of each lane, of b in the upper half.

@@ -77,6 +77,29 @@ impl Simd for Simd128 {
     }
 
     #[inline(always)]
+    unsafe fn min(a: v128, b: v128) -> v128 {
+        f32x4_pmin(b, a)
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: v128) -> f32 {
+        let x = f32x4_pmax(x, i32x4_shuffle::<2, 3, 0, 1>(x, x));
+        f32x4_extract_lane::<0>(f32x4_pmax(x, i32x4_shuffle::<1, 0, 3, 2>(x, x)))
+    }
+
+    #[inline(always)]
+    unsafe fn least(x: v128) -> f32 {
+        let x = f32x4_pmin(x, i32x4_shuffle::<2, 3, 0, 1>(x, x));
+        f32x4_extract_lane::<0>(f32x4_pmin(x, i32x4_shuffle::<1, 0, 3, 2>(x, x)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_low_bytes(to: *mut u8, x: v128) {
+        let low = i8x16_shuffle::<0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>(x, x);
+        unsafe { v128_store32_lane::<0>(low, to.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn shift_exponent(x: v128, power: v128) -> v128 {
         i32x4_add(x, i32x4_shl(power, 23))
     }

@@ -77,6 +77,42 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn min(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: __m256) -> f32 {
+        unsafe {
+            let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn least(x: __m256) -> f32 {
+        unsafe {
+            let x = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_min_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_min_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_low_bytes(to: *mut u8, x: __m256) {
+        unsafe {
+            let low = _mm256_set1_epi32(0x0C08_0400);
+            let bytes = _mm256_shuffle_epi8(_mm256_castps_si256(x), low);
+            let halves = _mm_unpacklo_epi32(
+                _mm256_castsi256_si128(bytes),
+                _mm256_extracti128_si256::<1>(bytes),
+            );
+            _mm_storel_epi64(to.cast(), halves);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn shift_exponent(x: __m256, power: __m256) -> __m256 {
         unsafe {
             let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(power));

@@ -69,6 +69,26 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
+    unsafe fn min(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: __m512) -> f32 {
+        unsafe { _mm512_reduce_max_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn least(x: __m512) -> f32 {
+        unsafe { _mm512_reduce_min_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_low_bytes(to: *mut u8, x: __m512) {
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(x))) }
+    }
+
+    #[inline(always)]
     unsafe fn shift_exponent(x: __m512, power: __m512) -> __m512 {
         unsafe {
             let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(power));
