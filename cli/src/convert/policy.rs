@@ -15,15 +15,15 @@ const FEW_WEIGHTS: usize = 4096;
 /// a step of a product is mostly padding.
 const FEW_CHANNELS: usize = 16;
 
-/// Layers that stay in f32 where others do not: the first and the last convolution, which
-/// the whole picture goes through, and what tells time and class, one row for a whole evaluation.
-/// The paths end with one of these, or have it in their middle.
-const EXACT: [&str; 4] = ["conv_in", "conv_out", "time_embedding", "class_embedding"];
+/// Layers that stay in f32 where others do not: the first convolution, which the whole picture goes
+/// through, and what tells time and class, one row for a whole evaluation. The paths end with one
+/// of these, or have it in their middle.
+const EXACT: [&str; 3] = ["conv_in", "time_embedding", "class_embedding"];
 
-/// Layers that read or write the residual stream as it is: its channels differ in size by orders
-/// of magnitude, and an error made here is never averaged away. They are a step more exact than the
-/// others: bf16 among integers, f32 among bf16. They hold 7 % of the products of a UNet of Stable
-/// Diffusion 1.5's size, and its output at 64x64 is off by
+/// Layers that read or write the residual stream as it is, whose channels differ in size by orders
+/// of magnitude, and the last convolution: an error made here is never averaged away. They are a
+/// step more exact than the others, however small: bf16 among integers, f32 among bf16. They hold
+/// 7 % of the products of a UNet of Stable Diffusion 1.5's size, and its output at 64x64 is off by
 ///
 /// | more exact | int8 | bf16 |
 /// |---|---|---|
@@ -34,9 +34,10 @@ const EXACT: [&str; 4] = ["conv_in", "conv_out", "time_embedding", "class_embedd
 /// | both, but for `conv_shortcut` | | 5.4e-3 |
 /// | both, but for `proj_in` and `proj_out` | | 5.8e-3 |
 ///
+/// (`conv_out` was f32 in int8 too, which is no better there, and twice as slow in a small network.)
 /// More exact `time_emb_proj`, `to_out` or `ff.net.2` change nothing in int8; `conv2` would help
 /// (1.3e-2), and is a quarter of the work.
-const RESIDUAL: [&str; 3] = ["conv_shortcut", "proj_in", "proj_out"];
+const RESIDUAL: [&str; 4] = ["conv_shortcut", "proj_in", "proj_out", "conv_out"];
 
 /// How a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,15 +59,15 @@ pub fn of_product(to: Type, name: &str, sizes: Sizes) -> Storage {
     };
     let weights = sizes.n.saturating_mul(sizes.channels).saturating_mul(sizes.taps);
     let is_one_of = |layers: &[&str]| name.split('.').any(|part| layers.contains(&part));
-    Storage::Packed(
-        if weights < FEW_WEIGHTS || sizes.channels < FEW_CHANNELS || is_one_of(&EXACT) {
-            Packing::F32
-        } else if is_one_of(&RESIDUAL) {
-            residual
-        } else {
-            others
-        },
-    )
+    Storage::Packed(if sizes.channels < FEW_CHANNELS || is_one_of(&EXACT) {
+        Packing::F32
+    } else if is_one_of(&RESIDUAL) {
+        residual
+    } else if weights < FEW_WEIGHTS {
+        Packing::F32
+    } else {
+        others
+    })
 }
 
 /// How a tensor is stored that is no product's weight, of `stored` type and this many dimensions: a
@@ -93,7 +94,8 @@ mod tests {
         for (name, sizes, packing) in [
             ("unet.down_blocks.0.resnets.0.conv1.weight", large, Packing::Q8),
             ("unet.conv_in.weight", large, Packing::F32),
-            ("vae.decoder.conv_out.weight", large, Packing::F32),
+            ("vae.decoder.conv_out.weight", large, Packing::Bf16),
+            ("unet.conv_out.weight", Sizes { n: 3, channels: 32, taps: 9 }, Packing::Bf16),
             ("unet.time_embedding.linear_1.weight", large, Packing::F32),
             ("unet.down_blocks.0.resnets.0.conv_shortcut.weight", large, Packing::Bf16),
             ("unet.mid_block.attentions.0.proj_in.weight", large, Packing::Bf16),
