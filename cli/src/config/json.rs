@@ -196,6 +196,18 @@ impl Keys {
         self.take(key).map_or(Ok(default), |value| self.as_word(key, &value, known))
     }
 
+    /// A list of texts that is not empty, or nothing where the key is absent.
+    ///
+    /// # Errors
+    /// Where it is something else.
+    pub fn texts(&mut self, key: &str) -> Result<Option<Vec<String>>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let list = value.as_array().filter(|list| !list.is_empty());
+        let texts = list.map(|list| list.iter().map(|text| Some(text.as_str()?.to_string())));
+        let texts = texts.and_then(Iterator::collect);
+        texts.map(Some).ok_or_else(|| self.fail(key, &value, "it should be a list of texts"))
+    }
+
     /// Refuses any value but `supported`, which is also the default.
     ///
     /// # Errors

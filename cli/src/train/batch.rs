@@ -8,9 +8,10 @@ use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::models::clip_tokenizer::ClipTokenizer;
 use mote::ops::unshuffle;
 
-use super::data::{COLOURS, Example};
+use super::data::{COLOURS, DataSet, Example};
 use super::draw::{Draw, Purpose};
 use super::recipe::Training;
+use super::recolour::Recolouring;
 use crate::error::Result;
 use crate::tokenizer;
 
@@ -26,6 +27,8 @@ pub struct Words<'a> {
 /// What steps are made of.
 pub struct Batches<'a> {
     examples: &'a [Example],
+    /// Other colours of each; none where no example is to have one.
+    recolourings: Vec<Option<Recolouring>>,
     training: &'a Training,
     /// Height and width in pixels.
     size: [usize; 2],
@@ -56,14 +59,21 @@ pub struct Step {
 impl<'a> Batches<'a> {
     /// Batches of these examples.
     pub fn new(
-        examples: &'a [Example],
+        data: &'a DataSet,
         training: &'a Training,
         (size, block): ([usize; 2], usize),
         times: usize,
         words: Option<Words<'a>>,
     ) -> Self {
-        let order = (u64::MAX, Vec::new());
-        Self { examples, training, size, block, times, words, order, picture: Vec::new() }
+        let (order, picture, examples) = ((u64::MAX, Vec::new()), Vec::new(), &data.examples);
+        let kept = data.held_out.iter().map(|example| example.caption.name.as_str()).collect();
+        let of = |example: &Example| {
+            let group = &example.caption.group;
+            let changes = training.recolours() && !training.recolour_except.contains(group);
+            changes.then(|| Recolouring::new(example, &kept)).flatten()
+        };
+        let recolourings = examples.iter().map(of).collect();
+        Self { examples, recolourings, training, size, block, times, words, order, picture }
     }
 
     /// Elements of a picture.
@@ -86,7 +96,8 @@ impl<'a> Batches<'a> {
         let (elements, row) = (self.elements(), self.size[1] * COLOURS);
         for index in 0..count {
             let place = (step - 1) * count as u64 + index as u64;
-            let example = &self.examples[self.example(place)];
+            let number = self.example(place);
+            let example = &self.examples[number];
             let mut draw = Draw::new(seed, Purpose::Caption, place);
             let flips = draw.unit() < 0.5 && self.training.flip;
             let range = index * elements..(index + 1) * elements;
@@ -95,6 +106,14 @@ impl<'a> Batches<'a> {
             if flips {
                 self.picture.chunks_exact_mut(row).for_each(flip);
             }
+            let mut colour = Draw::new(seed, Purpose::Recolour, place);
+            let recolours = colour.unit() < self.training.recolour;
+            let other = self.recolourings[number].as_ref().filter(|_| recolours);
+            let name = other.map(|other| other.draw(&mut self.picture, &mut colour));
+            let caption = match name {
+                Some(name) => &example.caption.renamed(name),
+                None => &example.caption,
+            };
             let shape = [self.size[0], self.size[1], COLOURS];
             unshuffle(&self.picture, shape, self.block, &mut out.pictures[range.clone()]);
             let noise = Draw::new(seed, Purpose::Noise, place).bits();
@@ -103,7 +122,7 @@ impl<'a> Batches<'a> {
             out.timesteps[index] = (share * self.times as f64) as u32;
             if let Some(words) = self.words {
                 let Training { caption_dropout, keywords, .. } = *self.training;
-                let text = example.caption.draw(caption_dropout, keywords, &mut draw);
+                let text = caption.draw(caption_dropout, keywords, &mut draw);
                 let ids = tokenizer::encode(&words.tokenizer, &text, length)?;
                 out.tokens[index * length..(index + 1) * length].copy_from_slice(&ids);
             }
@@ -136,12 +155,12 @@ mod tests {
     use crate::train::data::Caption;
     use crate::train::recipe::{self, Changes};
 
-    fn examples(count: u8) -> Vec<Example> {
+    fn examples(count: u8) -> DataSet {
         let example = |i: u8| {
             let caption = Caption { name: i.to_string(), ..Caption::default() };
             Example { path: "x".into(), caption, rgb: vec![i; 12] }
         };
-        (0..count).map(example).collect()
+        DataSet { examples: (0..count).map(example).collect(), ..DataSet::default() }
     }
 
     fn training(batch_size: usize) -> Training {
@@ -186,6 +205,25 @@ mod tests {
         let mut tenths: Vec<_> = step.timesteps.iter().map(|t| t / 100).collect();
         tenths.sort_unstable();
         assert_eq!(tenths, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn pictures_are_recoloured_but_for_groups_that_keep_their_colours() {
+        let mut data = examples(6);
+        for (number, example) in data.examples.iter_mut().enumerate() {
+            example.rgb = [220, 30, 30].repeat(4);
+            example.caption.group = if number % 2 == 0 { "kept".into() } else { String::new() };
+        }
+        let training =
+            Training { recolour: 1.0, recolour_except: vec!["kept".into()], ..training(6) };
+        let mut batches = Batches::new(&data, &training, ([2, 2], 1), 1000, None);
+        let mut step = Step::default();
+        batches.fill(1, &mut step).unwrap();
+        let red: Vec<f32> = data.examples[0].values().collect();
+        for (place, picture) in (0..6).zip(step.pictures.chunks_exact(red.len())) {
+            let keeps = batches.example(place) % 2 == 0;
+            assert_eq!(picture == red, keeps, "{place}");
+        }
     }
 
     #[test]

@@ -65,12 +65,19 @@ pub struct Caption {
     pub keywords: Vec<String>,
     /// The word for its style, if there is one.
     pub style: String,
+    /// The group it belongs to, if the table has such a column.
+    pub group: String,
 }
 
 impl Caption {
     /// The name and the style: what a sample of it is asked for with.
     pub fn prompt(&self) -> String {
         self.with_style(self.name.clone())
+    }
+
+    /// The same under another name, which keywords need not fit.
+    pub fn renamed(&self, name: &str) -> Self {
+        Self { name: name.into(), keywords: Vec::new(), ..self.clone() }
     }
 
     fn with_style(&self, mut text: String) -> String {
@@ -182,8 +189,8 @@ impl DataSet {
     pub fn fingerprint(&self) -> u64 {
         let mut print = Fingerprint::default();
         for example in &self.examples {
-            let Caption { name, keywords, style } = &example.caption;
-            [name, style].iter().for_each(|text| print.add(text.as_bytes()));
+            let Caption { name, keywords, style, group } = &example.caption;
+            [name, style, group].iter().for_each(|text| print.add(text.as_bytes()));
             print.add(keywords.join(",").as_bytes());
             print.add(&example.rgb);
         }
@@ -275,7 +282,7 @@ fn read_table(path: &Path) -> Result<Table<'_>> {
         return Err(Failure::new(format!("{shown} does not begin with names of columns"))
             .remedy("Its first line must be: filename, name, keywords, with tabs between them"));
     };
-    let keywords = column("keywords");
+    let [keywords, group] = ["keywords", "group"].map(column);
     let mut captions = BTreeMap::new();
     for (number, line) in lines {
         let cells: Vec<&str> = line.split('\t').map(str::trim).collect();
@@ -287,7 +294,8 @@ fn read_table(path: &Path) -> Result<Table<'_>> {
         }
         let words = keywords.map_or("", cell).split(',').map(str::trim);
         let keywords = words.filter(|word| !word.is_empty()).map(String::from).collect();
-        let caption = Caption { name: name.into(), keywords, style: String::new() };
+        let group = group.map_or("", cell).into();
+        let caption = Caption { name: name.into(), keywords, group, ..Caption::default() };
         if captions.insert(file.to_string(), caption).is_some() {
             return Err(Failure::new(format!("{shown} has two captions for {file}"))
                 .remedy("Leave one of them out"));
@@ -366,7 +374,8 @@ impl Reader<'_> {
         let (mut found, style) = (Vec::new(), &folder.style);
         for class in names.iter().filter(|name| folder.path.join(name).is_dir()) {
             let inside = folder.path.join(class);
-            let caption = Caption { name: class.clone(), keywords: vec![], style: style.clone() };
+            let (name, style) = (class.clone(), style.clone());
+            let caption = Caption { name, style, ..Caption::default() };
             let pictures = pictures(checkpoint::list(&inside)?).into_iter();
             found.extend(pictures.map(|name| (inside.join(name), caption.clone())));
         }
@@ -572,7 +581,12 @@ mod tests {
     #[test]
     fn captions_are_drawn_in_the_shares_asked_for() {
         let keywords = ["fruit", "food", "sweet", "round"].map(String::from).into();
-        let caption = Caption { name: "red apple".into(), keywords, style: "3d".into() };
+        let caption = Caption {
+            name: "red apple".into(),
+            keywords,
+            style: "3d".into(),
+            ..Caption::default()
+        };
         let (mut empty, mut plain, mut alone) = (0, 0, 0);
         for place in 0..4000 {
             let mut draw = Draw::new(3, Purpose::Caption, place);

@@ -16,6 +16,8 @@ pub enum Purpose {
     HoldOut,
     /// A parameter's first values.
     Initial,
+    /// Which colour a picture gets.
+    Recolour,
 }
 
 /// A generator: SplitMix64 (Steele, Lea and Flood 2014).

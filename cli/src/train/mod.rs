@@ -13,6 +13,7 @@ pub mod export;
 pub mod fit;
 mod log;
 pub mod recipe;
+mod recolour;
 pub mod sheet;
 pub mod state;
 pub mod store;
@@ -39,6 +40,7 @@ use data::{DataSet, Options};
 use fit::{Fit, Task, Told};
 use log::Log;
 use recipe::{Changes, Networks, Recipe};
+use recolour::Recolouring;
 use sheet::Sampler;
 use state::Mark;
 use store::Store;
@@ -46,6 +48,9 @@ use vocabulary::Vocabulary;
 
 /// How much more a name counts than a keyword when the vocabulary is made.
 const NAME_WEIGHT: u64 = 4;
+
+/// How much a colour counts that pictures are shown in: it stands in many captions.
+const COLOUR_WEIGHT: u64 = 16 * NAME_WEIGHT;
 
 /// The folder inside the model's with all that belongs to the training alone.
 const FOLDER: &str = "training";
@@ -89,7 +94,7 @@ pub fn run(args: &args::Train) -> Result<()> {
         recipe,
         vocabulary: vocabulary.as_ref().map(|(vocabulary, _)| vocabulary),
         batches: Batches::new(
-            &data.examples,
+            &data,
             &recipe.training,
             (recipe.size(), recipe.pixel_block()),
             times,
@@ -177,16 +182,18 @@ fn read_data(args: &args::Train, recipe: &Recipe) -> Result<DataSet> {
 /// The vocabulary of the captions and the length of a caption; the text encoder's table is made as
 /// large.
 fn vocabulary_of(recipe: &mut Recipe, data: &DataSet) -> Result<Option<(Vocabulary, usize)>> {
+    let recolours = recipe.training.recolours();
     let Networks::Text { text_encoder, vocab_size, model_max_length, .. } = &mut recipe.networks
     else {
         return Ok(None);
     };
     let captions = data.examples.iter().chain(&data.held_out).map(|example| &example.caption);
+    let colours = Recolouring::words().filter(|_| recolours).map(|word| (word, COLOUR_WEIGHT));
     let texts = captions.flat_map(|caption| {
         let names = [&caption.name, &caption.style].map(|name| (name.as_str(), NAME_WEIGHT));
         names.into_iter().chain(caption.keywords.iter().map(|word| (word.as_str(), 1)))
     });
-    let vocabulary = Vocabulary::train(texts, *vocab_size)?;
+    let vocabulary = Vocabulary::train(texts.chain(colours), *vocab_size)?;
     text_encoder.vocab_size = vocabulary.tokens.len();
     Ok(Some((vocabulary, *model_max_length)))
 }

@@ -71,6 +71,11 @@ pub struct Training {
     pub caption_dropout: f64,
     /// The share of captions with keywords.
     pub keywords: f64,
+    /// The share of examples shown in another colour, with its word in the name; of those that have
+    /// one main colour.
+    pub recolour: f64,
+    /// The groups of the table of captions whose pictures keep their colours.
+    pub recolour_except: Vec<String>,
     /// Whether half of the pictures are flipped, left to right.
     pub flip: bool,
     /// The largest signal-to-noise ratio that counts; `None` weights no time.
@@ -81,6 +86,13 @@ pub struct Training {
     pub sample_every: u64,
     /// Steps between two checkpoints.
     pub checkpoint_every: u64,
+}
+
+impl Training {
+    /// Whether pictures are shown in other colours.
+    pub fn recolours(&self) -> bool {
+        self.recolour > 0.0
+    }
 }
 
 /// What is drawn on a sheet.
@@ -228,6 +240,8 @@ fn training_of(mut keys: Keys) -> Result<Training> {
         ema_decay: keys.f32("ema_decay", 0.999)?,
         caption_dropout: keys.number("caption_dropout", 0.1)?,
         keywords: keys.number("keywords", 0.2)?,
+        recolour: keys.number("recolour", 0.0)?,
+        recolour_except: keys.texts("recolour_except")?.unwrap_or_default(),
         flip: keys.flag("flip", false)?,
         min_snr_gamma: keys.number_or_null("min_snr_gamma")?.map(|gamma| gamma as f32),
         seed: keys.count("seed", 0)? as u64,
@@ -248,6 +262,7 @@ fn training_of(mut keys: Keys) -> Result<Training> {
         ("ema_decay", f64::from(training.ema_decay), share.clone()),
         ("caption_dropout", training.caption_dropout, share.clone()),
         ("keywords", training.keywords, share.clone()),
+        ("recolour", training.recolour, share.clone()),
         ("betas", f64::from(betas[0].min(betas[1])), share.clone()),
         ("betas", f64::from(betas[0].max(betas[1])), 0.0..=(1.0 - 1e-7)),
     ] {
@@ -263,12 +278,8 @@ fn samples_of(keys: Option<Keys>) -> Result<Samples> {
     let mut samples =
         Samples { prompts: vec![String::new(); 16], columns: 8, steps: 20, cfg_scale: 1.0 };
     let Some(mut keys) = keys else { return Ok(samples) };
-    if let Some(value) = keys.take("prompts") {
-        let list = value.as_array().filter(|list| !list.is_empty());
-        let texts = list.map(|list| list.iter().map(|text| Some(text.as_str()?.to_string())));
-        samples.prompts = texts
-            .and_then(Iterator::collect)
-            .ok_or_else(|| keys.fail("prompts", &value, "it should be a list of captions"))?;
+    if let Some(prompts) = keys.texts("prompts")? {
+        samples.prompts = prompts;
     }
     samples.columns = keys.size("columns", samples.columns)?;
     samples.steps = keys.size("steps", samples.steps)?;
