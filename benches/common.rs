@@ -1,10 +1,59 @@
-//! What the benchmarks share: the instruction sets of this machine, and weights that are all alike.
+//! What the benchmarks share: the instruction sets of this machine, memory as a walk needs it, and
+//! weights that are all alike.
 
+use mote::arch::Isa;
+use mote::exec::Executor;
+use mote::mem::{ALIGNMENT, Arena};
+use mote::ops::Context;
 use mote::tensor::packed::Sizes;
-use mote::tensor::{DType, Packing, Shape};
+use mote::tensor::{DType, Packing, Shape, Tensor};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
 pub use mote_cli::isa::all as isas;
+
+/// The best instruction set that this machine can run.
+pub fn best_isa() -> Isa {
+    isas().pop().unwrap_or(Isa::SCALAR)
+}
+
+/// The memory that a walk was planned to need, and its work.
+pub struct Planned {
+    memory: Vec<u8>,
+    arena_bytes: usize,
+    /// Multiply-adds of the walk.
+    pub multiply_adds: u64,
+}
+
+impl Planned {
+    /// Plans a walk with these kernels, threads and weights.
+    ///
+    /// # Errors
+    /// The walk's.
+    pub fn new(
+        isa: Isa,
+        executor: &dyn Executor,
+        weights: &mut dyn Weights,
+        walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let mut cx = Context::new(Arena::measuring(), isa, executor, weights);
+        walk(&mut cx)?;
+        let (arena_bytes, multiply_adds) = (cx.arena().peak(), cx.tally().multiply_adds);
+        Ok(Self { memory: vec![0; arena_bytes + ALIGNMENT], arena_bytes, multiply_adds })
+    }
+
+    /// The arena, empty.
+    pub fn arena(&mut self) -> Arena<'_> {
+        let start = self.memory.as_ptr().align_offset(ALIGNMENT);
+        Arena::new(&mut self.memory[start..start + self.arena_bytes])
+    }
+}
+
+/// The sizes of a product's weight of this shape, `[n, channels, taps…]`.
+pub fn sizes(shape: Shape) -> Sizes {
+    let (n, rest) = shape.as_slice().split_first().unwrap_or((&1, &[]));
+    let (channels, taps) = rest.split_first().unwrap_or((&1, &[]));
+    Sizes { n: *n, channels: *channels, taps: taps.iter().product() }
+}
 
 /// Every weight a layer asks for: products' packed or in f16, all others in f16. Small and never
 /// zero.
@@ -40,10 +89,7 @@ impl Weights for Alike {
     }
 
     fn find_matrix(&mut self, _name: &str, expected: Shape) -> Result<Option<Weight>> {
-        let (n, rest) = expected.as_slice().split_first().unwrap_or((&1, &[]));
-        let (channels, taps) = rest.split_first().unwrap_or((&1, &[]));
-        let sizes = Sizes { n: *n, channels: *channels, taps: taps.iter().product() };
-        match sizes.shape(self.packing) {
+        match sizes(expected).shape(self.packing) {
             None => weight(DType::F16, expected),
             Some(shape) => weight(self.packing.dtype(), shape),
         }

@@ -1,13 +1,12 @@
 //! The product of square matrices in f32 on one thread, beside the crate matrixmultiply.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mote::arch::Isa;
 use mote::exec::Sequential;
 use mote::mem::{ALIGNMENT, Arena};
 use mote::ops::{self, Context, Epilogue};
 use mote::tensor::{Packing, Shape};
 use mote::weights::Path;
-use mote_benches::{Alike, isas};
+use mote_benches::{Alike, best_isa};
 
 const SIDES: [usize; 3] = [256, 512, 1024];
 
@@ -17,7 +16,7 @@ fn halves(side: usize) -> Vec<f32> {
 }
 
 fn ours(c: &mut Criterion) {
-    let isa = isas().pop().unwrap_or(Isa::SCALAR);
+    let isa = best_isa();
     for packing in [Packing::Plain, Packing::F32] {
         let mut group = c.benchmark_group(format!("square product, {packing:?}, {}", isa.name()));
         for side in SIDES {

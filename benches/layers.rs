@@ -3,13 +3,11 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mote::Result;
-use mote::arch::Isa;
 use mote::exec::Sequential;
-use mote::mem::{ALIGNMENT, Arena};
 use mote::ops::{self, Attention, Context, Conv2d, Epilogue};
 use mote::tensor::{Form, Packing, Shape, Tensor};
 use mote::weights::Path;
-use mote_benches::{Alike, isas};
+use mote_benches::{Alike, Planned, best_isa};
 use mote_cli::config::unet_2d;
 
 const PACKINGS: [Packing; 5] =
@@ -22,19 +20,15 @@ fn bench(
     packing: Packing,
     walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
 ) {
-    let isa = isas().pop().unwrap_or(Isa::SCALAR);
+    let isa = best_isa();
     let mut weights = Alike::new(1280 * 1280 * 9, packing);
-    let mut cx = Context::new(Arena::measuring(), isa, &Sequential, &mut weights);
-    walk(&mut cx).expect("the plan succeeds");
-    let (planned, work) = (cx.arena().peak(), cx.tally().multiply_adds);
-    let mut memory = vec![0u8; planned + ALIGNMENT];
-    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    let planned = Planned::new(isa, &Sequential, &mut weights, &walk);
+    let mut planned = planned.expect("the plan succeeds");
     let mut group = c.benchmark_group("layers");
-    group.sample_size(10).throughput(Throughput::Elements(work));
+    group.sample_size(10).throughput(Throughput::Elements(planned.multiply_adds));
     group.bench_function(format!("{name}, {packing:?}, {}", isa.name()), |b| {
         b.iter(|| {
-            let arena = Arena::new(&mut memory[start..start + planned]);
-            let mut cx = Context::new(arena, isa, &Sequential, &mut weights);
+            let mut cx = Context::new(planned.arena(), isa, &Sequential, &mut weights);
             walk(&mut cx).expect("the walk succeeds")
         });
     });
