@@ -65,7 +65,7 @@ fn attend(c: &mut Criterion) {
             group.bench_function(BenchmarkId::from_parameter(isa.name()), |b| {
                 b.iter(|| {
                     isa.attend(black_box(&mut Attend {
-                        is_bf16: form == Form::Bf16,
+                        arithmetic: form.into(),
                         queries: &queries,
                         steps,
                         keys: &keys,

@@ -212,7 +212,7 @@ mod tests {
         let mut data = examples(6);
         for (number, example) in data.examples.iter_mut().enumerate() {
             example.rgb = [220, 30, 30].repeat(4);
-            example.caption.group = if number % 2 == 0 { "kept".into() } else { String::new() };
+            example.caption.group = if number.is_multiple_of(2) { "kept".into() } else { String::new() };
         }
         let training =
             Training { recolour: 1.0, recolour_except: vec!["kept".into()], ..training(6) };
@@ -221,7 +221,7 @@ mod tests {
         batches.fill(1, &mut step).unwrap();
         let red: Vec<f32> = data.examples[0].values().collect();
         for (place, picture) in (0..6).zip(step.pictures.chunks_exact(red.len())) {
-            let keeps = batches.example(place) % 2 == 0;
+            let keeps = batches.example(place).is_multiple_of(2);
             assert_eq!(picture == red, keeps, "{place}");
         }
     }
