@@ -332,6 +332,8 @@ fn a_model_is_measured_on_its_data() {
         "8",
         "--steps",
         "4",
+        "--cfg-scale",
+        "1.5",
         "--json",
         "--quiet",
     ];

@@ -292,7 +292,7 @@ pub struct Train {
     #[allow(missing_docs, reason = "its type says it")]
     pub data: Data,
     /// The recipe: a JSON file with networks, schedule and training, or one of those in the
-    /// program: emoji32 (32x32, 2.5 MB in int8) and emoji16 (16x16, for microcontrollers).
+    /// program: emoji32 (32x32, 2.4 MB in int8) and emoji16 (16x16, for microcontrollers).
     #[arg(long, value_name = "FILE|NAME", help_heading = TRAINING)]
     pub config: String,
     /// How many steps, instead of the recipe's.

@@ -255,7 +255,7 @@ impl Weights for Within<'_> {
     }
 
     fn is_quantised(&self) -> bool {
-        self.weights.index().is_quantised(self.network)
+        self.weights.is_quantised()
     }
 
     fn is_staged(&self) -> bool {

@@ -221,6 +221,9 @@ impl Eval<'_> {
         weights: &mut dyn Weights,
     ) -> Result<Accuracy> {
         let mut found = Accuracy { names: wanted.len(), ..Accuracy::default() };
+        if let Networks::TextToImage(words) = &mut self.resolved.networks {
+            words.cfg_scale = self.args.cfg_scale;
+        }
         let plan = plan::plan_as_it_is(&self.resolved, self.isa, self.pool, weights)?;
         let mut block = Block::new(plan.arena_bytes)?;
         self.reporter.begin(&format!("sampling, {title}"), wanted.len() as u64);
@@ -250,7 +253,6 @@ impl Eval<'_> {
         let ids = self.ids(prompt)?;
         if let Networks::TextToImage(words) = &mut self.resolved.networks {
             words.prompt = ids;
-            words.cfg_scale = self.args.cfg_scale;
         }
         let mut cx = Context::new(Arena::new(memory), self.isa, self.pool, weights);
         let mut keep = Keep::default();

@@ -212,7 +212,8 @@ mod tests {
         let mut data = examples(6);
         for (number, example) in data.examples.iter_mut().enumerate() {
             example.rgb = [220, 30, 30].repeat(4);
-            example.caption.group = if number.is_multiple_of(2) { "kept".into() } else { String::new() };
+            example.caption.group =
+                if number.is_multiple_of(2) { "kept".into() } else { String::new() };
         }
         let training =
             Training { recolour: 1.0, recolour_except: vec!["kept".into()], ..training(6) };

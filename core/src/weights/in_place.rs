@@ -38,7 +38,7 @@ impl Weights for InPlace<'_> {
     }
 
     fn is_quantised(&self) -> bool {
-        self.index.is_quantised("")
+        self.index.is_quantised()
     }
 
     fn is_staged(&self) -> bool {

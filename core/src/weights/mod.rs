@@ -61,7 +61,7 @@ pub trait Weights {
     /// Whether there is a weight called `name`: asked where checkpoints know two namings.
     fn contains(&mut self, name: &str) -> bool;
 
-    /// Whether weights of products are quantised. The walk then is computed so that the result is the
+    /// Whether weights of products are quantised, one at least. The walk then is computed so that the result is the
     /// same to the bit on all instruction sets (see [`Isa::exact`](crate::arch::Isa::exact)): a
     /// sum in another order would flip integers here and there, and be seen.
     fn is_quantised(&self) -> bool {
@@ -134,6 +134,23 @@ mod tests {
         let mut nobody = parts.find("b.w", Shape::new([3])).unwrap().unwrap();
         nobody.part = 7;
         assert_eq!(parts.read(&nobody, 0, 1, &mut [0]), Err(crate::Error::WeightRead));
+    }
+
+    #[test]
+    fn a_file_with_eight_bit_panels_or_groups_is_quantised() {
+        for (header, expected) in [
+            (HEADER, false),
+            (br#"{"w":{"dtype":"U8","shape":[6],"data_offsets":[0,6]}}"#, false),
+            (br#"{"w":{"dtype":"I8","shape":[6],"data_offsets":[0,6]}}"#, true),
+            (br#"{"w.groups":{"dtype":"U8","shape":[6],"data_offsets":[0,6]}}"#, true),
+        ] {
+            let mut slots = [Slot::EMPTY; 1];
+            let index = Index::parse(header, 1000, &mut slots).unwrap();
+            let mut weights = InPlace::new(index, &[]);
+            assert_eq!(weights.is_quantised(), expected);
+            let parts = &mut [Part { prefix: "a", weights: &mut weights }];
+            assert_eq!(Parts(parts).is_quantised(), expected);
+        }
     }
 
     #[test]

@@ -120,12 +120,10 @@ impl<'a> Index<'a> {
         found.ok().map(|at| self.slots[at].weight)
     }
 
-    /// Whether a tensor whose name begins with `prefix` is a quantised weight of a product.
-    pub fn is_quantised(&self, prefix: &str) -> bool {
+    /// Whether one of the tensors is a quantised weight of a product.
+    pub fn is_quantised(&self) -> bool {
         self.slots.iter().any(|slot| {
-            let name = name_of(self.header, slot);
-            let is_packed = slot.weight.dtype == DType::I8 || name.ends_with(b".groups");
-            is_packed && name.starts_with(prefix.as_bytes())
+            slot.weight.dtype == DType::I8 || name_of(self.header, slot).ends_with(b".groups")
         })
     }
 

@@ -36,7 +36,7 @@ impl<R: ReadAt> Weights for Streamed<'_, R> {
     }
 
     fn is_quantised(&self) -> bool {
-        self.index.is_quantised("")
+        self.index.is_quantised()
     }
 
     fn is_staged(&self) -> bool {
