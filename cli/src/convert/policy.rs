@@ -34,7 +34,7 @@ const EXACT: [&str; 3] = ["conv_in", "time_embedding", "class_embedding"];
 /// | both, but for `conv_shortcut` | | 5.4e-3 |
 /// | both, but for `proj_in` and `proj_out` | | 5.8e-3 |
 ///
-/// (`conv_out` was f32 in int8 too, which is no better there, and twice as slow in a small network.)
+/// `conv_out` was f32 in int8 too, which is no better there, and twice as slow in a small network.
 /// More exact `time_emb_proj`, `to_out` or `ff.net.2` change nothing in int8; `conv2` would help
 /// (1.3e-2), and is a quarter of the work.
 const RESIDUAL: [&str; 4] = ["conv_shortcut", "proj_in", "proj_out", "conv_out"];

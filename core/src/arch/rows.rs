@@ -1,6 +1,6 @@
 //! Passes over rows of channels, written once over the primitives of an instruction set: what
-//! compilers make of the plain code takes two or three times as long where channels are few. Results
-//! are those of the plain code, to the bit.
+//! compilers make of the plain code takes two or three times as long where channels are few. The
+//! results are those of the plain code, to the bit.
 
 #![allow(
     clippy::undocumented_unsafe_blocks,

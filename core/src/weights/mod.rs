@@ -61,9 +61,10 @@ pub trait Weights {
     /// Whether there is a weight called `name`: asked where checkpoints know two namings.
     fn contains(&mut self, name: &str) -> bool;
 
-    /// Whether weights of products are quantised, one at least. The walk then is computed so that the result is the
-    /// same to the bit on all instruction sets (see [`Isa::exact`](crate::arch::Isa::exact)): a
-    /// sum in another order would flip integers here and there, and be seen.
+    /// Whether weights of products are quantised, one at least. The walk then is computed so that
+    /// the result is the same to the bit on all instruction sets, by
+    /// [`Isa::exact`](crate::arch::Isa::exact): a sum in another order would flip integers here
+    /// and there, and be seen.
     fn is_quantised(&self) -> bool {
         false
     }
