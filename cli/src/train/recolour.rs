@@ -26,8 +26,12 @@ const PALETTE: [(&str, [u8; COLOURS]); 9] = [
 /// A colour that nothing is put in: most of it would be lost before a white ground.
 const WHITE: &str = "white";
 
-/// The part of a colour that is not grey, from -1 to 1 a channel.
-type Chroma = [f32; COLOURS];
+/// The part of a colour that is not grey, from -1 to 1 a channel, and its length squared.
+#[derive(Clone, Copy)]
+struct Chroma {
+    parts: [f32; COLOURS],
+    square: f32,
+}
 
 /// The least length of the chroma of what counts as coloured.
 const COLOURED: f32 = 0.2;
@@ -47,42 +51,41 @@ pub struct Recolouring {
     names: Vec<(usize, String)>,
 }
 
-fn chroma(rgb: [f32; COLOURS]) -> Chroma {
-    let grey = rgb.iter().sum::<f32>() / COLOURS as f32;
-    rgb.map(|value| value - grey)
+fn dot(a: [f32; COLOURS], b: [f32; COLOURS]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn dot(a: Chroma, b: Chroma) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+impl Chroma {
+    fn new(rgb: [f32; COLOURS]) -> Self {
+        let grey = rgb.iter().sum::<f32>() / COLOURS as f32;
+        let parts = rgb.map(|value| value - grey);
+        Self { parts, square: dot(parts, parts) }
+    }
+
+    /// Whether two are of one colour.
+    fn is_like(self, other: Self) -> bool {
+        dot(self.parts, other.parts) > ALIKE * (self.square * other.square).sqrt()
+    }
 }
 
 fn unit(rgb: [u8; COLOURS]) -> [f32; COLOURS] {
     rgb.map(|byte| f32::from(byte) / 255.0)
 }
 
-/// Whether two chromas are of one colour.
-fn alike(a: Chroma, b: Chroma) -> bool {
-    dot(a, b) > ALIKE * (dot(a, a) * dot(b, b)).sqrt()
-}
-
 /// The mean of the main colour's pixels; none where a picture has none.
 fn main_colour(rgb: &[u8]) -> Option<[f32; COLOURS]> {
     let pixels: Vec<_> = rgb.as_chunks::<COLOURS>().0.iter().map(|&pixel| unit(pixel)).collect();
-    let is_coloured = |&pixel: &[f32; COLOURS]| {
-        let chroma = chroma(pixel);
-        dot(chroma, chroma) > COLOURED * COLOURED
-    };
-    let coloured: Vec<_> = pixels.iter().copied().filter(is_coloured).collect();
-    let like = |one: [f32; COLOURS]| {
-        coloured.iter().filter(move |&&other| alike(chroma(one), chroma(other)))
-    };
+    let with_chroma = pixels.iter().map(|&pixel| (pixel, Chroma::new(pixel)));
+    let coloured: Vec<_> =
+        with_chroma.filter(|(_, chroma)| chroma.square > COLOURED * COLOURED).collect();
+    let like = |one: Chroma| coloured.iter().filter(move |(_, other)| one.is_like(*other));
     // Some hundred are tried: as many as a thousand pixels have neighbours that differ.
     let tried = coloured.iter().step_by(coloured.len() / 100 + 1);
-    let (count, one) =
-        tried.map(|&one| (like(one).count(), one)).max_by_key(|&(count, _)| count)?;
+    let counted = tried.map(|&(_, one)| (like(one).count(), one));
+    let (count, one) = counted.max_by_key(|&(count, _)| count)?;
     let [of_all, of_coloured] = [pixels.len(), coloured.len()].map(|all| count as f32 / all as f32);
     let enough = of_all >= LEAST[0] && of_coloured >= LEAST[1];
-    let sum = like(one).fold([0.0; COLOURS], |sum, pixel| {
+    let sum = like(one).fold([0.0; COLOURS], |sum, (pixel, _)| {
         std::array::from_fn(|channel| sum[channel] + pixel[channel])
     });
     enough.then(|| sum.map(|sum| sum / count as f32))
@@ -130,11 +133,11 @@ impl Recolouring {
     /// light and shadow stay.
     pub fn draw(&self, picture: &mut [f32], draw: &mut Draw) -> &str {
         let (colour, name) = &self.names[draw.below(self.names.len())];
-        let (from, to) = (chroma(self.main), unit(PALETTE[*colour].1));
+        let (from, to) = (Chroma::new(self.main), unit(PALETTE[*colour].1));
         for pixel in picture.as_chunks_mut::<COLOURS>().0 {
-            let own = chroma(pixel.map(|value| (value + 1.0) / 2.0));
-            if alike(own, from) {
-                let share = (dot(own, from) / dot(from, from)).min(1.0);
+            let own = Chroma::new(pixel.map(|value| (value + 1.0) / 2.0));
+            if own.is_like(from) {
+                let share = (dot(own.parts, from.parts) / from.square).min(1.0);
                 for ((value, main), to) in pixel.iter_mut().zip(self.main).zip(to) {
                     *value = (*value + 2.0 * share * (to - main)).clamp(-1.0, 1.0);
                 }

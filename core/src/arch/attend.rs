@@ -11,6 +11,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers are taken by number, in step")]
 
 use super::kernels::{Arithmetic, Attend, KEYS};
+use super::portable::ROUND;
 use super::simd::Simd;
 use super::tile::{Bf16, F32, Sums, in_memory, one_tap};
 use crate::tensor::PANEL;
@@ -21,9 +22,6 @@ const HEADROOM: f32 = 16.0;
 
 /// Below this power of two a weight counts for nothing.
 const LEAST_POWER: f32 = -120.0;
-
-/// Adding it puts the nearest whole number into the low bits.
-const ROUND: f32 = 12_582_912.0;
 
 /// Added to a score that must not count: it is finite, so that the score's fraction stays a number.
 const UNSEEN: f32 = -1e6;
