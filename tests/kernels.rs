@@ -170,6 +170,55 @@ fn sums_and_gates_take_as_many_as_there_are_of_both() {
 }
 
 #[test]
+fn differences_and_doubled_outputs_are_sums_in_one_order() {
+    for (isa, len) in isas().into_iter().flat_map(|isa| LENGTHS.map(|len| (isa, len))) {
+        let [a, b] = [values(len), numbers(21, len)];
+        let mut difference = vec![f32::NAN; len + 1];
+        isa.subtract_f32(&a, &b, &mut difference);
+        for i in 0..len {
+            assert_eq!(difference[i].to_bits(), (a[i] - b[i]).to_bits(), "{len} on {isa:?}");
+        }
+        assert!(difference[len].is_nan());
+        let products = [[22, 23, 24], [25, 26, 27]].map(|line| line.map(|seed| numbers(seed, len)));
+        let [own, other] = &products;
+        let lines = [[&own[0][..], &own[1], &own[2]], [&other[0], &other[1], &other[2]]];
+        for [first, second] in [[len, len], [len, 0], [0, len]] {
+            let [mut one, mut two] = [first, second].map(|len| vec![f32::NAN; len]);
+            isa.double_f32(lines, &b, [&mut one, &mut two]);
+            for (out, side) in [(one, 0), (two, 2)] {
+                for (i, out) in out.iter().enumerate() {
+                    let neighbour = own[side][i] + other[side][i];
+                    let expected = own[1][i] + other[1][i] + neighbour + b[i];
+                    assert_eq!(out.to_bits(), expected.to_bits(), "{len} on {isa:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_silu_that_is_rounded_afterwards_is_near_enough_and_the_same_everywhere() {
+    let mut x: Vec<f32> = (-100_000..=100_000).map(|i| i as f32 / 1000.0).collect();
+    x.extend([1e30, -1e30, f32::INFINITY, f32::NAN]);
+    let mut expected = x.clone();
+    Isa::SCALAR.silu_nearly_f32(&mut expected);
+    for (&x, &found) in x.iter().zip(&expected).take(200_001) {
+        let exact = f64::from(x) / (1.0 + (-f64::from(x)).exp());
+        let limit = 1e-5 * exact.abs() + 1e-35;
+        assert!((f64::from(found) - exact).abs() <= limit, "{x}: {found}, not {exact}");
+    }
+    let [most, least, infinite, none] = expected[200_001..] else { panic!("four more") };
+    assert_eq!([most, infinite], [1e30, f32::INFINITY]);
+    assert!((-2e-8..=0.0).contains(&least) && none.is_nan(), "{least}, {none}");
+    for (isa, len) in isas().into_iter().flat_map(|isa| LENGTHS.map(|len| (isa, len))) {
+        let (mut expected, mut found) = (values(len), values(len));
+        Isa::SCALAR.silu_nearly_f32(&mut expected);
+        isa.silu_nearly_f32(&mut found);
+        assert_eq!(bits(&found), bits(&expected), "{len} on {isa:?}");
+    }
+}
+
+#[test]
 fn activations_are_within_their_stated_errors() {
     type Function = fn(f64) -> f64;
     let functions: [(Activation, Function); 5] = [

@@ -6,7 +6,7 @@ use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::Arena;
 use mote::ops::{self, Context, Conv2d, Epilogue};
-use mote::tensor::packed::{Panel, Sizes, unpack_panel};
+use mote::tensor::packed::{DOUBLED, Panel, Sizes, doubled_row, unpack_panel};
 use mote::tensor::{DType, Form, PANEL, Packing, Shape, Tensor};
 use mote::weights::{
     InPlace, Index, Part, Parts, Path, ReadAt, Slot, Streamed, Weights, header_bytes,
@@ -351,6 +351,185 @@ fn a_convolution_slides_what_its_packed_weight_stands_for() {
         let what = format!("{p:?} in {packing:?}");
         Case { what, weights, walk: &walk, expected }.check();
     }
+}
+
+/// A doubled picture's sizes: of the picture as it was, and of the output.
+#[derive(Clone, Copy, Debug)]
+struct Doubled {
+    n: usize,
+    size: [usize; 2],
+    to: [usize; 2],
+    channels: [usize; 2],
+}
+
+impl Doubled {
+    fn sizes(&self) -> Sizes {
+        let [channels, n] = self.channels;
+        Sizes { n, channels, taps: DOUBLED }
+    }
+
+    fn conv(&self) -> Conv2d {
+        Conv2d { upsample_to: Some(self.to), ..Conv2d::padded(3, 1) }
+    }
+
+    /// The products' right sides, `[9, n rounded up, channels]`.
+    fn right_sides(&self, kernel: &[f32]) -> Vec<f32> {
+        let ([ci, co], doubled) = (self.channels, self.sizes().doubled());
+        let mut rows = vec![0.0; doubled.n * ci];
+        for (i, row) in rows.chunks_exact_mut(ci).enumerate() {
+            let (product, channel) = (i / (doubled.n / DOUBLED), i % (doubled.n / DOUBLED));
+            if channel < co {
+                doubled_row(&kernel[channel * ci * DOUBLED..][..ci * DOUBLED], product, row);
+            }
+        }
+        rows
+    }
+
+    /// How a pixel differs from its neighbours, as the products see it: `[n, h, w, 9, channels]`.
+    fn left_sides(&self, x: &[f32], form: Form) -> Vec<f64> {
+        let ([h, w], ci) = (self.size, self.channels[0]);
+        let pixel = |image: usize, y: usize, x_at: usize| match (y, x_at) {
+            (1.., 1..) if y <= h && x_at <= w => {
+                x[((image * h + y - 1) * w + x_at - 1) * ci..][..ci].to_vec()
+            }
+            _ => vec![0.0; ci],
+        };
+        let minus = |a: Vec<f32>, b: Vec<f32>| -> Vec<f32> {
+            a.iter().zip(b).map(|(a, b)| a - b).collect()
+        };
+        let mut rows = Vec::new();
+        for (image, y, x) in
+            (0..self.n).flat_map(|i| (0..h).flat_map(move |y| (0..w).map(move |x| (i, y, x))))
+        {
+            for (down, across) in (0..3).flat_map(|down| [0, 1, 2].map(|across| (down, across))) {
+                let line = |across: usize| {
+                    let own = pixel(image, y + 1, x + across);
+                    if down == 1 { own } else { minus(pixel(image, y + down, x + across), own) }
+                };
+                rows.extend(if across == 1 { line(1) } else { minus(line(across), line(1)) });
+            }
+        }
+        in_form(form, &rows, ci)
+    }
+
+    /// The outputs, `[n, 2h or less, 2w or less, co]`, by sums over those products of which each
+    /// output's own taps are made.
+    fn expected(&self, left: &[f64], right: &[f32], added: &[f32]) -> Vec<Sum> {
+        let ([ci, co], [h, w], [out_h, out_w]) = (self.channels, self.size, self.to);
+        let each = right.len() / DOUBLED;
+        // The pixel itself, and a neighbour; the last line of an odd picture ends on both sides.
+        let products = |at: usize, size: usize| match at % 2 {
+            0 if at + 1 == size => vec![0, 1, 2],
+            side => vec![1, 2 * side],
+        };
+        (0..self.n * out_h * out_w * co)
+            .map(|i| {
+                let (channel, x) = (i % co, i / co % out_w);
+                let (y, image) = (i / co / out_w % out_h, i / co / out_w / out_h);
+                let pixel = (image * h + y / 2) * w + x / 2;
+                let mut sum = Sum::default();
+                sum.add(f64::from(added[image * co + channel]));
+                for (down, across) in products(y, out_h)
+                    .into_iter()
+                    .flat_map(|down| products(x, out_w).into_iter().map(move |a| (down, a)))
+                {
+                    let product = 3 * down + across;
+                    let left = &left[(pixel * DOUBLED + product) * ci..][..ci];
+                    let right = &right[product * each + channel * ci..][..ci];
+                    left.iter().zip(right).for_each(|(a, &b)| sum.add(a * f64::from(b)));
+                }
+                sum
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn a_doubled_convolution_is_one_of_the_picture_twice_as_large() {
+    let new = |n, size: [usize; 2], less: [usize; 2], channels| {
+        let to = [2 * size[0] - less[0], 2 * size[1] - less[1]];
+        Doubled { n, size, to, channels }
+    };
+    let pictures = [
+        new(1, [1, 1], [0, 0], [1, 1]),
+        new(1, [1, 1], [1, 1], [3, 2]),
+        new(2, [3, 5], [0, 0], [6, 9]),
+        new(2, [3, 4], [1, 0], [7, 33]),
+        new(1, [5, 2], [0, 1], [40, 20]),
+        new(1, [2, 61], [1, 1], [5, 100]),
+        new(1, [9, 8], [0, 0], [130, 48]),
+        // Several blocks of panels.
+        new(1, [2, 3], [0, 0], [320, 320]),
+    ];
+    for (packing, p) in
+        Packing::PACKED.into_iter().flat_map(|packing| pictures.map(|picture| (packing, picture)))
+    {
+        let ([h, w], [out_h, out_w], [ci, co]) = (p.size, p.to, p.channels);
+        let mut weights = TestWeights::default();
+        let kernel = numbers(8, co * ci * DOUBLED);
+        let right = p.right_sides(&kernel);
+        let doubled = p.sizes().doubled();
+        weights.push_packed("w", packing, &[doubled.n, ci], &right);
+        weights.push("bias", &[co], &numbers(12, co));
+        let right = stood_for(&weights, packing, doubled, &right);
+        let (x, per_sample) = (numbers(9, p.n * h * w * ci), numbers(10, p.n * co));
+        let bias = numbers(12, co);
+        let added: Vec<f32> =
+            per_sample.iter().enumerate().map(|(i, shift)| bias[i % co] + shift).collect();
+        let expected = p.expected(&p.left_sides(&x, packing.form()), &right, &added);
+        if packing == Packing::F32 {
+            // The definition: a convolution with the picture's nearest pixels.
+            let picture = Picture { n: p.n, size: p.size, channels: p.channels, conv: p.conv() };
+            let x: Vec<_> = x.iter().map(|&x| f64::from(x)).collect();
+            let plain = picture.expected(&x, &kernel, &added, &vec![0.0; p.n * out_h * out_w * co]);
+            for (a, b) in plain.iter().zip(&expected) {
+                assert!((a.0[0] - b.0[0]).abs() <= 1e-6 * b.0[1], "{p:?}: {:?}, {:?}", a.0, b.0);
+            }
+        }
+        let walk = |cx: &mut Context<'_>| {
+            let x = ops::fill(cx, Shape::new([p.n, h, w, ci]), &x)?;
+            let per_sample = Some(ops::fill(cx, Shape::new([p.n, co]), &per_sample)?);
+            let matrix = cx.matrix(&Path::root().at("w"), [co, ci, 3, 3])?;
+            let bias = cx.weight(&Path::root().at("bias"), [co])?;
+            let epilogue = Epilogue { per_sample, ..Epilogue::NONE };
+            ops::conv2d(cx, x, matrix, Some(bias), p.conv(), epilogue)
+        };
+        let what = format!("{p:?} in {packing:?}");
+        Case { what, weights, walk: &walk, expected }.check();
+    }
+}
+
+#[test]
+fn a_doubled_weight_goes_with_nothing_but_a_doubled_picture() {
+    let p = Doubled { n: 1, size: [4, 4], to: [8, 8], channels: [6, 20] };
+    let mut weights = TestWeights::default();
+    let right = p.right_sides(&numbers(8, 20 * 6 * DOUBLED));
+    weights.push_packed("w", Packing::Q8, &[p.sizes().doubled().n, 6], &right);
+    let mut attempt = |conv: Conv2d, channels: usize, epilogue: Epilogue| {
+        let mut cx = Context::new(Arena::measuring(), Isa::SCALAR, &Threads(1), &mut weights);
+        let x = cx.tensor(Shape::new([1, 4, 4, channels]))?;
+        let matrix = cx.matrix(&Path::root().at("w"), [20, 6, 3, 3])?;
+        ops::conv2d(&mut cx, x, matrix, None, conv, epilogue).map(|out| out.shape().to_dims())
+    };
+    let none = Epilogue::NONE;
+    assert_eq!(attempt(p.conv(), 6, none), Ok([1, 8, 8, 20]));
+    let found = [18, 2, 16, 4];
+    let wrong = Error::WeightShape { expected: [20, 6, 3, 3], found };
+    let halving = Conv2d { stride: 2, ..p.conv() };
+    for conv in [Conv2d::padded(3, 1), halving, Conv2d { padding: [0; 4], ..p.conv() }] {
+        assert_eq!(attempt(conv, 6, none), Err(wrong), "{conv:?}");
+    }
+    let tripled = Conv2d { upsample_to: Some([12, 12]), ..p.conv() };
+    for (conv, channels) in [(tripled, 6), (p.conv(), 5), (p.conv(), 0)] {
+        let error = attempt(conv, channels, none);
+        assert!(matches!(error, Err(Error::Shape { what: "conv2d", .. })), "{error:?}");
+    }
+    let activation = Some(ops::Activation::Silu);
+    let error = attempt(p.conv(), 6, Epilogue { activation, ..none });
+    assert!(matches!(error, Err(Error::Config { .. })), "{error:?}");
+    let mut cx = Context::new(Arena::measuring(), Isa::SCALAR, &Threads(1), &mut weights);
+    let not_3x3 = cx.matrix(&Path::root().at("w"), [20, 6, 1, 9]);
+    assert!(matches!(not_3x3, Err(Error::WeightShape { .. })), "{not_3x3:?}");
 }
 
 #[test]

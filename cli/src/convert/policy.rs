@@ -39,6 +39,10 @@ const EXACT: [&str; 3] = ["conv_in", "time_embedding", "class_embedding"];
 /// (1.3e-2), and is a quarter of the work.
 const RESIDUAL: [&str; 4] = ["conv_shortcut", "proj_in", "proj_out", "conv_out"];
 
+/// The convolutions that are packed doubled: those of a noise predictor that follow a doubling. Of
+/// an autoencoder they go over the picture in bands, which take a weight as it is.
+const UPSAMPLER: &str = ".upsamplers.0.conv.weight";
+
 /// How a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
@@ -46,6 +50,8 @@ pub enum Storage {
     Plain(DType),
     /// In panels.
     Packed(Packing),
+    /// In panels, as a convolution of a doubled picture.
+    Doubled(Packing),
 }
 
 /// How the weight of a product is stored.
@@ -59,7 +65,9 @@ pub fn of_product(to: Type, name: &str, sizes: Sizes) -> Storage {
     };
     let weights = sizes.n.saturating_mul(sizes.channels).saturating_mul(sizes.taps);
     let is_one_of = |layers: &[&str]| name.split('.').any(|part| layers.contains(&part));
-    Storage::Packed(if sizes.channels < FEW_CHANNELS || is_one_of(&EXACT) {
+    let is_doubled = name.starts_with("unet.") && name.ends_with(UPSAMPLER);
+    let packed = if is_doubled { Storage::Doubled } else { Storage::Packed };
+    packed(if sizes.channels < FEW_CHANNELS || is_one_of(&EXACT) {
         Packing::F32
     } else if is_one_of(&RESIDUAL) {
         residual

@@ -136,9 +136,11 @@ impl Report {
 fn stored_as(stored: &Stored) -> String {
     match stored.storage {
         Storage::Plain(dtype) => dtype.name().to_ascii_lowercase(),
-        Storage::Packed(Packing::Q8) => "int8".into(),
-        Storage::Packed(Packing::Q4) => "int4".into(),
-        Storage::Packed(packing) => packing.dtype().name().to_ascii_lowercase(),
+        Storage::Packed(packing) | Storage::Doubled(packing) => match packing {
+            Packing::Q8 => "int8".into(),
+            Packing::Q4 => "int4".into(),
+            _ => packing.dtype().name().to_ascii_lowercase(),
+        },
     }
 }
 

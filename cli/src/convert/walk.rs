@@ -23,7 +23,7 @@ pub struct Stored {
     pub source: Weight,
     /// How it is stored.
     pub storage: Storage,
-    /// A product's sizes; of any other tensor `n` is the number of elements.
+    /// A product's sizes, as it is packed; of any other tensor `n` is the number of elements.
     pub sizes: Sizes,
 }
 
@@ -32,7 +32,7 @@ impl Stored {
     pub fn shape(&self) -> (DType, Shape) {
         match self.storage {
             Storage::Plain(dtype) => (dtype, self.source.shape),
-            Storage::Packed(packing) => {
+            Storage::Packed(packing) | Storage::Doubled(packing) => {
                 (packing.dtype(), self.sizes.shape(packing).unwrap_or(self.source.shape))
             }
         }
@@ -41,9 +41,12 @@ impl Stored {
     /// The companions: the end of the name, type and shape of each.
     pub fn companions(&self) -> &'static [&'static str] {
         match self.storage {
-            Storage::Packed(Packing::Q8) => &[SCALE],
-            Storage::Packed(Packing::Q4) => &[SCALE, GROUPS],
-            _ => &[],
+            Storage::Packed(packing) | Storage::Doubled(packing) => match packing {
+                Packing::Q8 => &[SCALE],
+                Packing::Q4 => &[SCALE, GROUPS],
+                _ => &[],
+            },
+            Storage::Plain(_) => &[],
         }
     }
 
@@ -61,6 +64,8 @@ impl Stored {
 pub struct Converted<'a> {
     weights: &'a mut dyn Weights,
     to: Type,
+    /// Whether a convolution may be packed doubled.
+    doubles: bool,
     /// All tensors that were asked for, by name.
     pub tensors: BTreeMap<String, Stored>,
 }
@@ -68,7 +73,12 @@ pub struct Converted<'a> {
 impl<'a> Converted<'a> {
     /// `weights` converted to a type.
     pub fn new(weights: &'a mut dyn Weights, to: Type) -> Self {
-        Self { weights, to, tensors: BTreeMap::new() }
+        Self { weights, to, doubles: true, tensors: BTreeMap::new() }
+    }
+
+    /// `weights` in f32, each value as often as in the checkpoint: what an optimiser can change.
+    pub fn to_be_trained(weights: &'a mut dyn Weights) -> Self {
+        Self { doubles: false, ..Self::new(weights, Type::F32) }
     }
 
     /// Remembers a tensor and answers as the packed file would. What has not the shape that is
@@ -85,7 +95,14 @@ impl<'a> Converted<'a> {
         if source.shape != expected || !is_float {
             return Ok(Some(source));
         }
-        let stored = Stored { source, storage: storage(source.dtype), sizes };
+        let (storage, sizes) = match storage(source.dtype) {
+            Storage::Doubled(packing) if self.doubles => {
+                (Storage::Doubled(packing), sizes.doubled())
+            }
+            Storage::Doubled(packing) => (Storage::Packed(packing), sizes),
+            storage => (storage, sizes),
+        };
+        let stored = Stored { source, storage, sizes };
         let stored = self.tensors.entry(name.into()).or_insert(stored);
         weight(stored.shape()).map(Some)
     }

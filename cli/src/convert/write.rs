@@ -12,7 +12,9 @@ use half::f16;
 use mote::arch::Isa;
 use mote::exec::{Executor, for_each_chunk};
 use mote::pipeline::recipe::TENSOR;
-use mote::tensor::packed::{PANEL, Panel, PanelMut, Sizes, pack_panel, unpack_panel};
+use mote::tensor::packed::{
+    DOUBLED, PANEL, Panel, PanelMut, Sizes, doubled_row, pack_panel, unpack_panel,
+};
 use mote::tensor::{DType, Packing};
 use mote::weights::{CHECKSUM, CHECKSUM_BYTES, Weight, Weights};
 use serde_json::json;
@@ -283,7 +285,9 @@ impl Converter<'_> {
     ) -> Result<Difference> {
         match stored.storage {
             Storage::Plain(dtype) => self.plain(name, &stored.source, dtype, out),
-            Storage::Packed(packing) => self.packed(name, stored, packing, held, out),
+            Storage::Packed(packing) | Storage::Doubled(packing) => {
+                self.packed(name, stored, packing, held, out)
+            }
         }
     }
 
@@ -319,6 +323,28 @@ impl Converter<'_> {
         Ok(difference)
     }
 
+    /// Rows of a doubled convolution from number `start` on: those of a product end with rows of
+    /// zeros, up to whole panels.
+    fn doubled_rows(
+        &mut self,
+        name: &str,
+        stored: &Stored,
+        start: usize,
+        rows: &mut [f32],
+    ) -> Result<()> {
+        let (channels, each) = (stored.sizes.channels, stored.sizes.n / DOUBLED);
+        let n = stored.source.shape.as_slice().first().copied().unwrap_or(0);
+        let mut kernels = vec![0.0; channels * DOUBLED];
+        for (i, row) in rows.chunks_exact_mut(channels.max(1)).enumerate() {
+            let (product, channel) = ((start + i) / each, (start + i) % each);
+            if channel < n {
+                self.elements(name, &stored.source, channel * kernels.len(), &mut kernels)?;
+                doubled_row(&kernels, product, row);
+            }
+        }
+        Ok(())
+    }
+
     /// A weight's panels to `out`; its companions are held until their turn.
     fn packed(
         &mut self,
@@ -335,7 +361,10 @@ impl Converter<'_> {
         for start in (0..sizes.n).step_by(batch) {
             let rows = batch.min(sizes.n - start);
             let mut exact = vec![0.0; rows * row];
-            self.elements(name, &stored.source, start * row, &mut exact)?;
+            match stored.storage {
+                Storage::Doubled(_) => self.doubled_rows(name, stored, start, &mut exact)?,
+                _ => self.elements(name, &stored.source, start * row, &mut exact)?,
+            }
             let panels = (0..rows).step_by(PANEL);
             let mut jobs: Vec<_> = panels.map(|first| Job::new(packing, sizes, first)).collect();
             for_each_chunk::<_, ()>(self.executor, &mut jobs, 1, &mut [], |_, jobs, _| {

@@ -154,7 +154,7 @@ fn walked(
     executor: &dyn Executor,
     weights: &mut dyn Weights,
 ) -> Result<BTreeMap<String, Stored>> {
-    let mut converted = Converted::new(weights, Type::F32);
+    let mut converted = Converted::to_be_trained(weights);
     for network in networks {
         network.plan(isa, executor, &mut converted)?;
     }

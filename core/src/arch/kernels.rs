@@ -206,6 +206,9 @@ pub(super) type Product = unsafe fn(Arithmetic, &Gather<'_>, &Panels<'_>, &mut F
 /// x, weight, bias, epsilon, result.
 pub(super) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
+/// Products of a pixel's own line and of another, bias, two neighbouring outputs.
+pub(super) type Double = unsafe fn([[&[f32]; 3]; 2], &[f32], [&mut [f32]; 2]);
+
 /// Whether SiLU followed, x, mean and scale and shift, gradient of the result, sums.
 pub(super) type GroupNormSums = unsafe fn(bool, &[f32], &[f32], &mut [f32], &mut [f32]);
 
@@ -228,9 +231,12 @@ pub(super) struct Kernels {
     pub attend_queries: usize,
     pub attend: unsafe fn(&mut Attend<'_>),
     pub activate_f32: unsafe fn(Activation, &mut [f32]),
+    pub silu_nearly_f32: unsafe fn(&mut [f32]),
     pub gelu_times_f32: unsafe fn(&[f32], &mut [f32]),
     pub exp_sub_sum_f32: unsafe fn(&mut [f32], f32) -> f32,
     pub max_f32: unsafe fn(&[f32], f32) -> f32,
+    pub subtract_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub double_f32: Double,
     pub scale_add_f32: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub moments_f32: unsafe fn(&[f32], &mut [f32]),
     pub normalise_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -331,10 +337,13 @@ macro_rules! kernels {
 
             kernels!(@each [$(#[$feature])*]
                 activate_f32(activation: Activation, x: &mut [f32]) = activate;
+                silu_nearly_f32(x: &mut [f32]) = silu_nearly;
                 gelu_times_f32(gate: &[f32], x: &mut [f32]) = gelu_times;
                 exp_sub_sum_f32(x: &mut [f32], max: f32) -> f32 = exp_sub_sum;
                 max_f32(x: &[f32], max: f32) -> f32 = max;
                 scale_add_f32(x: &mut [f32], own: f32, other: &[f32], factor: f32) = scale_add;
+                subtract_f32(a: &[f32], b: &[f32], out: &mut [f32]) = subtract;
+                double_f32(products: [[&[f32]; 3]; 2], bias: &[f32], out: [&mut [f32]; 2]) = double;
                 normalise_f32(x: &[f32], affine: &[f32], out: &mut [f32]) = normalise;
                 layer_norm_f32(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32])
                     = layer_norm;
@@ -374,10 +383,13 @@ macro_rules! kernels {
                 attend_queries: $queries * <$simd as $crate::arch::simd::Simd>::LANES,
                 attend,
                 activate_f32,
+                silu_nearly_f32,
                 gelu_times_f32,
                 exp_sub_sum_f32,
                 max_f32,
                 scale_add_f32,
+                subtract_f32,
+                double_f32,
                 moments_f32,
                 normalise_f32,
                 layer_norm_f32,

@@ -322,6 +322,12 @@ impl Isa {
         unsafe { (self.kernels.activate_f32)(activation, x) }
     }
 
+    /// SiLU within 1e-5 of itself: for what is rounded to bf16 or eight bits afterwards.
+    pub fn silu_nearly_f32(self, x: &mut [f32]) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.kernels.silu_nearly_f32)(x) }
+    }
+
     /// `x ← exp(x − max)`; the sum of the results, in 16 interleaved partial sums.
     pub fn exp_sub_sum_f32(self, x: &mut [f32], max: f32) -> f32 {
         // SAFETY: the token proves the CPU's features.
@@ -344,6 +350,28 @@ impl Isa {
     pub fn scale_add_f32(self, x: &mut [f32], own: f32, other: &[f32], factor: f32) {
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.kernels.scale_add_f32)(x, own, other, factor) }
+    }
+
+    /// `out ← a − b`, for as many as there are of all.
+    pub fn subtract_f32(self, a: &[f32], b: &[f32], out: &mut [f32]) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.kernels.subtract_f32)(a, b, out) }
+    }
+
+    /// Two neighbouring outputs of a doubled convolution (see
+    /// [`doubled_row`](crate::tensor::packed::doubled_row)) from `products`: three of a pixel's own
+    /// line, three of the line above or below, with the tap before, all taps and the tap after.
+    /// An output may be empty: it is not wanted then.
+    ///
+    /// # Panics
+    /// Where not all have the length of the bias.
+    pub fn double_f32(self, products: [[&[f32]; 3]; 2], bias: &[f32], out: [&mut [f32]; 2]) {
+        let n = bias.len();
+        let fit = |line: &[&[f32]; 3]| line.iter().all(|products| products.len() == n);
+        assert!(products.iter().all(fit), "as many products as biases");
+        assert!(out.iter().all(|out| out.is_empty() || out.len() == n), "as many outputs");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.kernels.double_f32)(products, bias, out) }
     }
 
     /// The mean of each channel over a block of pixels `[pixels, c]`, and the sum of squared

@@ -14,9 +14,6 @@ use crate::tensor::Form;
 /// The most lanes of a register.
 const MAX_LANES: usize = 16;
 
-/// Registers that are looked through at a time for what is no number.
-const AT_ONCE: usize = 4;
-
 /// Quantises each row of `c` channels: [`portable::quantise_rows`].
 ///
 /// # Safety
@@ -28,17 +25,21 @@ pub(super) unsafe fn quantise<S: Simd>(x: &[f32], c: usize, out: &mut [u8]) {
     }
     let (filled, bytes) = (c.next_multiple_of(4), Form::Q8.row_bytes(c));
     // SAFETY: the caller's.
-    let is_finite = unsafe { is_finite::<S>(x) };
-    for (x, out) in x.chunks_exact(c).zip(out.chunks_exact_mut(bytes)) {
-        // Zero, or no number.
-        let flaw = if is_finite { 0.0 } else { portable::sum(x, |x| x * 0.0) };
-        let (integers, tail) = out.split_at_mut(filled);
-        // SAFETY: the caller's.
-        unsafe {
-            let steps = Steps::new(range::<S>(x), flaw);
+    unsafe {
+        // The sum of all elements is finite only where all of them are.
+        let mut sum = S::zero();
+        for (x, out) in x.chunks_exact(c).zip(out.chunks_exact_mut(bytes)) {
+            let (integers, tail) = out.split_at_mut(filled);
+            let range = range::<S>(x, &mut sum);
+            let steps = Steps::new(range, 0.0);
             write::<S>(x, steps, integers);
             integers[c..].iter_mut().for_each(|integer| *integer = steps.zero as u8);
             steps.write(tail);
+        }
+        let mut lanes = [0.0; MAX_LANES];
+        S::store(lanes.as_mut_ptr(), sum);
+        if !lanes.iter().sum::<f32>().is_finite() {
+            portable::quantise_rows(x, c, out);
         }
     }
 }
@@ -103,27 +104,6 @@ unsafe fn moments_of<S: Simd, const REGS: usize>(
     REGS * S::LANES
 }
 
-/// Whether all elements are finite.
-#[inline(always)]
-unsafe fn is_finite<S: Simd>(x: &[f32]) -> bool {
-    let blocks = x.chunks_exact(AT_ONCE * S::LANES);
-    let rest = portable::sum(blocks.remainder(), |x| x * 0.0);
-    // SAFETY: a block is as many registers.
-    unsafe {
-        let mut sums = [S::zero(); AT_ONCE];
-        for block in blocks {
-            for (i, sum) in sums.iter_mut().enumerate() {
-                let x = S::load(block.as_ptr().add(i * S::LANES));
-                *sum = S::add(*sum, S::mul(x, S::zero()));
-            }
-        }
-        let sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
-        let mut lanes = [0.0; MAX_LANES];
-        S::store(lanes.as_mut_ptr(), sum);
-        lanes.iter().sum::<f32>() + rest == 0.0
-    }
-}
-
 /// Some elements, fewer than a register has, with zeros behind them.
 #[inline(always)]
 fn padded(rest: &[f32]) -> [f32; MAX_LANES] {
@@ -132,22 +112,23 @@ fn padded(rest: &[f32]) -> [f32; MAX_LANES] {
     padded
 }
 
-/// The least and the largest of a row's elements and 0.
+/// The least and the largest of a row's elements and 0; all are added to `sum`, in any order.
 #[inline(always)]
-unsafe fn range<S: Simd>(x: &[f32]) -> [f32; 2] {
+unsafe fn range<S: Simd>(x: &[f32], sum: &mut S::F) -> [f32; 2] {
     // SAFETY: each load is of a whole register.
     unsafe {
-        let (mut least, mut largest) = (S::zero(), S::zero());
+        let (mut least, mut largest, mut all) = (S::zero(), S::zero(), *sum);
         let whole = x.chunks_exact(S::LANES);
         let rest = whole.remainder();
         for x in whole {
             let x = S::load(x.as_ptr());
-            (least, largest) = (S::min(x, least), S::max(x, largest));
+            (least, largest, all) = (S::min(x, least), S::max(x, largest), S::add(all, x));
         }
         if !rest.is_empty() {
             let x = S::load(padded(rest).as_ptr());
-            (least, largest) = (S::min(x, least), S::max(x, largest));
+            (least, largest, all) = (S::min(x, least), S::max(x, largest), S::add(all, x));
         }
+        *sum = all;
         [S::least(least), S::largest(largest)]
     }
 }

@@ -348,10 +348,12 @@ unsafe fn end<S: Simd, const MR: usize, const REGS: usize>(
                 *bias = S::load(values.as_ptr().add(panel * PANEL + column));
             }
         }
-        if gate.is_none() && columns >= column + REGS * S::LANES {
+        if gate.is_some() {
+            gated_rows::<S, MR, REGS>(sums, &bias, column, finish);
+        } else if columns >= column + REGS * S::LANES {
             whole_rows::<S, MR, REGS>(sums, &bias, column, finish);
         } else {
-            partial_rows::<S, MR, REGS>(sums, &bias, column, gate.is_some(), finish);
+            partial_rows::<S, MR, REGS>(sums, &bias, column, finish);
         }
     }
 }
@@ -389,40 +391,64 @@ unsafe fn whole_rows<S: Simd, const MR: usize, const REGS: usize>(
     }
 }
 
-/// The end of a tile at the output's edge, or one whose second panel is the gate of the first.
+/// The end of a tile whose second panel is the gate of the first. All rows go through GELU at once:
+/// it is a long chain of operations, which the CPU carries out for several registers in step.
+#[inline(always)]
+unsafe fn gated_rows<S: Simd, const MR: usize, const REGS: usize>(
+    sums: &[[S::F; REGS]; MR],
+    bias: &[S::F; REGS],
+    column: usize,
+    finish: &mut Finish<'_, '_>,
+) {
+    let (mut values, mut gates) = ([[0.0; PANEL]; MR], [[0.0; PANEL]; MR]);
+    for r in 0..MR {
+        for j in 0..REGS {
+            let at = j * S::LANES;
+            let to = if at < PANEL { &mut values[r][at..] } else { &mut gates[r][at - PANEL..] };
+            // SAFETY: a register lies inside one panel.
+            unsafe { S::store(to.as_mut_ptr(), S::add(sums[r][j], bias[j])) };
+        }
+    }
+    portable::gelu_times(gates.as_flattened(), values.as_flattened_mut());
+    for (r, values) in values.iter_mut().enumerate().take(finish.out.len()) {
+        end_row(r, values, column, finish);
+    }
+}
+
+/// The end of a tile at the output's edge.
 #[inline(always)]
 unsafe fn partial_rows<S: Simd, const MR: usize, const REGS: usize>(
     sums: &[[S::F; REGS]; MR],
     bias: &[S::F; REGS],
     column: usize,
-    gated: bool,
     finish: &mut Finish<'_, '_>,
 ) {
-    for (r, out) in finish.out.iter_mut().enumerate().take(MR) {
+    for (r, sums) in sums.iter().enumerate().take(finish.out.len()) {
         let mut row = [0.0; NR_MAX];
-        for (j, &bias) in bias.iter().enumerate() {
+        for (j, (&sum, &bias)) in sums.iter().zip(bias).enumerate() {
             // SAFETY: a tile has at most `NR_MAX` columns.
-            unsafe { S::store(row.as_mut_ptr().add(j * S::LANES), S::add(sums[r][j], bias)) };
+            unsafe { S::store(row.as_mut_ptr().add(j * S::LANES), S::add(sum, bias)) };
         }
-        let most = if gated { PANEL } else { REGS * S::LANES };
-        if gated {
-            let (values, gates) = row.split_at_mut(PANEL);
-            portable::gelu_times(gates, values);
-        }
-        let out = &mut out[column..];
-        let columns = out.len().min(most);
-        let (out, row) = (&mut out[..columns], &mut row[..columns]);
-        if let Some(residual) = finish.residual {
-            portable::scale_add(row, 1.0, &residual[r][column..], 1.0);
-        }
-        if finish.accumulate {
-            portable::scale_add(row, 1.0, out, 1.0);
-        }
-        if let Some(activation) = finish.activation {
-            portable::activate(activation, row);
-        }
-        out.copy_from_slice(row);
+        end_row(r, &mut row[..REGS * S::LANES], column, finish);
     }
+}
+
+/// The end of row `r` from `column` on: as much of `row` as the output has columns.
+#[inline(always)]
+fn end_row(r: usize, row: &mut [f32], column: usize, finish: &mut Finish<'_, '_>) {
+    let out = &mut finish.out[r][column..];
+    let columns = out.len().min(row.len());
+    let (out, row) = (&mut out[..columns], &mut row[..columns]);
+    if let Some(residual) = finish.residual {
+        portable::scale_add(row, 1.0, &residual[r][column..], 1.0);
+    }
+    if finish.accumulate {
+        portable::scale_add(row, 1.0, out, 1.0);
+    }
+    if let Some(activation) = finish.activation {
+        portable::activate(activation, row);
+    }
+    out.copy_from_slice(row);
 }
 
 /// Some rows of a product, tile by tile: `TWO` registers wide, `ONE` where only one panel is left.

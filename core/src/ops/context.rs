@@ -274,7 +274,7 @@ impl<'m> Context<'m> {
     /// # Errors
     /// As [`Context::weight`]; also where a packed weight lacks a companion.
     pub fn matrix<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Matrix> {
-        let (weight, packing, sizes) = self.product(path, dims)?;
+        let Product { weight, packing, sizes, doubled } = self.product(path, dims)?;
         let bytes = &mut self.tally.weight_bytes;
         *bytes = bytes.saturating_add(weight.bytes as u64);
         let quantised = matches!(packing, Packing::Q8 | Packing::Q4);
@@ -284,7 +284,7 @@ impl<'m> Context<'m> {
         let scales = companion("scale", sizes.scale_shape(), DType::F32, quantised)?;
         let is_q4 = packing == Packing::Q4;
         let groups = companion("groups", sizes.groups_shape(), DType::U8, is_q4)?;
-        Ok(Matrix { weight, packing, sizes, scales, groups })
+        Ok(Matrix { weight, packing, sizes, doubled, scales, groups })
     }
 
     /// The form in which the product with the weight at `path` takes its left side.
@@ -292,15 +292,12 @@ impl<'m> Context<'m> {
     /// # Errors
     /// As [`Context::matrix`], but for companions.
     pub fn form<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Form> {
-        self.product(path, dims).map(|(_, packing, _)| packing.form())
+        let Product { packing, doubled, .. } = self.product(path, dims)?;
+        Ok(if doubled.is_some() { Form::F32 } else { packing.form() })
     }
 
     /// The weight at `path` of a product, and how it is stored.
-    fn product<const N: usize>(
-        &mut self,
-        path: &Path<'_>,
-        dims: [usize; N],
-    ) -> Result<(Weight, Packing, Sizes)> {
+    fn product<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Product> {
         self.set_name(path)?;
         let shape = Shape::new(dims);
         let weight = self.weights.find_matrix(&self.name, shape)?.ok_or(Error::MissingWeight)?;
@@ -309,7 +306,14 @@ impl<'m> Context<'m> {
         let taps = taps.iter().fold(1usize, |taps, &t| taps.saturating_mul(t));
         shape.elements()?;
         let sizes = Sizes { n, channels, taps };
-        Ok((weight, packing_of(weight, shape, sizes)?, sizes))
+        let of_dtype = |packing: &Packing| packing.dtype() == weight.dtype;
+        if let Some(packing) = Packing::PACKED.into_iter().find(of_dtype)
+            && shape.as_slice().ends_with(&[3, 3])
+            && sizes.doubled().shape(packing) == Some(weight.shape)
+        {
+            return Ok(Product { weight, packing, sizes: sizes.doubled(), doubled: Some(n) });
+        }
+        Ok(Product { weight, packing: packing_of(weight, shape, sizes)?, sizes, doubled: None })
     }
 
     /// What belongs to the packed weight that was found last.
@@ -463,6 +467,14 @@ impl<'m> Context<'m> {
     }
 }
 
+/// The weight of a product: [`Matrix`] without companions.
+struct Product {
+    weight: Weight,
+    packing: Packing,
+    sizes: Sizes,
+    doubled: Option<usize>,
+}
+
 /// The weight of a product, plain or packed, with what belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrix {
@@ -472,6 +484,9 @@ pub struct Matrix {
     pub packing: Packing,
     /// Its sizes.
     pub sizes: Sizes,
+    /// Output channels, where it is a convolution packed doubled; `sizes` are then those of the
+    /// products.
+    pub doubled: Option<usize>,
     /// The columns' scales and sums, where it is quantised.
     pub scales: Option<Weight>,
     /// The groups' multipliers, in int4.

@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use super::activation::activate;
 use super::context::{Context, Matrix};
+use super::doubled;
 use super::gemm::{Epilogue, Gemm, Offsets, Rows, check_epilogue, gemm};
 use super::observe::Op;
 use super::resample::{nearest_source, upsample_nearest};
@@ -87,19 +88,12 @@ impl Rows for Pixels {
             let run = (width - x).min(rows - r);
             let lines = self.lines(image, y);
             for dx in 0..kernel_width {
-                let (columns, inside) = self.columns(x, dx, run, bytes);
+                let columns = self.columns(x, dx, run, bytes);
                 for (dy, &line) in lines.iter().enumerate().take(kernel_height) {
                     let to = &mut out[(dy * kernel_width + dx) * MR_MAX + r..][..run];
-                    if line == NO_ROW {
-                        to.fill(NO_ROW);
-                        continue;
-                    }
-                    let line = line * bytes;
-                    if inside {
-                        to.iter_mut().zip(columns).for_each(|(to, column)| *to = line + column);
-                    } else {
-                        let offset = |column| if column == NO_ROW { column } else { line + column };
-                        to.iter_mut().zip(columns).for_each(|(to, column)| *to = offset(column));
+                    match line {
+                        NO_ROW => to.fill(NO_ROW),
+                        line => columns.write(line * bytes, to),
                     }
                 }
             }
@@ -169,20 +163,23 @@ impl Pixels {
         Self { out: [rows.len(), self.out[1]], first: [rows.start, held], ..*self }
     }
 
-    /// At which byte of its line the pixel begins that lies under column `dx` of the kernel, for
-    /// `run` pixels of the output from `x` on, or [`NO_ROW`]; and whether none lies in the padding.
-    fn columns(&self, x: usize, dx: usize, run: usize, bytes: usize) -> ([usize; MR_MAX], bool) {
-        let (mut columns, mut inside) = ([NO_ROW; MR_MAX], true);
-        let left = (x * self.stride + dx).wrapping_sub(self.left);
-        for (i, column) in columns.iter_mut().enumerate().take(run) {
-            let at = left.wrapping_add(i * self.stride);
-            if at < self.size[1] {
-                *column = nearest_source(at, self.stored[1], self.size[1]) * bytes;
-            } else {
-                inside = false;
-            }
+    /// Where in their line the pixels begin that lie under column `dx` of the kernel, for `run`
+    /// pixels of the output from `x` on.
+    fn columns(&self, x: usize, dx: usize, run: usize, bytes: usize) -> Columns {
+        let ([size, stored], stride) = ([self.size[1], self.stored[1]], self.stride);
+        // Counted from the first column of the padding.
+        let at = x * stride + dx;
+        let inside = |edge: usize| edge.saturating_sub(at).div_ceil(stride).min(run);
+        let [first, end] = [inside(self.left), inside(self.left + size)];
+        if size == stored {
+            let begin = at.wrapping_sub(self.left).wrapping_mul(bytes);
+            return Columns::Even { inside: first..end, begin, step: stride * bytes };
         }
-        (columns, inside)
+        let mut offsets = [NO_ROW; MR_MAX];
+        for (i, offset) in offsets.iter_mut().enumerate().take(end).skip(first) {
+            *offset = nearest_source(at + i * stride - self.left, stored, size) * bytes;
+        }
+        Columns::Any(offsets)
     }
 
     /// The first pixel in memory of the lines under row `y` of an output, or [`NO_ROW`] in the
@@ -201,8 +198,48 @@ impl Pixels {
     }
 }
 
+/// At which bytes of a line some pixels begin.
+enum Columns {
+    /// `step` bytes apart from `begin` on, for those that are `inside` the picture.
+    Even { inside: Range<usize>, begin: usize, step: usize },
+    /// Wherever, or [`NO_ROW`].
+    Any([usize; MR_MAX]),
+}
+
+impl Columns {
+    /// The pixels' places in a line that begins at byte `line`; [`NO_ROW`] in the padding.
+    fn write(&self, line: usize, to: &mut [usize]) {
+        match self {
+            Self::Even { inside, begin, step } => {
+                let mut offset = line.wrapping_add(*begin);
+                for to in &mut *to {
+                    *to = offset;
+                    offset = offset.wrapping_add(*step);
+                }
+                // Nearly always none or one on each side.
+                let mut first = inside.start;
+                while first > 0 {
+                    first -= 1;
+                    to[first] = NO_ROW;
+                }
+                let mut end = inside.end;
+                while let Some(to) = to.get_mut(end) {
+                    *to = NO_ROW;
+                    end += 1;
+                }
+            }
+            Self::Any(offsets) => {
+                for (to, &offset) in to.iter_mut().zip(offsets) {
+                    *to = if offset == NO_ROW { offset } else { line + offset };
+                }
+            }
+        }
+    }
+}
+
 /// `[n, h, w, in]` to `[n, h', w', out]`, for a weight `[out, in, kh, kw]`. x is in any form; that
-/// of the weight costs nothing.
+/// of the weight costs nothing. A weight that is packed doubled goes only with a doubled picture,
+/// and then takes a quarter of the products.
 ///
 /// # Errors
 /// [`Error::Shape`] where channels, residual or kernel do not fit, [`Error::Capacity`] where the
@@ -226,11 +263,19 @@ pub fn conv2d(
             return activate(cx, y, activation);
         }
     }
-    let dims = x.dims("conv2d")?;
-    let [height, width] = Pixels::new(dims, matrix.sizes, conv)?.out();
-    let out = cx.tensor(Shape::new([dims[0], height, width, matrix.sizes.n]))?;
+    let out = cx.tensor(out_shape(x, matrix, conv)?)?;
     conv2d_into(cx, x, matrix, bias, conv, epilogue, out)?;
     Ok(out)
+}
+
+/// The shape of the result.
+fn out_shape(x: Tensor, matrix: Matrix, conv: Conv2d) -> Result<Shape> {
+    let dims = x.dims("conv2d")?;
+    let [height, width] = match matrix.doubled {
+        Some(_) => doubled::output_size(matrix, conv, dims)?,
+        None => Pixels::new(dims, matrix.sizes, conv)?.out(),
+    };
+    Ok(Shape::new([dims[0], height, width, matrix.doubled.unwrap_or(matrix.sizes.n)]))
 }
 
 /// [`conv2d`] into a tensor that is there.
@@ -247,10 +292,15 @@ pub fn conv2d_into(
     out: Tensor,
 ) -> Result<()> {
     let dims = x.dims("conv2d")?;
-    let pixels = Pixels::new(dims, matrix.sizes, conv)?;
-    let ([images, ..], [height, width]) = (dims, pixels.out());
-    out.expect("conv2d", Shape::new([images, height, width, matrix.sizes.n]))?;
+    let images = dims[0];
+    out.expect("conv2d", out_shape(x, matrix, conv)?)?;
     check_epilogue("conv2d", &epilogue, out.shape(), images)?;
+    if matrix.doubled.is_some() {
+        doubled::conv2d_into(cx, x, matrix, bias, epilogue, out)?;
+        cx.ended(Op::Conv2d, out);
+        return Ok(());
+    }
+    let pixels = Pixels::new(dims, matrix.sizes, conv)?;
     let Epilogue { residual, per_sample, .. } = epilogue;
     let product = Product { x, matrix, bias, residual, per_sample, out };
     cx.record(|| Record::Conv2d(product, conv))?;

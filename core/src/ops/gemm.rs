@@ -153,41 +153,42 @@ pub(super) fn multiply_accumulate(
 
 /// Where the panels of a block lie.
 #[derive(Clone, Copy)]
-enum Source {
+pub(super) enum Source {
     /// In the checkpoint, all of them.
     InPlace,
-    /// In the arena: the block's panels, then their gates.
+    /// In the arena: the block's panels of each part.
     Packed(Tensor),
 }
 
-/// Brings panels to where a kernel can read them.
-struct Packer {
+/// Brings panels to where a kernel can read them: of several parts of a weight, as many at a time.
+pub(super) struct Packer {
     matrix: Matrix,
-    /// Panels of the output: half of the weight's with GEGLU.
+    /// Parts that are needed together: values and gates with GEGLU.
+    parts: usize,
+    /// Panels of a part.
     panels: usize,
     /// Panels at a time, and where to; `None` where they are read in place.
     packed: Option<(usize, Tensor)>,
     staging: Tensor,
     /// Of int4; empty otherwise.
     groups: Tensor,
-    /// Panels between a value's and its gate's.
-    gate: Option<usize>,
     /// The block that `packed` holds.
     held: Option<Range<usize>>,
 }
 
 impl Packer {
-    fn new(cx: &mut Context<'_>, matrix: Matrix, geglu: bool) -> Result<Self> {
+    /// # Errors
+    /// Those of memory and weights.
+    pub fn new(cx: &mut Context<'_>, matrix: Matrix, parts: usize) -> Result<Self> {
         let Matrix { packing, sizes, .. } = matrix;
-        let halves = if geglu { 2 } else { 1 };
-        let panels = sizes.panels() / halves;
+        let panels = sizes.panels() / parts;
         let panel = sizes.panel_bytes(packing.form());
         let is_direct = matches!(packing, Packing::F32 | Packing::Bf16 | Packing::Q8);
         let copies = !is_direct || cx.weights.is_staged();
-        let count = (PACKED_BYTES / halves / panel.max(1)).max(2).min(panels);
+        let count = (PACKED_BYTES / parts / panel.max(1)).max(2).min(panels);
         let mut packed = None;
         if copies {
-            let bytes = panel.checked_mul(halves * count).ok_or(OVERFLOW)?;
+            let bytes = panel.checked_mul(parts * count).ok_or(OVERFLOW)?;
             packed = Some((count, cx.tensor(Shape::new([bytes.div_ceil(4)]))?));
         }
         let staged = match packing {
@@ -200,18 +201,20 @@ impl Packer {
             None => cx.tensor(Shape::new([0]))?,
             Some(groups) => cx.load_bytes(groups)?,
         };
-        let gate = geglu.then_some(panels);
-        Ok(Self { matrix, panels, packed, staging, groups, gate, held: None })
+        Ok(Self { matrix, parts, panels, packed, staging, groups, held: None })
     }
 
-    /// The blocks of the output's panels, in order.
-    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+    /// The blocks of a part's panels, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (panels, step) = (self.panels, self.packed.map_or(self.panels, |(count, _)| count));
         (0..panels).step_by(step.max(1)).map(move |first| first..panels.min(first + step))
     }
 
-    /// Makes a block's panels readable, if they are not yet.
-    fn fill(&mut self, cx: &mut Context<'_>, block: Range<usize>) -> Result<Source> {
+    /// Makes a block's panels readable in all parts, if they are not yet.
+    ///
+    /// # Errors
+    /// [`Error::WeightRead`].
+    pub fn fill(&mut self, cx: &mut Context<'_>, block: Range<usize>) -> Result<Source> {
         let Some((_, packed)) = self.packed else { return Ok(Source::InPlace) };
         if self.held.as_ref() == Some(&block) {
             return Ok(Source::Packed(packed));
@@ -219,10 +222,10 @@ impl Packer {
         if packed.is_empty() {
             return Ok(Source::Packed(packed));
         }
-        self.fill_part(cx, block.clone(), packed, 0)?;
-        if let Some(gate) = self.gate {
-            let gates = block.start + gate..block.end + gate;
-            self.fill_part(cx, gates, packed, block.len())?;
+        for part in 0..self.parts {
+            let first = part * self.panels;
+            let panels = first + block.start..first + block.end;
+            self.fill_part(cx, panels, packed, part * block.len())?;
         }
         self.held = Some(block);
         Ok(Source::Packed(packed))
@@ -320,7 +323,7 @@ impl Product {
             cx.tensor(Shape::new([matrix.packing.form().row_bytes(channels).div_ceil(4)]))?;
         let bias = bias.map(|bias| cx.load_padded(bias, n)).transpose()?;
         let scales = matrix.scales.map(|scales| cx.load(scales)).transpose()?;
-        let packer = Packer::new(cx, matrix, epilogue.geglu)?;
+        let packer = Packer::new(cx, matrix, if epilogue.geglu { 2 } else { 1 })?;
         let biases = match (epilogue.per_sample, bias) {
             (Some(_), _) => Some(cx.tensor(Shape::new([n.next_multiple_of(PANEL)]))?),
             (None, bias) => bias,

@@ -12,6 +12,7 @@ mod bands;
 mod context;
 mod conv2d;
 mod convert;
+mod doubled;
 mod elementwise;
 mod embedding;
 mod gemm;

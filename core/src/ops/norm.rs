@@ -129,8 +129,10 @@ pub(super) fn prepare_rows(
                 let rows = x.chunks_exact(stride).zip(to.chunks_exact_mut(c));
                 rows.for_each(|(x, to)| isa.normalise_f32(&x[first..first + c], affine, to));
             }
-            if let Some(activation) = activation {
-                isa.activate_f32(activation, to);
+            match activation {
+                Some(Activation::Silu) if form != Form::F32 => isa.silu_nearly_f32(to),
+                Some(activation) => isa.activate_f32(activation, to),
+                None => {}
             }
             if form != Form::F32 {
                 write_rows(isa, form, &scratch[..count * c], c, out);

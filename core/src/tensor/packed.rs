@@ -15,6 +15,10 @@
 //! column's scale, then the sum of its integers at each tap, which takes the zero point of the
 //! activations off again. int4 has two integers in a byte, and `.groups` is U8 `[n/16,
 //! taps·(c/32), 16]`: what a group of 32 channels is multiplied with to become int8.
+//!
+//! A 3×3 convolution of a picture that is doubled by its nearest pixels may be packed *doubled*: as
+//! [`DOUBLED`] products of one tap, one after the other, each of `n` rounded up to whole panels:
+//! see [`doubled_row`].
 
 use super::{DType, Shape};
 
@@ -23,6 +27,10 @@ pub const PANEL: usize = 16;
 
 /// Channels that share a multiplier in int4.
 pub const GROUP: usize = 32;
+
+/// Products of a doubled convolution: for each pixel of the picture as it was, nine instead of the
+/// 36 of its four outputs.
+pub const DOUBLED: usize = 9;
 
 /// The largest magnitude of a quantised weight.
 pub const Q8_MAX: f32 = 127.0;
@@ -161,6 +169,12 @@ impl Sizes {
         self.taps * self.channels.div_ceil(GROUP)
     }
 
+    /// The sizes of a 3×3 convolution's weight as it is packed doubled.
+    pub const fn doubled(self) -> Self {
+        let n = self.panels().saturating_mul(DOUBLED * PANEL);
+        Self { n, channels: self.channels, taps: 1 }
+    }
+
     /// The shape in a checkpoint; `None` for [`Packing::Plain`], which has several.
     pub const fn shape(self, packing: Packing) -> Option<Shape> {
         let last = match packing {
@@ -180,6 +194,34 @@ impl Sizes {
     /// The shape of the companion `.groups`.
     pub const fn groups_shape(self) -> Shape {
         Shape::new([self.panels(), self.groups(), PANEL])
+    }
+}
+
+/// One output channel `[channels, 3, 3]` of a convolution, as product number `product` of the
+/// doubled one has it: `[channels]`.
+///
+/// Two neighbouring outputs of a doubled line see `a a` of one pixel and `b` of another: F(2, 3) of
+/// Winograd (1980; Lavin and Gray 2016) with one of its four products zero. With a pixel `x`, those
+/// before and after it, and taps `g`, they are `x·(g₀+g₁+g₂) + (before − x)·g₀` and
+/// `x·(g₀+g₁+g₂) + (after − x)·g₂`: products 0, 1, 2 are with `g₀`, the sum and `g₂`. In two
+/// dimensions there are three times three of them, `3·down + across`.
+///
+/// # Panics
+/// Where the slices do not fit.
+pub fn doubled_row(row: &[f32], product: usize, out: &mut [f32]) {
+    assert!(product < DOUBLED && row.len() == DOUBLED * out.len(), "a 3x3 kernel a channel");
+    let taps = |at: usize| match at {
+        0 => 0..1,
+        1 => 0..3,
+        _ => 2..3,
+    };
+    for (taps3x3, out) in row.chunks_exact(DOUBLED).zip(out) {
+        *out = 0.0;
+        for line in
+            taps3x3.chunks_exact(3).take(taps(product / 3).end).skip(taps(product / 3).start)
+        {
+            *out += line[taps(product % 3)].iter().sum::<f32>();
+        }
     }
 }
 
