@@ -9,12 +9,14 @@ use crate::tensor::Shape;
 pub struct InPlace<'a> {
     index: Index<'a>,
     file: &'a [u8],
+    /// The number of the tensor that was found last.
+    last: usize,
 }
 
 impl<'a> InPlace<'a> {
     /// The weights of `file`, whose header `index` was parsed from.
     pub fn new(index: Index<'a>, file: &'a [u8]) -> Self {
-        Self { index, file }
+        Self { index, file, last: 0 }
     }
 
     /// All bytes of the file.
@@ -30,7 +32,7 @@ impl<'a> InPlace<'a> {
 
 impl Weights for InPlace<'_> {
     fn find(&mut self, name: &str, _expected: Shape) -> Result<Option<Weight>> {
-        Ok(self.index.find(name))
+        Ok(self.index.find_near(name, &mut self.last))
     }
 
     fn contains(&mut self, name: &str) -> bool {

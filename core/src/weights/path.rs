@@ -64,6 +64,7 @@ impl Path<'_> {
         }
         match self.segment {
             Segment::Name(segment) => name.push_str(segment).ok(),
+            Segment::Index(index @ 0..10) => name.push((b'0' + index as u8).into()).ok(),
             Segment::Index(index) => write!(name, "{index}").ok(),
         }
     }

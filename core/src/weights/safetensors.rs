@@ -115,9 +115,20 @@ impl<'a> Index<'a> {
 
     /// The tensor called `name`.
     pub fn find(&self, name: &str) -> Option<Weight> {
-        let found =
-            self.slots.binary_search_by_key(&name.as_bytes(), |slot| name_of(self.header, slot));
-        found.ok().map(|at| self.slots[at].weight)
+        self.find_near(name, &mut 0)
+    }
+
+    /// The tensor called `name`, which is looked for around number `near` first, and whose number
+    /// `near` becomes: a layer's tensors follow each other by name.
+    pub fn find_near(&self, name: &str, near: &mut usize) -> Option<Weight> {
+        let name = name.as_bytes();
+        let around = near.saturating_sub(2)..self.slots.len().min(near.saturating_add(2));
+        let is_it = |&at: &usize| name_of(self.header, &self.slots[at]) == name;
+        let found = around.rev().find(is_it).or_else(|| {
+            self.slots.binary_search_by_key(&name, |slot| name_of(self.header, slot)).ok()
+        });
+        *near = found.unwrap_or(*near);
+        found.map(|at| self.slots[at].weight)
     }
 
     /// Whether one of the tensors is a quantised weight of a product.
