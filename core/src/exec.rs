@@ -38,6 +38,18 @@ unsafe impl Executor for Sequential {
     }
 }
 
+/// How many of `count` rows a task should have, `most` at most: each worker finds as many tasks as
+/// the others, where there are more than workers. So all end at about the same time, and each finds
+/// in its cache the rows that it wrote in the op before.
+pub fn even_share(executor: &dyn Executor, count: usize, most: usize) -> usize {
+    let workers = executor.workers();
+    let tasks = match count.div_ceil(most.max(1)) {
+        few if few <= workers => few.max(1),
+        many => many.next_multiple_of(workers),
+    };
+    count.div_ceil(tasks).max(1)
+}
+
 /// Cuts `out` into chunks of `chunk` elements (the last may be shorter) and calls
 /// `task(index, chunk, scratch)` for each, where `scratch` is the worker's own share of `scratch`.
 ///
@@ -327,6 +339,13 @@ mod tests {
             },
         );
         assert_eq!(out, [1.0; 35]);
+    }
+
+    #[test]
+    fn all_workers_get_as_many_rows_where_there_are_many() {
+        let share = |count, most| even_share(&Threads(2), count, most);
+        assert_eq!([share(0, 5), share(4, 5), share(6, 5), share(11, 5)], [1, 4, 3, 3]);
+        assert_eq!([share(64, 21), share(5, 0), share(20, 5)], [16, 1, 5]);
     }
 
     #[test]

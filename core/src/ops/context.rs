@@ -4,7 +4,7 @@ use super::observe::{Event, Observer, Op};
 use super::tape::{Record, Recording, State};
 use crate::arch::Isa;
 use crate::error::{Error, Result};
-use crate::exec::{Executor, for_each_chunk};
+use crate::exec::{Executor, even_share, for_each_chunk};
 use crate::mem::{Arena, bytes_of_mut};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{DType, Form, PANEL, Packing, Shape, Tensor};
@@ -225,8 +225,9 @@ impl<'m> Context<'m> {
             let count = shift.min(bytes - done);
             let [to, x] = [part(mark + done, count)?, part(from + done, count)?];
             let (to, [x]) = self.arena.split_bytes(to, [x]);
-            for_each_chunk::<_, u8>(self.executor, to, MOVED, &mut [], |index, to, _| {
-                to.copy_from_slice(&x[index * MOVED..][..to.len()]);
+            let each = even_share(self.executor, count, MOVED);
+            for_each_chunk::<_, u8>(self.executor, to, each, &mut [], |index, to, _| {
+                to.copy_from_slice(&x[index * each..][..to.len()]);
             });
         }
         self.arena.keep(mark, Tensor::new(mark, result.shape(), result.dtype())?)

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::observe::Op;
 use crate::arch::Isa;
 use crate::error::Result;
-use crate::exec::for_each_chunk;
+use crate::exec::{even_share, for_each_chunk};
 use crate::mem::{floats_of, floats_of_mut};
 use crate::tensor::packed::ROW_TAIL;
 use crate::tensor::{Form, Shape, Tensor};
@@ -29,7 +29,7 @@ pub(super) fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Ten
         let isa = cx.isa;
         let (from, to) = (x.row_bytes(), out.row_bytes());
         let ([result, scratch], [source]) = cx.arena.split_bytes_two([out, scratch], [x]);
-        let rows = (TASK / from).max(1);
+        let rows = even_share(cx.executor, x.row_count(), TASK / from);
         let scratch = floats_of_mut(scratch);
         for_each_chunk(cx.executor, result, rows * to, scratch, |index, result, scratch| {
             let source = &source[index * rows * from..][..result.len() / to * from];

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::observe::Op;
 use super::tape::Record;
 use crate::error::{Error, Result};
-use crate::exec::for_each_chunk;
+use crate::exec::{even_share, for_each_chunk};
 use crate::tensor::{Channels, Shape, Tensor};
 
 /// Elements in one task: some microseconds.
@@ -181,7 +181,7 @@ pub fn concat(cx: &mut Context<'_>, a: Tensor, b: Tensor) -> Result<Tensor> {
         return Ok(out);
     }
     let (joined, [a, b]) = cx.arena.split(out, [a, b]);
-    let rows = (CHUNK / (ca + cb)).max(1);
+    let rows = even_share(cx.executor, joined.len() / (ca + cb), CHUNK / (ca + cb));
     for_each_chunk::<_, f32>(cx.executor, joined, rows * (ca + cb), &mut [], |index, out, _| {
         for (row, out) in (index * rows..).zip(out.chunks_exact_mut(ca + cb)) {
             let (first, second) = out.split_at_mut(ca);

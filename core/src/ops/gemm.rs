@@ -461,11 +461,15 @@ fn tile_size(
     let most_rows = (ROW_BYTES / row_bytes.max(1)).max(mr);
     let row_blocks = m.div_ceil(most_rows);
     let column_blocks = n.div_ceil(most_columns);
-    // What is missing is cut from the longer side first: rows while a task keeps eight tiles.
+    // What is missing is cut from the longer side first: rows while a task keeps eight tiles, or
+    // two where all columns fit into a core's cache. Cut by columns, the next op finds half of each
+    // row in another core's.
+    let least = if column_blocks == 1 { 2 } else { 8 };
     let missing = wanted.div_ceil(row_blocks * column_blocks);
-    let more_rows = missing.min((m / row_blocks / (8 * mr)).max(1));
+    let more_rows = missing.min((m / row_blocks / (least * mr)).max(1));
     let missing = missing.div_ceil(more_rows);
-    let rows = m.div_ceil(row_blocks * more_rows).next_multiple_of(mr);
+    let even = m.div_ceil(row_blocks * more_rows);
+    let rows = even.next_multiple_of(if even < 8 * mr { 4 } else { mr });
     let columns = n.div_ceil(column_blocks * missing).next_multiple_of(step);
     [rows, columns]
 }

@@ -9,7 +9,7 @@ use super::observe::Op;
 use super::tape::Record;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
-use crate::exec::for_each_chunk;
+use crate::exec::{even_share, for_each_chunk};
 use crate::mem::{floats_of, floats_of_mut};
 use crate::tensor::{Channels, Form, Shape, Tensor};
 use crate::weights::Weight;
@@ -21,7 +21,7 @@ const MAX_BLOCKS: usize = 64;
 const TASK: usize = 4 * 1024;
 
 /// The fewest pixels in a block.
-const MIN_BLOCK: usize = 64;
+const MIN_BLOCK: usize = 32;
 
 /// What a group normalisation does beside normalising.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,7 +108,7 @@ pub(super) fn prepare_rows(
     let affine = norm.map_or(x.of(), |(affine, _)| affine);
     let ([out, scratch], [x, affine]) = cx.arena.split_bytes_two([out, scratch], [x.of(), affine]);
     let (x, affine, scratch) = (floats_of(x), floats_of(affine), floats_of_mut(scratch));
-    let rows = (TASK / c).max(1);
+    let rows = even_share(cx.executor, out.len() / bytes, TASK / c);
     for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, scratch| {
         let x = &x[index * rows * stride..];
         for (number, out) in out.chunks_mut(rows_at_once(c) * bytes).enumerate() {
@@ -166,7 +166,7 @@ pub fn group_norm_replacing(
         let isa = cx.isa;
         let ([x, scratch], [affine]) = cx.arena.split_two([x, scratch], [affine]);
         let sample = x.len() / (affine.len() / (3 * c));
-        let rows = (TASK / c).max(1);
+        let rows = even_share(cx.executor, sample / c, TASK / c);
         for (x, affine) in x.chunks_exact_mut(sample).zip(affine.chunks_exact(3 * c)) {
             for_each_chunk(cx.executor, x, rows * c, scratch, |_, rows, scratch| {
                 for row in rows.chunks_exact_mut(c) {
@@ -337,7 +337,8 @@ pub fn layer_norm(
         if cx.is_planning() || x.is_empty() {
             return without_channels(cx, out);
         }
-        let (isa, bytes, rows) = (cx.isa, out.row_bytes(), (TASK / c).max(1));
+        let (isa, bytes) = (cx.isa, out.row_bytes());
+        let rows = even_share(cx.executor, x.row_count(), TASK / c);
         let ([out, scratch], [x, weight, bias]) =
             cx.arena.split_bytes_two([out, scratch], [x, weight, bias]);
         let [x, weight, bias] = [x, weight, bias].map(floats_of);
