@@ -8,6 +8,7 @@ use mote::nn::{
     resnet_block_2d_in_bands,
 };
 use mote::ops::{self, BandConv2d, Context, Conv2d};
+use mote::tensor::packed::{DOUBLED, Sizes};
 use mote::tensor::{Channels, Packing, Shape, Tensor};
 use mote::weights::Path;
 use mote::{Error, Result};
@@ -111,6 +112,36 @@ fn a_convolution_in_bands_equals_that_of_the_whole_picture_to_the_bit() {
                 let expected = walk_everywhere(isa, &mut weights, [n, h, w, c], whole);
                 let found = walk_everywhere(isa, &mut weights, [n, h, w, c], banded);
                 assert_eq!(found, expected, "{packing:?}, {n}x{h}x{w}, case {case}, {isa:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_doubled_convolution_in_place_equals_that_into_another_tensor_to_the_bit() {
+    let root = Path::root();
+    let pictures =
+        PICTURES.into_iter().flat_map(|picture| [[0, 0], [1, 1]].map(|less| (picture, less)));
+    for (case, ([n, h, w], less)) in pictures.enumerate() {
+        let packing = Packing::PACKED[case % Packing::PACKED.len()];
+        // As wide, wider, narrower.
+        for [c, channels] in [[6, 6], [5, 20], [7, 4]] {
+            let mut weights = TestWeights::default();
+            let sizes = Sizes { n: channels, channels: c, taps: DOUBLED }.doubled();
+            let rows = numbers(5, sizes.n * c);
+            weights.push_packed("conv.weight", packing, &[sizes.n, c], &rows);
+            weights.push("conv.bias", &[channels], &numbers(7, channels));
+            let layer = Conv::new(channels, 3).upsample_to([2 * h - less[0], 2 * w - less[1]]);
+            let conv = root.at("conv");
+            for isa in isas() {
+                let dims = [n, h, w, c];
+                let expected = walk_everywhere(isa, &mut weights, dims, |cx, x| {
+                    cx.replace(x, |cx| conv2d(cx, &conv, x, layer))
+                });
+                let found = walk_everywhere(isa, &mut weights, dims, |cx, x| {
+                    conv2d_in_bands_replacing(cx, None, &conv, x, layer)
+                });
+                assert_eq!(found, expected, "{packing:?}, {dims:?}, {less:?}, {isa:?}");
             }
         }
     }

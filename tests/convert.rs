@@ -276,8 +276,8 @@ fn the_report_tells_sizes_and_errors_in_the_order_of_the_types() {
     assert!(after[0] > after[1] && after[1] > after[3] && after[3] > after[4], "{after:?}");
     let [f32, bf16, f16, int8, int4] =
         reports.each_ref().map(|report| report["outputs"][0]["error"].as_f64().unwrap());
-    assert_eq!(f32, 0.0);
-    assert!(f16 > 0.0 && f16 < bf16, "{f16} {bf16}");
+    // Sums in another order, where a convolution is packed doubled.
+    assert!(f32 < 2e-6 && f16 > 0.0 && f16 < bf16, "{f16} {bf16}");
     assert!(bf16 < 1e-2 && int8 < 2e-2 && int4 < 0.2 && int4 > int8, "{bf16} {int8} {int4}");
     let layer = |report: &Value, name: &str| {
         let layers = report["layers"].as_array().unwrap().iter();

@@ -39,8 +39,9 @@ const EXACT: [&str; 3] = ["conv_in", "time_embedding", "class_embedding"];
 /// (1.3e-2), and is a quarter of the work.
 const RESIDUAL: [&str; 4] = ["conv_shortcut", "proj_in", "proj_out", "conv_out"];
 
-/// The convolutions that are packed doubled: those of a noise predictor that follow a doubling. Of
-/// an autoencoder they go over the picture in bands, which take a weight as it is.
+/// The convolutions that are packed doubled: those that follow a doubling. An autoencoder's are in
+/// bf16 among integers: a quarter of the products then takes half of the time still, and of a
+/// random decoder's output 3.7 % is lost instead of 5.0 %. A noise predictor's cost it 0.06 %.
 const UPSAMPLER: &str = ".upsamplers.0.conv.weight";
 
 /// How a tensor is stored.
@@ -58,21 +59,24 @@ pub enum Storage {
 pub fn of_product(to: Type, name: &str, sizes: Sizes) -> Storage {
     let (residual, others) = match to {
         Type::F16 => return Storage::Plain(DType::F16),
-        Type::F32 => return Storage::Packed(Packing::F32),
+        Type::F32 => (Packing::F32, Packing::F32),
         Type::Bf16 => (Packing::F32, Packing::Bf16),
         Type::Int8 => (Packing::Bf16, Packing::Q8),
         Type::Int4 => (Packing::Bf16, Packing::Q4),
     };
     let weights = sizes.n.saturating_mul(sizes.channels).saturating_mul(sizes.taps);
     let is_one_of = |layers: &[&str]| name.split('.').any(|part| layers.contains(&part));
-    let is_doubled = name.starts_with("unet.") && name.ends_with(UPSAMPLER);
+    let is_doubled = name.ends_with(UPSAMPLER);
     let packed = if is_doubled { Storage::Doubled } else { Storage::Packed };
+    let are_integers = matches!(to, Type::Int8 | Type::Int4);
     packed(if sizes.channels < FEW_CHANNELS || is_one_of(&EXACT) {
         Packing::F32
     } else if is_one_of(&RESIDUAL) {
         residual
     } else if weights < FEW_WEIGHTS {
         Packing::F32
+    } else if is_doubled && are_integers && name.starts_with("vae.") {
+        Packing::Bf16
     } else {
         others
     })
@@ -111,6 +115,14 @@ mod tests {
             ("vae.x.weight", Sizes { n: 4095, channels: 1, taps: 1 }, Packing::F32),
         ] {
             assert_eq!(of(name, sizes), Storage::Packed(packing), "{name}");
+        }
+        for (name, to, packing) in [
+            ("unet.up_blocks.0.upsamplers.0.conv.weight", Type::Int8, Packing::Q8),
+            ("unet.up_blocks.0.upsamplers.0.conv.weight", Type::F32, Packing::F32),
+            ("vae.decoder.up_blocks.0.upsamplers.0.conv.weight", Type::Int4, Packing::Bf16),
+            ("vae.decoder.up_blocks.0.upsamplers.0.conv.weight", Type::Bf16, Packing::Bf16),
+        ] {
+            assert_eq!(of_product(to, name, large), Storage::Doubled(packing), "{name}");
         }
         let name = "unet.conv1.weight";
         assert_eq!(of_product(Type::Int4, name, large), Storage::Packed(Packing::Q4));

@@ -9,6 +9,7 @@ use core::ops::Range;
 
 use super::context::{Context, Matrix};
 use super::conv2d::{Conv2d, Pixels};
+use super::doubled;
 use super::gemm::{Epilogue, Product};
 use super::norm::{GroupNorm, prepare_rows, row_scratch, statistics};
 use super::observe::Op;
@@ -42,7 +43,8 @@ pub struct BandConv2d {
 /// Carries out convolutions of one picture, which have outputs of one height and width, side by
 /// side and band by band. An output may lie in the memory of x, as long as no band overwrites rows
 /// of x that a later one needs: at the same place, with at most as many bytes a row of pixels, or
-/// for twice the height and width at most four times as many.
+/// for twice the height and width at most four times as many. A weight that is packed doubled goes
+/// alone, from all channels of x to all of an output that begins where x does.
 ///
 /// # Errors
 /// [`Error::Shape`] where x is no picture or channels, kernel or output do not fit,
@@ -56,6 +58,13 @@ pub fn conv2d_in_bands<const N: usize>(
     convs: [BandConv2d; N],
 ) -> Result<()> {
     cx.refuse_recording("a convolution in bands")?;
+    if let [BandConv2d { matrix, bias, conv, out, norm: None, accumulate: false }] = convs[..]
+        && matrix.doubled.is_some()
+    {
+        doubled::conv2d_in_place(cx, x.of(), matrix, bias, conv, out.of())?;
+        cx.ended_with(Op::Conv2d, out.of().shape());
+        return Ok(());
+    }
     let [n, ..] = x.of().dims::<4>("conv2d_in_bands")?;
     let Some(&BandConv2d { out, .. }) = convs.first() else { return Ok(()) };
     let [_, height, width, _] = out.of().dims("conv2d_in_bands")?;

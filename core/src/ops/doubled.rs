@@ -14,7 +14,7 @@ use super::convert::{to_form, write_rows};
 use super::gemm::{Epilogue, Packer, Source};
 use crate::arch::{Finish, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Panels};
 use crate::error::{Error, Result};
-use crate::exec::{TileMut, for_each_tile};
+use crate::exec::{TileMut, for_each_chunk, for_each_tile};
 use crate::mem::{bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::{DOUBLED, Sizes};
 use crate::tensor::{Form, PANEL, Shape, Tensor};
@@ -25,6 +25,9 @@ const BLOCK: usize = 48;
 
 /// Columns that are multiplied at a time: with a block's pixels, nine products of 108 KiB.
 const COLUMNS: usize = 4 * PANEL;
+
+/// Pixels of the output in a band, about, where the output takes the place of the picture.
+const BAND: usize = 8192;
 
 /// Pixels of a line that become left sides at a time.
 const RUN: usize = 8;
@@ -71,18 +74,101 @@ pub(super) fn conv2d_into(
 ) -> Result<()> {
     let Epilogue { residual, per_sample, activation, accumulate, geglu } = epilogue;
     if residual.is_some() || activation.is_some() || accumulate || geglu {
-        let (key, what) = ("a doubled convolution", "adds nothing but a bias");
-        return Err(Error::Config { key, what });
+        return Err(ONLY_A_BIAS);
     }
     cx.refuse_recording("a packed convolution")?;
-    let ([images, h, w, c], channels) = (x.dims("conv2d")?, out.channels());
+    let [images, h, w, c] = x.dims("conv2d")?;
+    let [_, out_h, out_w, channels] = out.dims("conv2d")?;
     cx.count([images * h * w, channels, DOUBLED, c]);
     cx.working(|cx| {
         let x = match x.form() {
             Form::F32 => x,
             _ => to_form(cx, x, Form::F32)?,
         };
+        let plan = Plan::new(cx, matrix, [h, w], [out_h, out_w], h);
+        let mut work = Work::new(cx, plan, bias)?;
+        if cx.is_planning() || out.is_empty() {
+            return Ok(());
+        }
+        for image in 0..images {
+            let shift = per_sample.map(|shift| shift.rows(image, 1)).transpose()?;
+            let (x, out) = (x.sample(image)?, out.sample(image)?);
+            work.multiply(cx, x, 0, 0..h, shift, out)?;
+        }
+        Ok(())
+    })
+}
+
+/// [`conv2d_into`] where `out` begins where x does, and takes its place from the last rows up.
+///
+/// # Errors
+/// As [`conv2d_into`], and [`Error::Shape`] where a row of out is smaller than one of x.
+pub(super) fn conv2d_in_place(
+    cx: &mut Context<'_>,
+    x: Tensor,
+    matrix: Matrix,
+    bias: Option<Weight>,
+    conv: Conv2d,
+    out: Tensor,
+) -> Result<()> {
+    let dims = x.dims("conv2d")?;
+    let ([images, h, w, c], [out_h, out_w]) = (dims, output_size(matrix, conv, dims)?);
+    let channels = matrix.doubled.unwrap_or(0);
+    out.expect("conv2d", Shape::new([images, out_h, out_w, channels]))?;
+    if out_w * channels < w * c {
+        let expected = [images, out_h, out_w, (w * c).div_ceil(out_w)];
+        return Err(Error::Shape { what: "conv2d", expected, found: out.shape().to_dims() });
+    }
+    cx.count([images * h * w, channels, DOUBLED, c]);
+    let step = (BAND / (4 * w)).clamp(1, h);
+    cx.working(|cx| {
+        let plan = Plan::new(cx, matrix, [h, w], [out_h, out_w], step);
+        let mut work = Work::new(cx, plan, bias)?;
+        let held = cx.tensor(Shape::new([step + 2, w, c]))?;
+        if cx.is_planning() || out.is_empty() {
+            return Ok(());
+        }
+        for image in (0..images).rev() {
+            let (x, out) = (x.sample(image)?, out.sample(image)?);
+            for start in (0..h).step_by(step).rev() {
+                let rows = start..h.min(start + step);
+                // Row 2y of out lies behind row y of x, but for the first: so none is overwritten
+                // that is not held or done with.
+                let around = rows.start.saturating_sub(1)..h.min(rows.end + 1);
+                let held = held.rows(0, around.len() * w)?;
+                let from = x.rows(around.start * w, around.len() * w)?;
+                let (to, [from]) = cx.arena.split(held, [from]);
+                for_each_chunk::<_, f32>(cx.executor, to, w * c, &mut [], |row, to, _| {
+                    to.copy_from_slice(&from[row * w * c..][..w * c]);
+                });
+                work.multiply(cx, held, around.start, rows, None, out)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+const ONLY_A_BIAS: Error =
+    Error::Config { key: "a doubled convolution", what: "adds nothing but a bias" };
+
+/// The products and their working memory.
+struct Work {
+    plan: Plan,
+    packer: Packer,
+    bias: Tensor,
+    /// The bias, with what belongs to one sample.
+    shared: Tensor,
+    scales: Tensor,
+    scratch: Tensor,
+}
+
+impl Work {
+    /// # Errors
+    /// Those of memory and weights.
+    fn new(cx: &mut Context<'_>, plan: Plan, bias: Option<Weight>) -> Result<Self> {
+        let (matrix, channels) = (plan.matrix, plan.matrix.doubled.unwrap_or(0));
         let shared = cx.tensor(Shape::new([channels.next_multiple_of(PANEL)]))?;
+        let is_absent = bias.is_none();
         let bias = match bias {
             Some(bias) => cx.load_padded(bias, channels)?,
             None => cx.tensor(shared.shape())?,
@@ -91,29 +177,79 @@ pub(super) fn conv2d_into(
             Some(scales) => cx.load(scales)?,
             None => cx.tensor(Shape::new([0]))?,
         };
-        let mut packer = Packer::new(cx, matrix, DOUBLED)?;
-        let [_, out_h, out_w, _] = out.dims("conv2d")?;
-        let plan = Plan::new(cx, matrix, [h, w], [out_h, out_w]);
+        let packer = Packer::new(cx, matrix, DOUBLED)?;
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), plan.scratch()]))?;
-        if cx.is_planning() || out.is_empty() {
-            return Ok(());
+        if is_absent && !cx.is_planning() {
+            cx.arena.write(bias).fill(0.0);
         }
-        for block in packer.blocks() {
-            let panels = packer.fill(cx, block.clone())?;
-            for image in 0..images {
-                let (to, [bias, per_sample]) =
-                    cx.arena.split(shared, [bias, per_sample.unwrap_or(bias)]);
-                to.copy_from_slice(bias);
-                if epilogue.per_sample.is_some() {
-                    let shift = &per_sample[image * channels..][..channels];
-                    to.iter_mut().zip(shift).for_each(|(to, shift)| *to += shift);
-                }
-                let job = Job { x, bias: shared, scales, scratch, out, image };
-                plan.run(cx, job, block.clone(), panels)?;
-            }
+        Ok(Self { plan, packer, bias, shared, scales, scratch })
+    }
+
+    /// The output of some rows of a picture, of which `x` holds those from number `held` on.
+    ///
+    /// # Errors
+    /// [`Error::WeightRead`].
+    fn multiply(
+        &mut self,
+        cx: &mut Context<'_>,
+        x: Tensor,
+        held: usize,
+        rows: Range<usize>,
+        shift: Option<Tensor>,
+        out: Tensor,
+    ) -> Result<()> {
+        let (to, [bias, shift_of]) =
+            cx.arena.split(self.shared, [self.bias, shift.unwrap_or(self.bias)]);
+        to.copy_from_slice(bias);
+        if shift.is_some() {
+            to.iter_mut().zip(shift_of).for_each(|(to, shift)| *to += shift);
+        }
+        for block in self.packer.blocks() {
+            let panels = self.packer.fill(cx, block.clone())?;
+            self.multiply_block(cx, [x, out], held, rows.clone(), block, panels)?;
         }
         Ok(())
-    })
+    }
+
+    /// [`Work::multiply`] for the columns of a block of panels.
+    fn multiply_block(
+        &self,
+        cx: &mut Context<'_>,
+        [x, out]: [Tensor; 2],
+        held: usize,
+        rows: Range<usize>,
+        block: Range<usize>,
+        panels: Source,
+    ) -> Result<()> {
+        let Self { plan, shared, scales, scratch, .. } = self;
+        let Matrix { sizes, weight, doubled, .. } = plan.matrix;
+        let (packed, part, first) = match panels {
+            Source::InPlace => (*scales, sizes.panels() / DOUBLED, 0),
+            Source::Packed(packed) => (packed, block.len(), block.start),
+        };
+        let ([out, scratch], [x, bias, scales, packed]) =
+            cx.arena.split_bytes_two([out, *scratch], [x, *shared, *scales, packed]);
+        let data = match panels {
+            Source::Packed(_) => packed,
+            Source::InPlace => cx.weights.read(&weight, 0, weight.bytes, &mut [])?,
+        };
+        let ([out_h, out_w], channels) = (plan.out, doubled.unwrap_or(0));
+        let (bias, scales, x) = (floats_of(bias), floats_of(scales), floats_of(x));
+        let start = rows.start;
+        let picture =
+            Picture { isa: cx.isa, plan, x, held, start, bias, data, part, first, scales };
+        let outputs = 2 * rows.start * out_w * channels..out_h.min(2 * rows.end) * out_w * channels;
+        let out = &mut floats_of_mut(out)[outputs];
+        let columns = block.start * PANEL..channels.min(block.end * PANEL);
+        let step = PANEL * cx.isa.tile_panels();
+        let across = columns.len().div_ceil(plan.across).next_multiple_of(step);
+        let tile = [2 * plan.rows * out_w, across];
+        let scratch = floats_of_mut(scratch);
+        for_each_tile(cx.executor, out, channels, columns, tile, scratch, |tile, scratch| {
+            picture.compute(tile, scratch);
+        });
+        Ok(())
+    }
 }
 
 /// How the work is cut, for a picture of a size.
@@ -131,19 +267,16 @@ struct Plan {
     across: usize,
 }
 
-/// What is multiplied, and where to.
-struct Job {
-    x: Tensor,
-    bias: Tensor,
-    scales: Tensor,
-    scratch: Tensor,
-    out: Tensor,
-    image: usize,
-}
-
 impl Plan {
-    fn new(cx: &Context<'_>, matrix: Matrix, size: [usize; 2], out: [usize; 2]) -> Self {
-        let ([h, w], workers) = (size, cx.executor.workers());
+    /// `most`: rows of the picture that come at a time.
+    fn new(
+        cx: &Context<'_>,
+        matrix: Matrix,
+        size: [usize; 2],
+        out: [usize; 2],
+        most: usize,
+    ) -> Self {
+        let (w, workers) = (size[1], cx.executor.workers());
         let run = RUN.min(w);
         let form = matrix.packing.form();
         let mut plan = Self { matrix, form, size, out, block: 0, run, rows: 0, across: 0 };
@@ -151,16 +284,16 @@ impl Plan {
         let mr = cx.isa.tile_rows()[cx.isa.tile_panels() - 1];
         let room = out[0] * out[1] * matrix.doubled.unwrap_or(0);
         plan.block = mr;
-        while plan.block + mr <= BLOCK.min(h * w) {
+        while plan.block + mr <= BLOCK.min(most * w) {
             plan.block += mr;
             if plan.scratch().saturating_mul(workers) > room {
                 plan.block -= mr;
                 break;
             }
         }
-        let blocks = (h * w).div_ceil(plan.block).max(1);
-        plan.rows = h.div_ceil(blocks.next_multiple_of(workers)).max(1);
-        plan.across = workers.div_ceil(h.div_ceil(plan.rows).max(1));
+        let blocks = (most * w).div_ceil(plan.block).max(1);
+        plan.rows = most.div_ceil(blocks.next_multiple_of(workers)).max(1);
+        plan.across = workers.div_ceil(most.div_ceil(plan.rows).max(1));
         plan
     }
 
@@ -175,59 +308,16 @@ impl Plan {
     fn scratch(&self) -> usize {
         self.parts().iter().fold(0, |sum: usize, part| sum.saturating_add(*part))
     }
-
-    /// The output's columns of a block of panels, for one picture.
-    fn run(
-        &self,
-        cx: &mut Context<'_>,
-        job: Job,
-        block: Range<usize>,
-        panels: Source,
-    ) -> Result<()> {
-        let Job { x, bias, scales, scratch, out, image } = job;
-        let (isa, sizes, weight) = (cx.isa, self.matrix.sizes, self.matrix.weight);
-        let (packed, part, first) = match panels {
-            Source::InPlace => (scales, sizes.panels() / DOUBLED, 0),
-            Source::Packed(packed) => (packed, block.len(), block.start),
-        };
-        let ([out, scratch], [x, bias, scales, packed]) =
-            cx.arena.split_bytes_two([out, scratch], [x, bias, scales, packed]);
-        let data = match panels {
-            Source::Packed(_) => packed,
-            Source::InPlace => cx.weights.read(&weight, 0, weight.bytes, &mut [])?,
-        };
-        let ([h, w], [out_h, out_w]) = (self.size, self.out);
-        let channels = self.matrix.doubled.unwrap_or(0);
-        let (pixels, outputs) = (h * w * sizes.channels, out_h * out_w * channels);
-        let picture = Picture {
-            isa,
-            plan: self,
-            x: &floats_of(x)[image * pixels..][..pixels],
-            bias: floats_of(bias),
-            data,
-            part,
-            first,
-            scales: floats_of(scales),
-        };
-        let out = &mut floats_of_mut(out)[image * outputs..][..outputs];
-        let columns = block.start * PANEL..channels.min(block.end * PANEL);
-        let step = PANEL * isa.tile_panels();
-        let across = columns.len().div_ceil(self.across).next_multiple_of(step);
-        let tile = [2 * self.rows * out_w, across];
-        let scratch = floats_of_mut(scratch);
-        for_each_tile(cx.executor, out, channels, columns, tile, scratch, |tile, scratch| {
-            picture.compute(tile, scratch);
-        });
-        Ok(())
-    }
 }
 
 /// What all tasks of a picture have in common.
 struct Picture<'a> {
     isa: Isa,
     plan: &'a Plan,
-    /// `[h, w, c]`.
+    /// Rows of the picture `[h, w, c]` from number `held` on; the first that is asked for.
     x: &'a [f32],
+    held: usize,
+    start: usize,
     bias: &'a [f32],
     /// Panels: `part` of them for each product, the first of which is number `first` of all.
     data: &'a [u8],
@@ -241,7 +331,7 @@ impl Picture<'_> {
     fn compute(&self, mut tile: TileMut<'_>, scratch: &mut [f32]) {
         let (place, [h, w]) = (tile.place(), self.plan.size);
         let out_w = self.plan.out[1];
-        let first = place.row / (2 * out_w);
+        let first = self.start + place.row / (2 * out_w);
         let rows = self.plan.rows.min(h - first);
         let [lines, run, left, _] = self.plan.parts();
         let (lines, scratch) = scratch.split_at_mut(lines);
@@ -303,7 +393,10 @@ impl Picture<'_> {
         let inside = usize::from(x == 0)..count.min(w + 1 - x);
         line[..inside.start * c].fill(0.0);
         line[inside.end * c..].fill(0.0);
-        let of = |y: usize| &self.x[(y * w + x + inside.start - 1) * c..][..inside.len() * c];
+        let of = |y: usize| {
+            let pixel = (y - self.held) * w + x + inside.start - 1;
+            &self.x[pixel * c..][..inside.len() * c]
+        };
         let (line, own) = (&mut line[inside.start * c..inside.end * c], of(y));
         match (y + down).checked_sub(1) {
             Some(other) if other == y => line.copy_from_slice(own),
@@ -391,7 +484,7 @@ impl Picture<'_> {
         let line = |down| [0, 1, 2].map(|across| &products[begin(down, across)..][..bias.len()]);
         let columns = columns.start - place.column..columns.end - place.column;
         for down in 0..if is_last_row { 1 } else { 2 } {
-            let row = (2 * y + down) * out_w + 2 * x - place.row;
+            let row = (2 * (y - self.start) + down) * out_w + 2 * x - place.row;
             let [one, other] = tile.rows(row, columns.clone());
             let other = if is_last_column { &mut [][..] } else { other };
             self.isa.double_f32([line(1), line(2 * down)], bias, [one, other]);
