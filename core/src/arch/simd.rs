@@ -39,6 +39,10 @@ pub(super) trait Simd: Copy {
     /// Four signed integers of each column.
     type RightQ8: Copy;
 
+    /// Fetches what is going to be read, where that can be asked for; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
+
     unsafe fn zero() -> Self::F;
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;

@@ -20,6 +20,10 @@ use crate::tensor::PANEL;
 /// Bytes of a panel that one step reads: four for each column.
 const STEP: usize = 4 * PANEL;
 
+/// Steps ahead of which a panel is fetched: the CPU does it by itself but across pages, of which a
+/// panel that lies in a file fills several.
+const AHEAD: usize = 32;
+
 /// How numbers of one type are multiplied and summed.
 pub(super) trait Sums<S: Simd>: Sized {
     type Left: Copy;
@@ -184,6 +188,9 @@ pub(super) unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: u
             let mut b = [A::right(right[0].add(step * STEP)); REGS];
             for j in 1..REGS {
                 b[j] = A::right(right[j].add(step * STEP));
+            }
+            for j in 0..REGS {
+                S::prefetch(right[j].wrapping_add((step + AHEAD) * STEP));
             }
             for r in 0..MR {
                 let a = A::left::<1>(rows[r].add(4 * step));

@@ -37,6 +37,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type RightQ8 = [__m256i; 2];
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn zero() -> __m256 {
         unsafe { _mm256_setzero_ps() }
     }

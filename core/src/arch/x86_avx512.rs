@@ -29,6 +29,11 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     type RightQ8 = __m512i;
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn zero() -> __m512 {
         unsafe { _mm512_setzero_ps() }
     }
@@ -206,7 +211,7 @@ kernels! {
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
     AVX512 = "avx512", Avx512<false, false>,
     one panel: 1 registers, [1, 4, 8, 12],
-    two panels: 2 registers, [1, 4, 8, 12],
+    two panels: 2 registers, [1, 4, 6, 8, 12],
     prefers 2,
     attends 12 keys with 2 registers of queries
 }
@@ -215,7 +220,7 @@ kernels! {
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     AVX512_VNNI = "avx512vnni", Avx512<true, false>,
     one panel: 1 registers, [1, 4, 8, 12],
-    two panels: 2 registers, [1, 4, 8, 12],
+    two panels: 2 registers, [1, 4, 6, 8, 12],
     prefers 2,
     attends 12 keys with 2 registers of queries
 }
@@ -225,7 +230,7 @@ kernels! {
     #[target_feature(enable = "avx512bf16")]
     AVX512_BF16 = "avx512bf16", Avx512<true, true>,
     one panel: 1 registers, [1, 4, 8, 12],
-    two panels: 2 registers, [1, 4, 8, 12],
+    two panels: 2 registers, [1, 4, 6, 8, 12],
     prefers 2,
     attends 12 keys with 2 registers of queries
 }
