@@ -23,13 +23,13 @@ use crate::weights::Weight;
 /// Pixels of a block, at most: whole tiles of rows on every instruction set.
 const BLOCK: usize = 48;
 
-/// Columns that are multiplied at a time: with a block's pixels, nine products of 108 KiB.
+/// Columns that are multiplied at a time, at most: with a block's pixels, nine products of 108 KiB.
 const COLUMNS: usize = 4 * PANEL;
 
 /// Pixels of the output in a band, about, where the output takes the place of the picture.
 const BAND: usize = 8192;
 
-/// Pixels of a line that become left sides at a time.
+/// Pixels of a line that become left sides at a time, at most.
 const RUN: usize = 8;
 
 /// The output's height and width for a picture of this size.
@@ -253,14 +253,16 @@ impl Work {
 }
 
 /// How the work is cut, for a picture of a size.
+#[derive(Clone, Copy)]
 struct Plan {
     matrix: Matrix,
     form: Form,
     /// Height, width.
     size: [usize; 2],
     out: [usize; 2],
-    /// Pixels of a block, and of a run.
+    /// Pixels of a block, columns that it is multiplied with at a time, pixels of a run.
     block: usize,
+    columns: usize,
     run: usize,
     /// Rows of the picture that a task has, and into how many parts its columns are cut.
     rows: usize,
@@ -277,20 +279,28 @@ impl Plan {
         most: usize,
     ) -> Self {
         let (w, workers) = (size[1], cx.executor.workers());
-        let run = RUN.min(w);
-        let form = matrix.packing.form();
-        let mut plan = Self { matrix, form, size, out, block: 0, run, rows: 0, across: 0 };
-        // As many pixels as the workers find room for in what the picture itself takes.
-        let mr = cx.isa.tile_rows()[cx.isa.tile_panels() - 1];
+        let (wide, form) = (cx.isa.tile_panels(), matrix.packing.form());
+        let (mr, step) = (cx.isa.tile_rows()[wide - 1], wide * PANEL);
+        let mut plan = Self {
+            matrix,
+            form,
+            size,
+            out,
+            block: mr,
+            columns: step,
+            run: w.min(2),
+            rows: 0,
+            across: 0,
+        };
+        // As large as the workers find room for in what the output takes.
         let room = out[0] * out[1] * matrix.doubled.unwrap_or(0);
-        plan.block = mr;
-        while plan.block + mr <= BLOCK.min(most * w) {
-            plan.block += mr;
-            if plan.scratch().saturating_mul(workers) > room {
-                plan.block -= mr;
-                break;
-            }
-        }
+        let larger = |block| {
+            let columns = [COLUMNS, step].into_iter();
+            columns.map(move |columns| Self { block, columns, run: w.min(RUN), ..plan })
+        };
+        let blocks = (1..=BLOCK.min(most * w) / mr).rev().map(|tiles| tiles * mr);
+        let fits = |plan: &Self| plan.scratch().saturating_mul(workers) <= room;
+        plan = blocks.flat_map(larger).find(fits).unwrap_or(plan);
         let blocks = (most * w).div_ceil(plan.block).max(1);
         plan.rows = most.div_ceil(blocks.next_multiple_of(workers)).max(1);
         plan.across = workers.div_ceil(most.div_ceil(plan.rows).max(1));
@@ -302,7 +312,7 @@ impl Plan {
         let channels = self.matrix.sizes.channels;
         let left = DOUBLED * self.block * (self.form.row_bytes(channels) / 4);
         let lines = 3 * (self.run + 2) * channels;
-        [lines, self.run * channels, left, DOUBLED * self.block * COLUMNS]
+        [lines, self.run * channels, left, DOUBLED * self.block * self.columns]
     }
 
     fn scratch(&self) -> usize {
@@ -342,12 +352,12 @@ impl Picture<'_> {
         for start in pixels.clone().step_by(self.plan.block) {
             let block = start..pixels.end.min(start + self.plan.block);
             self.left_sides(block.clone(), lines, run, left);
-            for column in (0..place.columns).step_by(COLUMNS) {
-                let columns =
-                    place.column + column..place.column + place.columns.min(column + COLUMNS);
+            for column in (0..place.columns).step_by(self.plan.columns) {
+                let columns = place.column + column
+                    ..place.column + place.columns.min(column + self.plan.columns);
                 self.multiply(block.len(), columns.clone(), left, products);
                 for pixel in block.clone() {
-                    let products = &mut products[(pixel - start) * COLUMNS..];
+                    let products = &mut products[(pixel - start) * self.plan.columns..];
                     self.add_up(&mut tile, pixel, columns.clone(), products);
                 }
             }
@@ -408,14 +418,15 @@ impl Picture<'_> {
         }
     }
 
-    /// The nine products of a block's pixels with some columns: `[9, block, COLUMNS]`.
+    /// The nine products of a block's pixels with some columns: `[9, block, columns]`.
     fn multiply(&self, count: usize, columns: Range<usize>, left: &[u8], products: &mut [f32]) {
         let (isa, form, sizes) = (self.isa, self.plan.form, self.plan.matrix.sizes);
         let (row_bytes, block) = (form.row_bytes(sizes.channels), self.plan.block);
         let mr = isa.tile_rows()[isa.tile_panels() - 1];
         let (first, width) = (columns.start / PANEL, columns.len().next_multiple_of(PANEL));
         let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
-        for (product, products) in products.chunks_exact_mut(block * COLUMNS).enumerate() {
+        for (product, products) in products.chunks_exact_mut(block * self.plan.columns).enumerate()
+        {
             let panel = product * self.part + first - self.first;
             let column = product * (sizes.panels() / DOUBLED) + first;
             let panels = Panels {
@@ -426,7 +437,9 @@ impl Picture<'_> {
                 },
                 gate: None,
             };
-            let rows = products[..count * COLUMNS].chunks_mut(mr * COLUMNS).enumerate();
+            let rows = products[..count * self.plan.columns]
+                .chunks_mut(mr * self.plan.columns)
+                .enumerate();
             for (tile, products) in rows {
                 for (r, offset) in offsets[..mr].iter_mut().enumerate() {
                     *offset = (product * block + (tile * mr + r).min(block - 1)) * row_bytes;
@@ -440,7 +453,7 @@ impl Picture<'_> {
                     steps: form.steps(sizes.channels),
                     row_bytes,
                 };
-                let mut products = products.chunks_exact_mut(COLUMNS);
+                let mut products = products.chunks_exact_mut(self.plan.columns);
                 let mut out: [&mut [f32]; MR_MAX] = core::array::from_fn(|_| {
                     products.next().map_or(&mut [][..], |row| &mut row[..width])
                 });
@@ -469,7 +482,8 @@ impl Picture<'_> {
         let ([_, w], [out_h, out_w]) = (self.plan.size, self.plan.out);
         let (place, [y, x]) = (tile.place(), [pixel / w, pixel % w]);
         let bias = &self.bias[columns.clone()];
-        let begin = |down: usize, across: usize| (3 * down + across) * self.plan.block * COLUMNS;
+        let begin =
+            |down: usize, across: usize| (3 * down + across) * self.plan.block * self.plan.columns;
         let [is_last_row, is_last_column] = [2 * y + 1 == out_h, 2 * x + 1 == out_w];
         let mut add = |to: usize, from: usize| {
             let (to_part, from_part) = products.split_at_mut(from);
