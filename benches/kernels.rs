@@ -110,6 +110,10 @@ fn elementwise(c: &mut Criterion) {
                 isa.activate_f32(activation, black_box(&mut y));
             });
         }
+        bench(&mut group, isa, "silu_nearly", || {
+            y.copy_from_slice(&x);
+            isa.silu_nearly_f32(black_box(&mut y));
+        });
         bench(&mut group, isa, "gelu_times", || {
             y.copy_from_slice(&x);
             isa.gelu_times_f32(&x, black_box(&mut y));
@@ -123,6 +127,11 @@ fn elementwise(c: &mut Criterion) {
         });
         bench(&mut group, isa, "scale_add", || {
             isa.scale_add_f32(black_box(&mut y), 0.5, &x, 0.25);
+        });
+        bench(&mut group, isa, "subtract", || isa.subtract_f32(black_box(&x), &x, &mut y));
+        let mut second = x.clone();
+        bench(&mut group, isa, "double", || {
+            isa.double_f32([[&x; 3]; 2], black_box(&x), [&mut y, &mut second]);
         });
     }
 }

@@ -310,9 +310,10 @@ impl Plan {
     /// Elements of a worker's memory: lines, differences, left sides, products.
     fn parts(&self) -> [usize; 4] {
         let channels = self.matrix.sizes.channels;
-        let left = DOUBLED * self.block * (self.form.row_bytes(channels) / 4);
-        let lines = 3 * (self.run + 2) * channels;
-        [lines, self.run * channels, left, DOUBLED * self.block * self.columns]
+        let pixels = DOUBLED * self.block;
+        let left = pixels.saturating_mul(self.form.row_bytes(channels) / 4);
+        let lines = channels.saturating_mul(3 * (self.run + 2));
+        [lines, channels.saturating_mul(self.run), left, pixels * self.columns]
     }
 
     fn scratch(&self) -> usize {
