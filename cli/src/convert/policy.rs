@@ -55,6 +55,16 @@ pub enum Storage {
     Doubled(Packing),
 }
 
+impl Storage {
+    /// How panels are packed, if it is in panels.
+    pub fn packing(self) -> Option<Packing> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Packed(packing) | Self::Doubled(packing) => Some(packing),
+        }
+    }
+}
+
 /// How the weight of a product is stored.
 pub fn of_product(to: Type, name: &str, sizes: Sizes) -> Storage {
     let (residual, others) = match to {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use mote::tensor::Packing;
 use serde_json::{Value, json};
 
-use super::policy::Storage;
 use super::walk::Stored;
 use super::write::{Difference, Layout};
 use crate::args::Type;
@@ -134,13 +133,10 @@ impl Report {
 }
 
 fn stored_as(stored: &Stored) -> String {
-    match stored.storage {
-        Storage::Plain(dtype) => dtype.name().to_ascii_lowercase(),
-        Storage::Packed(packing) | Storage::Doubled(packing) => match packing {
-            Packing::Q8 => "int8".into(),
-            Packing::Q4 => "int4".into(),
-            _ => packing.dtype().name().to_ascii_lowercase(),
-        },
+    match stored.storage.packing() {
+        Some(Packing::Q8) => "int8".into(),
+        Some(Packing::Q4) => "int4".into(),
+        _ => stored.shape().0.name().to_ascii_lowercase(),
     }
 }
 

@@ -40,13 +40,10 @@ impl Stored {
 
     /// The companions: the end of the name, type and shape of each.
     pub fn companions(&self) -> &'static [&'static str] {
-        match self.storage {
-            Storage::Packed(packing) | Storage::Doubled(packing) => match packing {
-                Packing::Q8 => &[SCALE],
-                Packing::Q4 => &[SCALE, GROUPS],
-                _ => &[],
-            },
-            Storage::Plain(_) => &[],
+        match self.storage.packing() {
+            Some(Packing::Q8) => &[SCALE],
+            Some(Packing::Q4) => &[SCALE, GROUPS],
+            _ => &[],
         }
     }
 

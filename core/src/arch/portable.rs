@@ -9,6 +9,9 @@ use crate::tensor::Form;
 /// that sums have one order.
 const LANES: usize = 16;
 
+/// Adding it puts the nearest whole number into the low bits, as the exponent of that power of two.
+const EXPONENT: f32 = ROUND + 127.0;
+
 /// `exp(x)` within 2 ULP where the result is normal; below that at most 1.2e-38, above 3.4e38.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2, exp(r) by a Taylor polynomial of degree 7 (remainder 5e-9),
@@ -18,12 +21,10 @@ const LANES: usize = 16;
 pub fn exp(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_145_75;
     const LN_2_LOW: f32 = 1.428_606_8e-6;
-    /// 1.5·2²³ puts the integer into the low bits; 127 is the exponent's bias.
-    const ROUND: f32 = 12_582_912.0 + 127.0;
     let x = if x > 88.37 { 88.37 } else { x };
     let x = if x < -87.3 { -87.3 } else { x };
-    let shifted = x * core::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
+    let shifted = x * core::f32::consts::LOG2_E + EXPONENT;
+    let n = shifted - EXPONENT;
     let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
     let p = 1.0 / 5040.0;
     let p = p * r + 1.0 / 720.0;
@@ -46,8 +47,8 @@ fn silu_near(x: f32) -> f32 {
     let power = x * -core::f32::consts::LOG2_E;
     let power = if power > 126.0 { 126.0 } else { power };
     let power = if power < -126.0 { -126.0 } else { power };
-    let shifted = power + (ROUND + 127.0);
-    let r = power - (shifted - (ROUND + 127.0));
+    let shifted = power + EXPONENT;
+    let r = power - (shifted - EXPONENT);
     let p = 9.570_102e-3;
     let p = p * r + 5.591_786_3e-2;
     let p = p * r + 0.240_247_44;

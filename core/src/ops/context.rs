@@ -275,7 +275,8 @@ impl<'m> Context<'m> {
     /// # Errors
     /// As [`Context::weight`]; also where a packed weight lacks a companion.
     pub fn matrix<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Matrix> {
-        let Product { weight, packing, sizes, doubled } = self.product(path, dims)?;
+        let matrix = self.product(path, dims)?;
+        let Matrix { weight, packing, sizes, .. } = matrix;
         let bytes = &mut self.tally.weight_bytes;
         *bytes = bytes.saturating_add(weight.bytes as u64);
         let quantised = matches!(packing, Packing::Q8 | Packing::Q4);
@@ -285,7 +286,7 @@ impl<'m> Context<'m> {
         let scales = companion("scale", sizes.scale_shape(), DType::F32, quantised)?;
         let is_q4 = packing == Packing::Q4;
         let groups = companion("groups", sizes.groups_shape(), DType::U8, is_q4)?;
-        Ok(Matrix { weight, packing, sizes, doubled, scales, groups })
+        Ok(Matrix { scales, groups, ..matrix })
     }
 
     /// The form in which the product with the weight at `path` takes its left side.
@@ -293,12 +294,12 @@ impl<'m> Context<'m> {
     /// # Errors
     /// As [`Context::matrix`], but for companions.
     pub fn form<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Form> {
-        let Product { packing, doubled, .. } = self.product(path, dims)?;
+        let Matrix { packing, doubled, .. } = self.product(path, dims)?;
         Ok(if doubled.is_some() { Form::F32 } else { packing.form() })
     }
 
-    /// The weight at `path` of a product, and how it is stored.
-    fn product<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Product> {
+    /// The weight at `path` of a product, and how it is stored: its matrix, but for companions.
+    fn product<const N: usize>(&mut self, path: &Path<'_>, dims: [usize; N]) -> Result<Matrix> {
         self.set_name(path)?;
         let shape = Shape::new(dims);
         let weight = self.weights.find_matrix(&self.name, shape)?.ok_or(Error::MissingWeight)?;
@@ -307,14 +308,16 @@ impl<'m> Context<'m> {
         let taps = taps.iter().fold(1usize, |taps, &t| taps.saturating_mul(t));
         shape.elements()?;
         let sizes = Sizes { n, channels, taps };
-        let of_dtype = |packing: &Packing| packing.dtype() == weight.dtype;
-        if let Some(packing) = Packing::PACKED.into_iter().find(of_dtype)
-            && shape.as_slice().ends_with(&[3, 3])
-            && sizes.doubled().shape(packing) == Some(weight.shape)
-        {
-            return Ok(Product { weight, packing, sizes: sizes.doubled(), doubled: Some(n) });
-        }
-        Ok(Product { weight, packing: packing_of(weight, shape, sizes)?, sizes, doubled: None })
+        let (packing, sizes, doubled) = match Packing::of(weight.dtype) {
+            Some(packing)
+                if shape.as_slice().ends_with(&[3, 3])
+                    && sizes.doubled().shape(packing) == Some(weight.shape) =>
+            {
+                (packing, sizes.doubled(), Some(n))
+            }
+            _ => (packing_of(weight, shape, sizes)?, sizes, None),
+        };
+        Ok(Matrix { weight, packing, sizes, doubled, scales: None, groups: None })
     }
 
     /// What belongs to the packed weight that was found last.
@@ -468,14 +471,6 @@ impl<'m> Context<'m> {
     }
 }
 
-/// The weight of a product: [`Matrix`] without companions.
-struct Product {
-    weight: Weight,
-    packing: Packing,
-    sizes: Sizes,
-    doubled: Option<usize>,
-}
-
 /// The weight of a product, plain or packed, with what belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrix {
@@ -500,8 +495,7 @@ fn packing_of(weight: Weight, shape: Shape, sizes: Sizes) -> Result<Packing> {
     if weight.shape == shape && is_float {
         return Ok(Packing::Plain);
     }
-    let of_dtype = Packing::PACKED.into_iter().find(|packing| packing.dtype() == weight.dtype);
-    match of_dtype {
+    match Packing::of(weight.dtype) {
         Some(packing) if sizes.shape(packing) == Some(weight.shape) => Ok(packing),
         Some(packing) if !is_float => {
             let expected = sizes.shape(packing).unwrap_or(shape).to_dims();

@@ -11,7 +11,7 @@ use core::ops::Range;
 use super::context::{Context, Matrix};
 use super::conv2d::Conv2d;
 use super::convert::{to_form, write_rows};
-use super::gemm::{Epilogue, Packer, Source};
+use super::gemm::{Epilogue, Packer, Source, join_biases};
 use crate::arch::{Finish, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Panels};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
@@ -74,7 +74,8 @@ pub(super) fn conv2d_into(
 ) -> Result<()> {
     let Epilogue { residual, per_sample, activation, accumulate, geglu } = epilogue;
     if residual.is_some() || activation.is_some() || accumulate || geglu {
-        return Err(ONLY_A_BIAS);
+        let (key, what) = ("a doubled convolution", "adds nothing but a bias");
+        return Err(Error::Config { key, what });
     }
     cx.refuse_recording("a packed convolution")?;
     let [images, h, w, c] = x.dims("conv2d")?;
@@ -91,9 +92,9 @@ pub(super) fn conv2d_into(
             return Ok(());
         }
         for image in 0..images {
-            let shift = per_sample.map(|shift| shift.rows(image, 1)).transpose()?;
+            join_biases(cx, work.bias, per_sample, image, work.shared);
             let (x, out) = (x.sample(image)?, out.sample(image)?);
-            work.multiply(cx, x, 0, 0..h, shift, out)?;
+            work.multiply(cx, x, 0, 0..h, out)?;
         }
         Ok(())
     })
@@ -128,6 +129,7 @@ pub(super) fn conv2d_in_place(
         if cx.is_planning() || out.is_empty() {
             return Ok(());
         }
+        join_biases(cx, work.bias, None, 0, work.shared);
         for image in (0..images).rev() {
             let (x, out) = (x.sample(image)?, out.sample(image)?);
             for start in (0..h).step_by(step).rev() {
@@ -141,24 +143,21 @@ pub(super) fn conv2d_in_place(
                 for_each_chunk::<_, f32>(cx.executor, to, w * c, &mut [], |row, to, _| {
                     to.copy_from_slice(&from[row * w * c..][..w * c]);
                 });
-                work.multiply(cx, held, around.start, rows, None, out)?;
+                work.multiply(cx, held, around.start, rows, out)?;
             }
         }
         Ok(())
     })
 }
 
-const ONLY_A_BIAS: Error =
-    Error::Config { key: "a doubled convolution", what: "adds nothing but a bias" };
-
 /// The products and their working memory.
 struct Work {
     plan: Plan,
     packer: Packer,
-    bias: Tensor,
+    bias: Option<Tensor>,
     /// The bias, with what belongs to one sample.
     shared: Tensor,
-    scales: Tensor,
+    scales: Option<Tensor>,
     scratch: Tensor,
 }
 
@@ -168,20 +167,10 @@ impl Work {
     fn new(cx: &mut Context<'_>, plan: Plan, bias: Option<Weight>) -> Result<Self> {
         let (matrix, channels) = (plan.matrix, plan.matrix.doubled.unwrap_or(0));
         let shared = cx.tensor(Shape::new([channels.next_multiple_of(PANEL)]))?;
-        let is_absent = bias.is_none();
-        let bias = match bias {
-            Some(bias) => cx.load_padded(bias, channels)?,
-            None => cx.tensor(shared.shape())?,
-        };
-        let scales = match matrix.scales {
-            Some(scales) => cx.load(scales)?,
-            None => cx.tensor(Shape::new([0]))?,
-        };
+        let bias = bias.map(|bias| cx.load_padded(bias, channels)).transpose()?;
+        let scales = matrix.scales.map(|scales| cx.load(scales)).transpose()?;
         let packer = Packer::new(cx, matrix, DOUBLED)?;
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), plan.scratch()]))?;
-        if is_absent && !cx.is_planning() {
-            cx.arena.write(bias).fill(0.0);
-        }
         Ok(Self { plan, packer, bias, shared, scales, scratch })
     }
 
@@ -195,15 +184,8 @@ impl Work {
         x: Tensor,
         held: usize,
         rows: Range<usize>,
-        shift: Option<Tensor>,
         out: Tensor,
     ) -> Result<()> {
-        let (to, [bias, shift_of]) =
-            cx.arena.split(self.shared, [self.bias, shift.unwrap_or(self.bias)]);
-        to.copy_from_slice(bias);
-        if shift.is_some() {
-            to.iter_mut().zip(shift_of).for_each(|(to, shift)| *to += shift);
-        }
         for block in self.packer.blocks() {
             let panels = self.packer.fill(cx, block.clone())?;
             self.multiply_block(cx, [x, out], held, rows.clone(), block, panels)?;
@@ -223,12 +205,13 @@ impl Work {
     ) -> Result<()> {
         let Self { plan, shared, scales, scratch, .. } = self;
         let Matrix { sizes, weight, doubled, .. } = plan.matrix;
+        let scales = scales.unwrap_or(*shared);
         let (packed, part, first) = match panels {
-            Source::InPlace => (*scales, sizes.panels() / DOUBLED, 0),
+            Source::InPlace => (scales, sizes.panels() / DOUBLED, 0),
             Source::Packed(packed) => (packed, block.len(), block.start),
         };
         let ([out, scratch], [x, bias, scales, packed]) =
-            cx.arena.split_bytes_two([out, *scratch], [x, *shared, *scales, packed]);
+            cx.arena.split_bytes_two([out, *scratch], [x, *shared, scales, packed]);
         let data = match panels {
             Source::Packed(_) => packed,
             Source::InPlace => cx.weights.read(&weight, 0, weight.bytes, &mut [])?,
@@ -256,7 +239,6 @@ impl Work {
 #[derive(Clone, Copy)]
 struct Plan {
     matrix: Matrix,
-    form: Form,
     /// Height, width.
     size: [usize; 2],
     out: [usize; 2],
@@ -279,19 +261,10 @@ impl Plan {
         most: usize,
     ) -> Self {
         let (w, workers) = (size[1], cx.executor.workers());
-        let (wide, form) = (cx.isa.tile_panels(), matrix.packing.form());
+        let wide = cx.isa.tile_panels();
         let (mr, step) = (cx.isa.tile_rows()[wide - 1], wide * PANEL);
-        let mut plan = Self {
-            matrix,
-            form,
-            size,
-            out,
-            block: mr,
-            columns: step,
-            run: w.min(2),
-            rows: 0,
-            across: 0,
-        };
+        let mut plan =
+            Self { matrix, size, out, block: mr, columns: step, run: w.min(2), rows: 0, across: 0 };
         // As large as the workers find room for in what the output takes.
         let room = out[0] * out[1] * matrix.doubled.unwrap_or(0);
         let larger = |block| {
@@ -307,11 +280,15 @@ impl Plan {
         plan
     }
 
+    fn form(&self) -> Form {
+        self.matrix.packing.form()
+    }
+
     /// Elements of a worker's memory: lines, differences, left sides, products.
     fn parts(&self) -> [usize; 4] {
         let channels = self.matrix.sizes.channels;
         let pixels = DOUBLED * self.block;
-        let left = pixels.saturating_mul(self.form.row_bytes(channels) / 4);
+        let left = pixels.saturating_mul(self.form().row_bytes(channels) / 4);
         let lines = channels.saturating_mul(3 * (self.run + 2));
         [lines, channels.saturating_mul(self.run), left, pixels * self.columns]
     }
@@ -368,7 +345,7 @@ impl Picture<'_> {
     /// The left sides of a block of pixels: `[9, block, row]`.
     fn left_sides(&self, block: Range<usize>, lines: &mut [f32], run: &mut [f32], left: &mut [u8]) {
         let (c, w) = (self.plan.matrix.sizes.channels, self.plan.size[1]);
-        let row_bytes = self.plan.form.row_bytes(c);
+        let row_bytes = self.plan.form().row_bytes(c);
         let mut pixel = block.start;
         while pixel < block.end {
             let (y, x) = (pixel / w, pixel % w);
@@ -389,7 +366,7 @@ impl Picture<'_> {
                     let at =
                         ((3 * down + across) * self.plan.block + pixel - block.start) * row_bytes;
                     let to = &mut left[at..][..count * row_bytes];
-                    write_rows(self.isa, self.plan.form, row, c, to);
+                    write_rows(self.isa, self.plan.form(), row, c, to);
                 }
             }
             pixel += count;
@@ -421,7 +398,7 @@ impl Picture<'_> {
 
     /// The nine products of a block's pixels with some columns: `[9, block, columns]`.
     fn multiply(&self, count: usize, columns: Range<usize>, left: &[u8], products: &mut [f32]) {
-        let (isa, form, sizes) = (self.isa, self.plan.form, self.plan.matrix.sizes);
+        let (isa, form, sizes) = (self.isa, self.plan.form(), self.plan.matrix.sizes);
         let (row_bytes, block) = (form.row_bytes(sizes.channels), self.plan.block);
         let mr = isa.tile_rows()[isa.tile_panels() - 1];
         let (first, width) = (columns.start / PANEL, columns.len().next_multiple_of(PANEL));

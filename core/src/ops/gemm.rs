@@ -363,14 +363,7 @@ impl Product {
         let (Some(shift), Some(biases)) = (self.epilogue.per_sample, self.biases) else {
             return;
         };
-        let n = self.matrix.sizes.n;
-        let (out, [shift, bias]) = cx.arena.split(biases, [shift, self.bias.unwrap_or(self.zeros)]);
-        out.fill(0.0);
-        if self.bias.is_some() {
-            out.copy_from_slice(bias);
-        }
-        let shift = &shift[sample * n..][..n];
-        out.iter_mut().zip(shift).for_each(|(out, shift)| *out += shift);
+        join_biases(cx, self.bias, Some(shift), sample, biases);
     }
 
     fn multiply_block<R: Rows>(
@@ -440,6 +433,29 @@ impl Product {
             tiles.compute(tile);
         });
         Ok(())
+    }
+}
+
+/// A bias, padded or none, and what `shift` `[samples, n]` adds to every row of a sample, as one.
+pub(super) fn join_biases(
+    cx: &mut Context<'_>,
+    bias: Option<Tensor>,
+    shift: Option<Tensor>,
+    sample: usize,
+    out: Tensor,
+) {
+    match bias {
+        None => cx.arena.write(out).fill(0.0),
+        Some(bias) => {
+            let (out, [bias]) = cx.arena.split(out, [bias]);
+            out.copy_from_slice(bias);
+        }
+    }
+    if let Some(shift) = shift {
+        let n = shift.channels();
+        let (out, [shift]) = cx.arena.split(out, [shift]);
+        let shift = &shift[sample * n..][..n];
+        out.iter_mut().zip(shift).for_each(|(out, shift)| *out += shift);
     }
 }
 

@@ -61,6 +61,11 @@ impl Packing {
     /// The packed ones.
     pub const PACKED: [Self; 4] = [Self::F32, Self::Bf16, Self::Q8, Self::Q4];
 
+    /// The packed one whose elements have this type.
+    pub fn of(dtype: DType) -> Option<Self> {
+        Self::PACKED.into_iter().find(|packing| packing.dtype() == dtype)
+    }
+
     /// The type that packed elements have in a checkpoint.
     pub const fn dtype(self) -> DType {
         match self {
