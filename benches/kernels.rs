@@ -110,10 +110,6 @@ fn elementwise(c: &mut Criterion) {
                 isa.activate_f32(activation, black_box(&mut y));
             });
         }
-        bench(&mut group, isa, "silu_nearly", || {
-            y.copy_from_slice(&x);
-            isa.silu_nearly_f32(black_box(&mut y));
-        });
         bench(&mut group, isa, "gelu_times", || {
             y.copy_from_slice(&x);
             isa.gelu_times_f32(&x, black_box(&mut y));
@@ -144,7 +140,11 @@ fn rows(c: &mut Criterion) {
         let mut y = x.clone();
         let mut moments = vec![0.0; 2 * ROW];
         bench(&mut group, isa, "moments", || isa.moments_f32(black_box(&x), &mut moments));
-        bench(&mut group, isa, "normalise", || isa.normalise_f32(black_box(&x), &affine, &mut y));
+        for (name, silu) in [("normalise", false), ("normalise_silu", true)] {
+            bench(&mut group, isa, name, || {
+                isa.normalise_f32(black_box(&x), ROW, &affine, silu, &mut y);
+            });
+        }
         bench(&mut group, isa, "layer_norm", || {
             for (x, y) in x.chunks_exact(ROW).zip(y.chunks_exact_mut(ROW)) {
                 isa.layer_norm_f32(black_box(x), &weight, &weight, 1e-5, y);

@@ -123,10 +123,10 @@ impl<const INT8: u8, const BF16: bool> Simd for Neon<INT8, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn store_low_bytes(to: *mut u8, x: float32x4_t) {
+    unsafe fn store_bytes(to: *mut u8, x: float32x4_t) {
         unsafe {
-            let words = vmovn_u32(vreinterpretq_u32_f32(x));
-            let bytes = vmovn_u16(vcombine_u16(words, words));
+            let words = vqmovn_u32(vcvtnq_u32_f32(x));
+            let bytes = vqmovn_u16(vcombine_u16(words, words));
             let bytes = vget_lane_u32::<0>(vreinterpret_u32_u8(bytes));
             to.cast::<u32>().write_unaligned(bytes);
         }

@@ -322,12 +322,6 @@ impl Isa {
         unsafe { (self.kernels.activate_f32)(activation, x) }
     }
 
-    /// SiLU within 1e-5 of itself: for what is rounded to bf16 or eight bits afterwards.
-    pub fn silu_nearly_f32(self, x: &mut [f32]) {
-        // SAFETY: the token proves the CPU's features.
-        unsafe { (self.kernels.silu_nearly_f32)(x) }
-    }
-
     /// `x ← exp(x − max)`; the sum of the results, in 16 interleaved partial sums.
     pub fn exp_sub_sum_f32(self, x: &mut [f32], max: f32) -> f32 {
         // SAFETY: the token proves the CPU's features.
@@ -386,20 +380,29 @@ impl Isa {
         unsafe { (self.kernels.moments_f32)(x, moments) }
     }
 
-    /// `out = (x − mean) · scale + shift` along each row of channels; `affine` is `[3, c]`: mean,
-    /// scale, shift.
+    /// `out = (x − mean) · scale + shift` along each row of c channels; `affine` is `[3, c]`: mean,
+    /// scale, shift. The rows of x are `stride` apart, those of `out` c. With `silu`, SiLU follows,
+    /// within 1e-5 of itself: for what is rounded to bf16 or eight bits afterwards.
     ///
     /// # Panics
     /// Where the lengths do not fit.
-    pub fn normalise_f32(self, x: &[f32], affine: &[f32], out: &mut [f32]) {
+    pub fn normalise_f32(
+        self,
+        x: &[f32],
+        stride: usize,
+        affine: &[f32],
+        silu: bool,
+        out: &mut [f32],
+    ) {
         let c = affine.len() / 3;
-        assert!(affine.len() == 3 * c, "three values per channel");
-        if c == 0 {
+        assert!(affine.len() == 3 * c && c <= stride, "three values per channel");
+        if out.is_empty() {
             return;
         }
-        assert!(x.len().is_multiple_of(c) && out.len() == x.len(), "whole rows of channels");
+        assert!(c > 0 && out.len().is_multiple_of(c), "whole rows of channels");
+        assert!((out.len() / c - 1) * stride + c <= x.len(), "as many rows of x");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.kernels.normalise_f32)(x, affine, out) }
+        unsafe { (self.kernels.normalise_f32)(x, stride, affine, silu, out) }
     }
 
     /// `out = (x − mean(x)) / √(var(x) + eps) · weight + bias`

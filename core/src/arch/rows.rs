@@ -7,12 +7,15 @@
     reason = "primitives pass on what `Simd` asks of its callers; the rest says what it checked"
 )]
 
-use super::portable::{self, ROUND, Steps};
+use super::portable::{self, Steps};
 use super::simd::Simd;
 use crate::tensor::Form;
 
 /// The most lanes of a register.
 const MAX_LANES: usize = 16;
+
+/// Rows that are quantised at a time.
+const ROWS: usize = 16;
 
 /// Quantises each row of `c` channels: [`portable::quantise_rows`].
 ///
@@ -24,17 +27,30 @@ pub(super) unsafe fn quantise<S: Simd>(x: &[f32], c: usize, out: &mut [u8]) {
         return portable::quantise_rows(x, c, out);
     }
     let (filled, bytes) = (c.next_multiple_of(4), Form::Q8.row_bytes(c));
-    // SAFETY: the caller's.
+    // SAFETY: the caller's; `Isa::quantise_rows` has checked that there are as many rows of both.
     unsafe {
         // The sum of all elements is finite only where all of them are.
         let mut sum = S::zero();
-        for (x, out) in x.chunks_exact(c).zip(out.chunks_exact_mut(bytes)) {
-            let (integers, tail) = out.split_at_mut(filled);
-            let range = range::<S>(x, &mut sum);
-            let steps = Steps::new(range, 0.0);
-            write::<S>(x, steps, integers);
-            integers[c..].iter_mut().for_each(|integer| *integer = steps.zero as u8);
-            steps.write(tail);
+        // So many rows at a time that what there is one of in each row fills a register.
+        for (x, out) in x.chunks(ROWS * c).zip(out.chunks_mut(ROWS * bytes)) {
+            let mut ranges = [[S::zero(); ROWS]; 2];
+            for (r, x) in x.chunks_exact(c).enumerate() {
+                [ranges[0][r], ranges[1][r]] = range::<S>(x, &mut sum);
+            }
+            let (least, largest) = (S::least_of_each(&ranges[0]), S::largest_of_each(&ranges[1]));
+            let (mut numbers, mut tails) = ([[0.0; 2]; ROWS], [[0; 2]; ROWS]);
+            for i in 0..ROWS {
+                let steps = Steps::new([least[i], largest[i]], 0.0);
+                (numbers[i], tails[i]) = ([steps.inverse, steps.zero], steps.tail());
+            }
+            for (r, (x, out)) in x.chunks_exact(c).zip(out.chunks_exact_mut(bytes)).enumerate() {
+                write::<S>(x, numbers[r], out);
+                let zero = tails[r][1] as u8;
+                out[c..filled].iter_mut().for_each(|integer| *integer = zero);
+                let tail = out.as_mut_ptr().add(filled).cast::<[u8; 4]>();
+                tail.write(tails[r][0].to_le_bytes());
+                tail.add(1).write(tails[r][1].to_le_bytes());
+            }
         }
         let mut lanes = [0.0; MAX_LANES];
         S::store(lanes.as_mut_ptr(), sum);
@@ -112,49 +128,49 @@ fn padded(rest: &[f32]) -> [f32; MAX_LANES] {
     padded
 }
 
-/// The least and the largest of a row's elements and 0; all are added to `sum`, in any order.
+/// The least and the largest of a row's elements and 0, lane by lane; all elements are added to
+/// `sum`, in any order.
 #[inline(always)]
-unsafe fn range<S: Simd>(x: &[f32], sum: &mut S::F) -> [f32; 2] {
+unsafe fn range<S: Simd>(x: &[f32], sum: &mut S::F) -> [S::F; 2] {
     // SAFETY: each load is of a whole register.
     unsafe {
         let (mut least, mut largest, mut all) = (S::zero(), S::zero(), *sum);
-        let whole = x.chunks_exact(S::LANES);
-        let rest = whole.remainder();
-        for x in whole {
-            let x = S::load(x.as_ptr());
+        let mut add = |x: S::F| {
             (least, largest, all) = (S::min(x, least), S::max(x, largest), S::add(all, x));
+        };
+        let whole = x.len() / S::LANES * S::LANES;
+        let mut i = 0;
+        while i < whole {
+            add(S::load(x.as_ptr().add(i)));
+            i += S::LANES;
         }
-        if !rest.is_empty() {
-            let x = S::load(padded(rest).as_ptr());
-            (least, largest, all) = (S::min(x, least), S::max(x, largest), S::add(all, x));
+        if whole < x.len() {
+            add(S::load(padded(&x[whole..]).as_ptr()));
         }
         *sum = all;
-        [S::least(least), S::largest(largest)]
+        [least, largest]
     }
 }
 
-/// The integers of a row.
+/// The integers of a row, where `out` has room for them.
 #[inline(always)]
-unsafe fn write<S: Simd>(x: &[f32], steps: Steps, out: &mut [u8]) {
+unsafe fn write<S: Simd>(x: &[f32], [inverse, zero]: [f32; 2], out: &mut [u8]) {
     // SAFETY: each load is of a whole register, and as many bytes are stored as it has lanes.
     unsafe {
-        let [inverse, zero] = [steps.inverse, steps.zero].map(|x| S::splat(x));
-        let (most, round) = (S::splat(255.0), S::splat(ROUND));
+        let (inverse, zero) = (S::splat(inverse), S::splat(zero));
         let quantised = |from: *const f32, to: *mut u8| {
-            let y = S::add(S::mul(S::load(from), inverse), zero);
-            let y = S::min(S::max(y, S::zero()), most);
-            S::store_low_bytes(to, S::add(y, round));
+            S::store_bytes(to, S::add(S::mul(S::load(from), inverse), zero));
         };
-        let whole = x.chunks_exact(S::LANES);
-        let rest = whole.remainder();
-        for (x, out) in whole.zip(out.chunks_exact_mut(S::LANES)) {
-            quantised(x.as_ptr(), out.as_mut_ptr());
+        let whole = x.len() / S::LANES * S::LANES;
+        let mut i = 0;
+        while i < whole {
+            quantised(x.as_ptr().add(i), out.as_mut_ptr().add(i));
+            i += S::LANES;
         }
-        if !rest.is_empty() {
+        if whole < x.len() {
             let mut bytes = [0; MAX_LANES];
-            quantised(padded(rest).as_ptr(), bytes.as_mut_ptr());
-            let out = &mut out[x.len() - rest.len()..x.len()];
-            out.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
+            quantised(padded(&x[whole..]).as_ptr(), bytes.as_mut_ptr());
+            out[whole..x.len()].iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
         }
     }
 }

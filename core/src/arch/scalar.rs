@@ -1,6 +1,7 @@
 //! Plain Rust: what every CPU can run, and what every other kernel is compared with.
 
 use super::kernels::kernels;
+use super::portable;
 use super::simd::Simd;
 use crate::tensor::packed::to_bf16;
 
@@ -94,9 +95,9 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn store_low_bytes(to: *mut u8, x: Self::F) {
+    unsafe fn store_bytes(to: *mut u8, x: Self::F) {
         // SAFETY: the caller's.
-        unsafe { to.cast::<[u8; LANES]>().write(x.map(|x| x.to_bits() as u8)) }
+        unsafe { to.cast::<[u8; LANES]>().write(x.map(portable::byte)) }
     }
 
     #[inline(always)]

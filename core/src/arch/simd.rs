@@ -60,8 +60,24 @@ pub(super) trait Simd: Copy {
     unsafe fn largest(x: Self::F) -> f32;
     /// The least of all lanes, which are numbers.
     unsafe fn least(x: Self::F) -> f32;
-    /// The low byte of each lane's bits.
-    unsafe fn store_low_bytes(to: *mut u8, x: Self::F);
+
+    /// The largest lane of each of 16 registers, all numbers.
+    #[inline(always)]
+    unsafe fn largest_of_each(x: &[Self::F; 16]) -> [f32; 16] {
+        // SAFETY: the caller's.
+        x.map(|x| unsafe { Self::largest(x) })
+    }
+
+    /// The least lane of each of 16 registers, all numbers.
+    #[inline(always)]
+    unsafe fn least_of_each(x: &[Self::F; 16]) -> [f32; 16] {
+        // SAFETY: the caller's.
+        x.map(|x| unsafe { Self::least(x) })
+    }
+
+    /// The nearest whole number of each lane, ties to even, as a byte: 0 for what is below or no
+    /// number, 255 for what is above.
+    unsafe fn store_bytes(to: *mut u8, x: Self::F);
     /// x times two to the power that the low bits of `power` hold, by the exponent's bits.
     unsafe fn shift_exponent(x: Self::F, power: Self::F) -> Self::F;
     /// Bytes of the nearest bf16 of a in the lower half of each lane, of b in the upper half.

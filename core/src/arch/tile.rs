@@ -12,7 +12,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use super::kernels::{Arithmetic, Finish, Gather, MR_MAX, NR_MAX, Panels};
+use super::kernels::{Arithmetic, Finish, Gather, MR_MAX, NR_MAX, Panels, on_a_cache_line};
 use super::portable;
 use super::simd::Simd;
 use crate::tensor::PANEL;
@@ -182,6 +182,7 @@ pub(super) unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: u
         // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
         unsafe { by_lane::<S, A, MR, REGS>(sums, rows, right, step) };
     }
+    on_a_cache_line();
     for step in whole..steps {
         // SAFETY: each panel holds `steps` steps for this tap, and each row `steps` words.
         unsafe {

@@ -3,6 +3,7 @@
 use core::arch::wasm32::*;
 
 use super::kernels::kernels;
+use super::portable;
 use super::simd::Simd;
 
 /// 128-bit vectors, without a fused multiply-add.
@@ -94,7 +95,10 @@ impl Simd for Simd128 {
     }
 
     #[inline(always)]
-    unsafe fn store_low_bytes(to: *mut u8, x: v128) {
+    unsafe fn store_bytes(to: *mut u8, x: v128) {
+        // To no number, and to what is below 0, this gives 0.
+        let x = f32x4_pmin(f32x4_splat(255.0), f32x4_pmax(f32x4_splat(0.0), x));
+        let x = f32x4_add(x, f32x4_splat(portable::ROUND));
         let low = i8x16_shuffle::<0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>(x, x);
         unsafe { v128_store32_lane::<0>(low, to.cast()) }
     }

@@ -105,10 +105,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn store_low_bytes(to: *mut u8, x: __m256) {
+    unsafe fn store_bytes(to: *mut u8, x: __m256) {
         unsafe {
-            let low = _mm256_set1_epi32(0x0C08_0400);
-            let bytes = _mm256_shuffle_epi8(_mm256_castps_si256(x), low);
+            let x = _mm256_max_ps(x, _mm256_setzero_ps());
+            let x = _mm256_cvtps_epi32(_mm256_min_ps(x, _mm256_set1_ps(255.0)));
+            let bytes = _mm256_shuffle_epi8(x, _mm256_set1_epi32(0x0C08_0400));
             let halves = _mm_unpacklo_epi32(
                 _mm256_castsi256_si128(bytes),
                 _mm256_extracti128_si256::<1>(bytes),

@@ -16,6 +16,46 @@ fn as_bf16(x: __m512i) -> __m512bh {
     unsafe { core::mem::transmute(x) }
 }
 
+/// All lanes of each of 16 registers as one, by halves: two registers become one of half the lanes
+/// of each, until there is one register with a lane of each.
+#[inline(always)]
+fn of_each(x: &[__m512; 16], f: impl Fn(__m512, __m512) -> __m512) -> [f32; 16] {
+    /// Which lanes a half of each group is, of two registers in groups of `2·width`.
+    const fn half_of_each(width: usize, half: usize) -> [i32; 16] {
+        let mut lanes = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            lanes[i] = (2 * (i - i % width) + half * width + i % width) as i32;
+            i += 1;
+        }
+        lanes
+    }
+    const LANES: [[[i32; 16]; 2]; 4] = {
+        let mut lanes = [[[0; 16]; 2]; 4];
+        let mut i = 0;
+        while i < 4 {
+            lanes[i] = [half_of_each(8 >> i, 0), half_of_each(8 >> i, 1)];
+            i += 1;
+        }
+        lanes
+    };
+    let mut x = *x;
+    let mut all = [0.0; 16];
+    // SAFETY: the caller's: the CPU has AVX-512; a register is 16 numbers.
+    unsafe {
+        for (stage, lanes) in LANES.iter().enumerate() {
+            let [low, high] = lanes.each_ref().map(|x| _mm512_loadu_si512(x.as_ptr().cast()));
+            for i in 0..8 >> stage {
+                let (a, b) = (x[2 * i], x[2 * i + 1]);
+                let low = _mm512_permutex2var_ps(a, low, b);
+                x[i] = f(low, _mm512_permutex2var_ps(a, high, b));
+            }
+        }
+        _mm512_storeu_ps(all.as_mut_ptr(), x[0]);
+    }
+    all
+}
+
 // SAFETY (of all that follows): the caller's, as `Simd` says.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "each is what the trait asks of its caller")]
 impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
@@ -89,8 +129,21 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn store_low_bytes(to: *mut u8, x: __m512) {
-        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(x))) }
+    unsafe fn largest_of_each(x: &[__m512; 16]) -> [f32; 16] {
+        of_each(x, |a, b| unsafe { _mm512_max_ps(a, b) })
+    }
+
+    #[inline(always)]
+    unsafe fn least_of_each(x: &[__m512; 16]) -> [f32; 16] {
+        of_each(x, |a, b| unsafe { _mm512_min_ps(a, b) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, x: __m512) {
+        unsafe {
+            let x = _mm512_cvtps_epi32(_mm512_max_ps(x, _mm512_setzero_ps()));
+            _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(x));
+        }
     }
 
     #[inline(always)]

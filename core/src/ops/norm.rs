@@ -123,16 +123,10 @@ pub(super) fn prepare_rows(
                 Form::F32 => &mut *floats_of_mut(out),
                 _ => &mut scratch[..count * c],
             };
-            if stride == c {
-                isa.normalise_f32(x, affine, to);
-            } else {
-                let rows = x.chunks_exact(stride).zip(to.chunks_exact_mut(c));
-                rows.for_each(|(x, to)| isa.normalise_f32(&x[first..first + c], affine, to));
-            }
-            match activation {
-                Some(Activation::Silu) if form != Form::F32 => isa.silu_nearly_f32(to),
-                Some(activation) => isa.activate_f32(activation, to),
-                None => {}
+            let nearly_silu = activation == Some(Activation::Silu) && form != Form::F32;
+            isa.normalise_f32(&x[first..], stride, affine, nearly_silu, to);
+            if let Some(activation) = activation.filter(|_| !nearly_silu) {
+                isa.activate_f32(activation, to);
             }
             if form != Form::F32 {
                 write_rows(isa, form, &scratch[..count * c], c, out);
@@ -171,7 +165,7 @@ pub fn group_norm_replacing(
             for_each_chunk(cx.executor, x, rows * c, scratch, |_, rows, scratch| {
                 for row in rows.chunks_exact_mut(c) {
                     scratch.copy_from_slice(row);
-                    isa.normalise_f32(scratch, affine, row);
+                    isa.normalise_f32(scratch, c, affine, false, row);
                     if let Some(activation) = norm.activation {
                         isa.activate_f32(activation, row);
                     }
