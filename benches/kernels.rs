@@ -30,7 +30,7 @@ fn product(c: &mut Criterion) {
             let gather =
                 Gather { data: &data, zeros: &zeros, offsets: &offsets, taps: 1, steps, row_bytes };
             let (panels, scales) = (vec![0; 4 * NR_MAX * steps], vec![1.0; 2 * NR_MAX]);
-            let panels = Panels { data: &panels, scales: &scales, gate: None };
+            let panels = Panels { data: &panels, scales: &scales, gate: None, next: &[] };
             let mut out = vec![0.0; rows * NR_MAX];
             let mut out: Vec<&mut [f32]> = out.chunks_exact_mut(NR_MAX).collect();
             let mut finish = Finish {

@@ -180,7 +180,7 @@ impl Case {
             accumulate: self.before.is_some(),
             activation: self.activation,
         };
-        let panels = Panels { data, scales, gate: self.gate };
+        let panels = Panels { data, scales, gate: self.gate, next: &[] };
         isa.product(self.form.into(), &gather, &panels, &mut finish);
         out.concat()
     }
@@ -498,7 +498,7 @@ fn faulty(isa: Isa, fault: Fault) -> bool {
     };
     let panels = vec![1; 3 * taps * steps * 4 * PANEL - less(Fault::ShortPanel)];
     let scales = vec![1.0; 3 * (1 + taps) * PANEL - less(Fault::FewScales)];
-    let panels = Panels { data: &panels, scales: &scales, gate: None };
+    let panels = Panels { data: &panels, scales: &scales, gate: None, next: &[] };
     let rows = if is(Fault::TooManyRows) {
         most_rows(isa, false) + 1
     } else {

@@ -171,7 +171,7 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
             *right = right.add(4 * (panel * job.steps * PANEL + lane));
         }
         let mut sums = [[S::zero(); REGS]; MR];
-        one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, job.steps);
+        one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, right[0], job.steps);
         let mut scores = in_memory::<S, MR, REGS>(&sums);
         if job.causal && first + MR > job.first_query {
             for r in 0..MR {
@@ -341,7 +341,7 @@ unsafe fn add_channels<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>
             *row = row.add((first + r.min(count - 1)) * row_bytes);
         }
         let mut sums = [[S::zero(); REGS]; MR];
-        one_tap::<S, A, MR, REGS>(&mut sums, &rows, right, steps);
+        one_tap::<S, A, MR, REGS>(&mut sums, &rows, right, right[0], steps);
         let total = in_memory::<S, MR, REGS>(&sums);
         for (r, row) in total.iter().enumerate().take(count) {
             let to = job.out.as_mut_ptr().add((first + r) * REGS * S::LANES);

@@ -113,7 +113,12 @@ pub struct Panels<'a> {
     pub scales: &'a [f32],
     /// Where the gates are: the output is value · gelu(gate).
     pub gate: Option<Gate>,
+    /// What will be wanted next, at most a [`PACE`]th as long as `data`: fetched meanwhile.
+    pub next: &'a [u8],
 }
+
+/// Bytes of panels that a product reads for each that it fetches of what comes next.
+pub const PACE: usize = 4;
 
 /// What happens to the sums, and where they go.
 pub struct Finish<'a, 'r> {

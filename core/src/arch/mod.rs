@@ -29,7 +29,7 @@ mod x86_avx512;
 
 pub use kernels::{
     Activation, Adam, Arithmetic, Attend, Finish, Gate, Gather, KEYS, MAX_TAPS, MR_MAX, NO_ROW,
-    NR_MAX, Panels,
+    NR_MAX, PACE, Panels,
 };
 
 use core::fmt;

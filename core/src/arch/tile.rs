@@ -12,7 +12,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use super::kernels::{Arithmetic, Finish, Gather, MR_MAX, NR_MAX, Panels, on_a_cache_line};
+use super::kernels::{Arithmetic, Finish, Gather, MR_MAX, NR_MAX, PACE, Panels, on_a_cache_line};
 use super::portable;
 use super::simd::Simd;
 use crate::tensor::PANEL;
@@ -20,8 +20,7 @@ use crate::tensor::PANEL;
 /// Bytes of a panel that one step reads: four for each column.
 const STEP: usize = 4 * PANEL;
 
-/// Steps ahead of which a panel is fetched: the CPU does it by itself but across pages, of which a
-/// panel that lies in a file fills several.
+/// Steps ahead of which a panel is fetched from the second cache to the first.
 const AHEAD: usize = 32;
 
 /// How numbers of one type are multiplied and summed.
@@ -31,6 +30,9 @@ pub(super) trait Sums<S: Simd>: Sized {
     type Sum: Copy;
     /// Whether four steps are taken at once.
     const BY_LANE: bool;
+    /// Whether panels are fetched into the first cache some steps ahead: in 8 bits, where a panel
+    /// is short, that costs more than it saves.
+    const FETCHES: bool;
     unsafe fn zero() -> Self::Sum;
     unsafe fn left<const STEPS: usize>(from: *const u8) -> Self::Left;
     unsafe fn right(from: *const u8) -> Self::Right;
@@ -47,6 +49,7 @@ impl<S: Simd, const FUSED: bool> Sums<S> for F32<FUSED> {
     type Right = S::F;
     type Sum = S::F;
     const BY_LANE: bool = S::BY_LANE;
+    const FETCHES: bool = true;
 
     #[inline(always)]
     unsafe fn zero() -> S::F {
@@ -80,6 +83,7 @@ impl<S: Simd> Sums<S> for Bf16 {
     type Right = S::RightBf16;
     type Sum = S::F;
     const BY_LANE: bool = S::BY_LANE;
+    const FETCHES: bool = true;
 
     #[inline(always)]
     unsafe fn zero() -> S::F {
@@ -107,6 +111,7 @@ impl<S: Simd> Sums<S> for Q8 {
     type Right = S::RightQ8;
     type Sum = S::I;
     const BY_LANE: bool = S::BY_LANE_Q8;
+    const FETCHES: bool = false;
 
     #[inline(always)]
     unsafe fn zero() -> S::I {
@@ -169,12 +174,14 @@ unsafe fn by_lane<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
     }
 }
 
-/// Goes through the channels of one tap. `right`: the panels' bytes at this tap.
+/// Goes through the channels of one tap. `right`: the panels' bytes at this tap; `next`: what is
+/// fetched into the cache meanwhile, a [`PACE`]th as much.
 #[inline(always)]
 pub(super) unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: usize>(
     sums: &mut [[A::Sum; REGS]; MR],
     rows: &[*const u8; MR],
     right: &[*const u8; REGS],
+    next: *const u8,
     steps: usize,
 ) {
     let whole = if A::BY_LANE { steps / 4 * 4 } else { 0 };
@@ -190,9 +197,10 @@ pub(super) unsafe fn one_tap<S: Simd, A: Sums<S>, const MR: usize, const REGS: u
             for j in 1..REGS {
                 b[j] = A::right(right[j].add(step * STEP));
             }
-            for j in 0..REGS {
-                S::prefetch(right[j].wrapping_add((step + AHEAD) * STEP));
+            for right in right.iter().filter(|_| A::FETCHES) {
+                S::prefetch(right.wrapping_add((step + AHEAD) * STEP));
             }
+            S::prefetch(next.wrapping_add(step * (REGS * S::LANES / PANEL * STEP / PACE)));
             for r in 0..MR {
                 let a = A::left::<1>(rows[r].add(4 * step));
                 for j in 0..REGS {
@@ -230,6 +238,23 @@ unsafe fn registers<S: Simd, const REGS: usize>(
         *right = unsafe { right.add(offset) };
     }
     right
+}
+
+/// Where the part begins of what comes next that is fetched at a tap of a tile of so many `wide`
+/// panels; what the tap itself reads where nothing comes next.
+#[inline(always)]
+fn next(
+    a: &Gather<'_>,
+    panels: &Panels<'_>,
+    [first, wide]: [usize; 2],
+    tap: usize,
+    right: *const u8,
+) -> *const u8 {
+    if panels.next.is_empty() {
+        return right;
+    }
+    let steps = (first * a.taps + wide * tap) * a.steps;
+    panels.next.as_ptr().wrapping_add(steps * (STEP / PACE))
 }
 
 #[inline(always)]
@@ -272,7 +297,8 @@ unsafe fn float<S: Simd, A: Sums<S, Sum = S::F>, const MR: usize, const REGS: us
         for tap in 0..a.taps {
             let rows = if tap == 0 { *rows_of_tap_0 } else { rows_at::<MR>(a, tap) };
             let right = registers::<S, REGS>(a, panels, first, tap);
-            one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, steps);
+            let next = next(a, panels, [first, REGS * S::LANES / PANEL], tap, right[0]);
+            one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, next, steps);
         }
         in_memory::<S, MR, REGS>(&sums)
     }
@@ -315,7 +341,8 @@ unsafe fn integer<S: Simd, const MR: usize, const REGS: usize>(
                     sums[r][j] = S::mul_i32(off, columns[j]);
                 }
             }
-            one_tap::<S, Q8, MR, REGS>(&mut sums, &rows, &right, steps);
+            let next = next(a, panels, [first, REGS * S::LANES / PANEL], tap, right[0]);
+            one_tap::<S, Q8, MR, REGS>(&mut sums, &rows, &right, next, steps);
             for r in 0..MR {
                 let scale = rows[r].add(4 * steps).cast::<u32>().read_unaligned();
                 let scale = S::splat(f32::from_bits(u32::from_le(scale)));

@@ -414,6 +414,7 @@ impl Picture<'_> {
                     _ => &[],
                 },
                 gate: None,
+                next: &[],
             };
             let rows = products[..count * self.plan.columns]
                 .chunks_mut(mr * self.plan.columns)

@@ -10,7 +10,7 @@ use core::ops::Range;
 
 use super::context::{Context, Matrix, to_f32};
 use super::convert::to_form;
-use crate::arch::{Activation, Finish, Gate, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Panels};
+use crate::arch::{Activation, Finish, Gate, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, PACE, Panels};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile};
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
@@ -18,8 +18,9 @@ use crate::tensor::packed::{Sizes, expand_q4};
 use crate::tensor::{Channels, Form, PANEL, Packing, Shape, Tensor};
 use crate::weights::Weight;
 
-/// Bytes of panels that a task goes through again for each tile of rows: half of a small L2 cache.
-const COLUMN_BYTES: usize = 512 << 10;
+/// Bytes of panels that a task goes through again for each tile of rows: beside them a core's cache
+/// has room for the rows, and for what is fetched for the next task.
+const COLUMN_BYTES: usize = 256 << 10;
 
 /// Bytes of the left side's rows that belong to one task.
 const ROW_BYTES: usize = 512 << 10;
@@ -141,6 +142,7 @@ pub(super) fn multiply_accumulate(
         scales: None,
         residual: None,
         activation: None,
+        ahead: 0,
         first_column: 0,
         width: n,
     };
@@ -405,6 +407,10 @@ impl Product {
             (true, Source::Packed(_)) => Some(Gate { data: block.len(), columns }),
             (true, Source::InPlace) => Some(Gate { data: columns, columns }),
         };
+        let columns = block.start * PANEL..width.min(block.end * PANEL);
+        let row_bytes = form.row_bytes(sizes.channels);
+        let panel = sizes.panel_bytes(form) * if gate.is_some() { 2 } else { 1 };
+        let tile = tile_size(cx.isa, cx.executor.workers(), [m, columns.len()], row_bytes, panel);
         let tiles = Tiles {
             isa: cx.isa,
             rows,
@@ -421,13 +427,10 @@ impl Product {
             scales: self.scales.map(|_| floats_of(scales)),
             residual: epilogue.residual.map(|_| floats_of(residual)),
             activation: epilogue.activation,
+            ahead: if tile[0] >= m && gate.is_none() { cx.executor.workers() } else { 0 },
             first_column: to.first(),
             width,
         };
-        let columns = block.start * PANEL..width.min(block.end * PANEL);
-        let row_bytes = form.row_bytes(sizes.channels);
-        let panel = sizes.panel_bytes(form) * if gate.is_some() { 2 } else { 1 };
-        let tile = tile_size(cx.isa, cx.executor.workers(), [m, columns.len()], row_bytes, panel);
         let columns = to.first() + columns.start..to.first() + columns.end;
         for_each_tile(cx.executor, out, stride, columns, tile, &mut [], |tile, _| {
             tiles.compute(tile);
@@ -509,6 +512,9 @@ struct Tiles<'a, R> {
     residual: Option<&'a [f32]>,
     accumulate: bool,
     activation: Option<Activation>,
+    /// How many blocks of columns ahead the panels are that will be wanted next; 0 where there is
+    /// nothing to fetch ahead.
+    ahead: usize,
     /// Where in its rows the output begins.
     first_column: usize,
     /// Columns of the output.
@@ -534,12 +540,34 @@ impl<R: Rows> Tiles<'_, R> {
                 steps: self.form.steps(self.sizes.channels),
                 row_bytes,
             };
-            self.one(&mut tile, [row, rows], &gather);
+            self.one(&mut tile, [row, rows], row / mr, &gather);
+        }
+    }
+
+    /// Of the panels that will be wanted next, the part that is fetched during a tile of rows: the
+    /// first tile fetches its own, which the others find in the cache.
+    fn next(&self, first: usize, columns: usize, tile: usize) -> &[u8] {
+        let panel = self.sizes.panel_bytes(self.form);
+        let block = columns.div_ceil(PANEL) * panel;
+        let part = block / PACE;
+        let begin = (first - self.data_first) * panel + self.ahead * block;
+        match tile {
+            1..=PACE if self.ahead > 0 => {
+                let begin = (begin + (tile - 1) * part).min(self.data.len());
+                &self.data[begin..self.data.len().min(begin + part)]
+            }
+            _ => &[],
         }
     }
 
     /// Some rows of the tile, with all its columns.
-    fn one(&self, tile: &mut TileMut<'_>, [row, rows]: [usize; 2], gather: &Gather<'_>) {
+    fn one(
+        &self,
+        tile: &mut TileMut<'_>,
+        [row, rows]: [usize; 2],
+        tile_number: usize,
+        gather: &Gather<'_>,
+    ) {
         let place = tile.place();
         let column = place.column - self.first_column;
         let first = column / PANEL;
@@ -549,6 +577,7 @@ impl<R: Rows> Tiles<'_, R> {
             data: &self.data[(first - self.data_first) * panel..],
             scales,
             gate: self.gate,
+            next: self.next(first, place.columns, tile_number),
         };
         let residual: Option<[&[f32]; MR_MAX]> = self.residual.map(|residual| {
             core::array::from_fn(|r| match r < rows {

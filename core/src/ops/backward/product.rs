@@ -303,7 +303,7 @@ impl Left<'_> {
     ) {
         let mr = isa.tile_rows()[isa.tile_panels() - 1];
         let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
-        let panels = Panels { data: bytes_of(panels), scales: &[], gate: None };
+        let panels = Panels { data: bytes_of(panels), scales: &[], gate: None, next: &[] };
         for (number, out) in out[..rows * columns].chunks_mut(mr * columns).enumerate() {
             let count = out.len() / columns;
             for (r, offset) in offsets[..MR_MAX].iter_mut().enumerate() {

@@ -192,6 +192,7 @@ fn one(
         data: &operands.panels[begin..],
         scales: &operands.scales,
         gate: gated.then_some(Gate { data: half, columns: half }),
+        next: &[],
     };
     let [mut found, mut expected] = [operands.values; 2];
     multiply(isa, case, &gather, &panels, &mut found);
