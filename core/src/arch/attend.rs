@@ -216,13 +216,15 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
 unsafe fn exp2<S: Simd, A: Weigh<S>>(x: S::F, minus: S::F) -> S::F {
     // SAFETY: the caller's.
     unsafe {
-        let n = round::<S>(x);
+        // n is in the low bits, and stays there when another whole number is added.
+        let shifted = S::add(x, S::splat(ROUND));
+        let n = S::add(shifted, S::splat(-ROUND));
         let r = S::add(x, S::mul(n, S::splat(-1.0)));
         let mut p = S::splat(A::POLYNOMIAL[0]);
         for &c in &A::POLYNOMIAL[1..] {
             p = A::mul_add(p, r, S::splat(c));
         }
-        shift::<S>(p, S::add(n, minus))
+        shift::<S>(p, S::add(shifted, minus))
     }
 }
 
@@ -233,14 +235,11 @@ unsafe fn round<S: Simd>(x: S::F) -> S::F {
     unsafe { S::add(S::add(x, S::splat(ROUND)), S::splat(-ROUND)) }
 }
 
-/// x times two to a power that is a whole number.
+/// x times two to a power that is a whole number, to which [`ROUND`] was added.
 #[inline(always)]
 unsafe fn shift<S: Simd>(x: S::F, power: S::F) -> S::F {
     // SAFETY: the caller's. In this order a power that is no number stays none.
-    unsafe {
-        let power = S::max(S::splat(LEAST_POWER), power);
-        S::shift_exponent(x, S::add(power, S::splat(ROUND)))
-    }
+    unsafe { S::shift_exponent(x, S::max(S::splat(ROUND + LEAST_POWER), power)) }
 }
 
 /// Sees to it that no score of register `j` exceeds its reference by more than [`HEADROOM`]: what
@@ -266,7 +265,7 @@ unsafe fn raise_reference<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usi
         }
         let raised = S::max(raised, reference);
         let minus = S::add(reference, S::mul(raised, S::splat(-1.0)));
-        let shrink = shift::<S>(S::splat(1.0), minus);
+        let shrink = shift::<S>(S::splat(1.0), S::add(minus, S::splat(ROUND)));
         state.reference[j] = Some(raised);
         state.sum[j] = state.sum[j].map(|sum| S::mul(sum, shrink));
         for row in job.out.chunks_exact_mut(REGS * S::LANES) {

@@ -9,6 +9,17 @@ use super::simd::Simd;
 #[derive(Clone, Copy)]
 pub(super) struct Avx512<const VNNI: bool, const BF16: bool>;
 
+/// The lanes of each half in turn.
+const IN_TURN: [u16; 32] = {
+    let mut lanes = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        lanes[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    lanes
+};
+
 /// A register of bf16 pairs, seen as the type that its dot product takes.
 #[inline(always)]
 fn as_bf16(x: __m512i) -> __m512bh {
@@ -157,6 +168,12 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     #[inline(always)]
     unsafe fn store_bf16_pairs(to: *mut u8, a: __m512, b: __m512) {
         unsafe {
+            if BF16 {
+                // All of a, then all of b.
+                let words: __m512i = core::mem::transmute(_mm512_cvtne2ps_pbh(b, a));
+                let in_turn = _mm512_loadu_si512(IN_TURN.as_ptr().cast());
+                return _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(in_turn, words));
+            }
             let rounded = |x| {
                 let bits = _mm512_castps_si512(x);
                 let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
