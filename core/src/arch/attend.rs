@@ -26,6 +26,9 @@ const LEAST_POWER: f32 = -120.0;
 /// Added to a score that must not count: it is finite, so that the score's fraction stays a number.
 const UNSEEN: f32 = -1e6;
 
+/// One, for [`Simd::add_elsewhere`].
+static ONE: f32 = 1.0;
+
 /// What is added to the scores of a causal row: lane l of the load at `PANEL·2 + i` is 0 where
 /// `i + l ≥ 0`.
 static MASK: [f32; 4 * PANEL] = {
@@ -171,7 +174,9 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
             *right = right.add(4 * (panel * job.steps * PANEL + lane));
         }
         let mut sums = [[S::zero(); REGS]; MR];
-        one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, right[0], job.steps);
+        // The next keys lie behind these, as long as they belong together.
+        let next = rows[0].wrapping_add(MR * job.key_stride);
+        one_tap::<S, A, MR, REGS>(&mut sums, &rows, &right, next, job.steps);
         let mut scores = in_memory::<S, MR, REGS>(&sums);
         if job.causal && first + MR > job.first_query {
             for r in 0..MR {
@@ -190,6 +195,7 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
             }
             raise_reference::<S, A, MR, REGS>(job, state, j, largest, at);
         }
+        let one = S::splat((&raw const ONE).read_volatile());
         for j in 0..REGS {
             let minus = S::mul(state.reference[j].unwrap_or(S::zero()), S::splat(-1.0));
             let mut sum = state.sum[j].unwrap_or(S::zero());
@@ -198,9 +204,9 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
                 let mut pair = [S::zero(); 2];
                 for (i, weight) in pair.iter_mut().enumerate().take(A::KEYS_A_STEP) {
                     if r + i < count {
-                        *weight = exp2::<S, A>(scores[r + i][j], minus);
+                        *weight = exp2::<S, A>(scores[r + i][j], minus, one);
                     }
-                    sum = S::add(sum, *weight);
+                    sum = S::add_elsewhere(sum, one, *weight);
                 }
                 let step = (at + r) / A::KEYS_A_STEP;
                 A::store(weights.add(4 * step * PANEL), pair);
@@ -213,12 +219,12 @@ unsafe fn weigh<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>(
 /// `2^(x + minus)` for a whole number `minus`: x = n + r with |r| ≤ 1/2, a polynomial of r, and
 /// n + minus, which is at most some hundred, goes into the exponent. Only that depends on `minus`.
 #[inline(always)]
-unsafe fn exp2<S: Simd, A: Weigh<S>>(x: S::F, minus: S::F) -> S::F {
+unsafe fn exp2<S: Simd, A: Weigh<S>>(x: S::F, minus: S::F, one: S::F) -> S::F {
     // SAFETY: the caller's.
     unsafe {
         // n is in the low bits, and stays there when another whole number is added.
-        let shifted = S::add(x, S::splat(ROUND));
-        let n = S::add(shifted, S::splat(-ROUND));
+        let shifted = S::add_elsewhere(x, one, S::splat(ROUND));
+        let n = S::add_elsewhere(shifted, one, S::splat(-ROUND));
         let r = S::add(x, S::mul(n, S::splat(-1.0)));
         let mut p = S::splat(A::POLYNOMIAL[0]);
         for &c in &A::POLYNOMIAL[1..] {
@@ -340,7 +346,8 @@ unsafe fn add_channels<S: Simd, A: Weigh<S>, const MR: usize, const REGS: usize>
             *row = row.add((first + r.min(count - 1)) * row_bytes);
         }
         let mut sums = [[S::zero(); REGS]; MR];
-        one_tap::<S, A, MR, REGS>(&mut sums, &rows, right, right[0], steps);
+        let next = rows[0].wrapping_add(MR * row_bytes);
+        one_tap::<S, A, MR, REGS>(&mut sums, &rows, right, next, steps);
         let total = in_memory::<S, MR, REGS>(&sums);
         for (r, row) in total.iter().enumerate().take(count) {
             let to = job.out.as_mut_ptr().add((first + r) * REGS * S::LANES);

@@ -52,6 +52,14 @@ pub(super) trait Simd: Copy {
     /// `a · b + c`, rounded once where the CPU can.
     unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
+    /// `a + b`, by the unit that multiplies where that is another than the one that adds: so both
+    /// have their share of a long computation. `one` is 1, of which the compiler must not know.
+    #[inline(always)]
+    unsafe fn add_elsewhere(a: Self::F, _one: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller's.
+        unsafe { Self::add(a, b) }
+    }
+
     /// The larger of both; b where it is no number.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// The smaller of both; b where it is no number.

@@ -120,6 +120,11 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
+    unsafe fn add_elsewhere(a: __m512, one: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, one, b) }
+    }
+
+    #[inline(always)]
     unsafe fn max(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_max_ps(a, b) }
     }
@@ -283,7 +288,7 @@ kernels! {
     one panel: 1 registers, [1, 4, 8, 12],
     two panels: 2 registers, [1, 4, 6, 8, 12],
     prefers 2,
-    attends 12 keys with 2 registers of queries
+    attends 8 keys with 2 registers of queries
 }
 
 kernels! {
@@ -292,7 +297,7 @@ kernels! {
     one panel: 1 registers, [1, 4, 8, 12],
     two panels: 2 registers, [1, 4, 6, 8, 12],
     prefers 2,
-    attends 12 keys with 2 registers of queries
+    attends 8 keys with 2 registers of queries
 }
 
 kernels! {
@@ -302,5 +307,5 @@ kernels! {
     one panel: 1 registers, [1, 4, 8, 12],
     two panels: 2 registers, [1, 4, 6, 8, 12],
     prefers 2,
-    attends 12 keys with 2 registers of queries
+    attends 8 keys with 2 registers of queries
 }

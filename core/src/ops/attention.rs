@@ -3,7 +3,7 @@
 //! scores.
 
 use super::context::Context;
-use super::convert::to_form;
+use super::convert::write_rows;
 use super::gemm::in_panel;
 use super::observe::Op;
 use super::tape::Record;
@@ -63,7 +63,7 @@ pub fn attention(
         for sample in 0..n {
             let [q, k, v, out] = [q, k, v, out].map(|x| x.sample(sample));
             cx.working(|cx| {
-                let k = if form == Form::F32 { k? } else { to_form(cx, k?, form)? };
+                let k = if form == Form::F32 { k? } else { sizes.keys_of_heads(cx, k?)? };
                 if cx.is_planning() || q?.is_empty() {
                     return Ok(());
                 }
@@ -133,6 +133,34 @@ impl Sizes {
         words.saturating_mul(self.queries)
     }
 
+    /// Keys in the products' form, `[heads, tk, d]`: what belongs to a head lies together, so that
+    /// a core's cache holds nothing else.
+    fn keys_of_heads(&self, cx: &mut Context<'_>, k: Tensor) -> Result<Tensor> {
+        let Self { d, c, tk, form, .. } = *self;
+        let out = cx.tensor_in(Shape::new([c / d.max(1), tk, d]), form)?;
+        if cx.is_planning() || out.is_empty() {
+            return Ok(out);
+        }
+        let (isa, row) = (cx.isa, form.row_bytes(d));
+        let (to, [k]) = cx.arena.split_bytes(out, [k]);
+        let k = floats_of(k);
+        for_each_chunk::<_, f32>(cx.executor, to, tk * row, &mut [], |head, to, _| {
+            for (key, to) in k.chunks_exact(c).zip(to.chunks_exact_mut(row)) {
+                write_rows(isa, form, &key[head * d..][..d], d, to);
+            }
+        });
+        cx.ended(Op::Convert, out);
+        Ok(out)
+    }
+
+    /// Bytes from key to key, and from head to head.
+    fn key_strides(&self) -> [usize; 2] {
+        match self.form {
+            Form::F32 => [4 * self.c, 4 * self.d],
+            form => [form.row_bytes(self.d), self.tk * form.row_bytes(self.d)],
+        }
+    }
+
     /// Values of each head as `[tiles of KEYS, d, KEYS]`, with zeros after the last.
     fn transpose_values(&self, cx: &mut Context<'_>, v: Tensor, values: Tensor) {
         let (tiles, c) = (self.tk.div_ceil(KEYS), self.c);
@@ -163,13 +191,13 @@ impl Sizes {
         let (out, rest) = rest.split_at_mut(queries * d);
         let sums = &mut rest[..queries];
         self.pack_queries(&from.q[place.row * c + place.column..], place.rows, panels);
-        let head = place.column / d;
+        let (head, [key_stride, head_stride]) = (place.column / d, self.key_strides());
         isa.attend(&mut Attend {
             arithmetic: self.form.into(),
             queries: bytes_of(panels),
             steps: self.form.steps(d),
-            keys: &from.k[4 * place.column / self.form.per_step()..],
-            key_stride: self.form.row_bytes(c),
+            keys: &from.k[head * head_stride..],
+            key_stride,
             values: &from.values[4 * head * self.values_of_a_head()..],
             tk: self.tk,
             causal: self.causal,
