@@ -260,17 +260,6 @@ pub(super) struct Kernels {
     pub register_loop: unsafe fn(Arithmetic, usize) -> (f32, u64),
 }
 
-/// Has what follows begin a cache line of its own. A loop of some hundred bytes else takes up to a
-/// tenth longer, or not, with any change of the code before it.
-#[inline(always)]
-pub(super) fn on_a_cache_line() {
-    // SAFETY: at most some instructions that do nothing.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        core::arch::asm!(".p2align 6", options(nomem, nostack, preserves_flags));
-    }
-}
-
 /// Gives an instruction set its kernels: the generic bodies, compiled with its features.
 macro_rules! kernels {
     (

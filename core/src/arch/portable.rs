@@ -255,21 +255,20 @@ fn normalise_then(
     let c = affine.len() / 3;
     let (mean, rest) = affine.split_at(c);
     let (scale, shift) = rest.split_at(c);
-    let whole = c / LANES * LANES;
+    let blocks = mean.as_chunks::<LANES>().0.iter();
+    let blocks = blocks.zip(scale.as_chunks::<LANES>().0).zip(shift.as_chunks::<LANES>().0);
+    let mut whole = 0;
     // All rows of some channels, whose numbers stay in registers.
-    for first in (0..whole).step_by(LANES) {
-        let own = [mean, scale, shift].map(|of| of[first..].first_chunk::<LANES>());
-        let [Some(mean), Some(scale), Some(shift)] = own else { return };
-        let rows = x[first..].chunks(stride).zip(out[first..].chunks_mut(c));
-        for (x, out) in rows {
-            let (Some(x), Some(out)) = (x.first_chunk::<LANES>(), out.first_chunk_mut::<LANES>())
-            else {
-                return;
-            };
-            for i in 0..LANES {
-                out[i] = f((x[i] - mean[i]) * scale[i] + shift[i]);
+    for ((mean, scale), shift) in blocks {
+        for (x, out) in x[whole..].chunks(stride).zip(out[whole..].chunks_mut(c)) {
+            let rows = (x.first_chunk::<LANES>(), out.first_chunk_mut::<LANES>());
+            if let (Some(x), Some(out)) = rows {
+                for i in 0..LANES {
+                    out[i] = f((x[i] - mean[i]) * scale[i] + shift[i]);
+                }
             }
         }
+        whole += LANES;
     }
     if whole == c {
         return;
@@ -533,6 +532,14 @@ impl Steps {
     pub fn tail(&self) -> [u32; 2] {
         [self.scale.to_bits(), (self.zero + ROUND).to_bits() & 0xFF]
     }
+
+    /// Writes a row's [`Steps::tail`].
+    #[inline(always)]
+    pub fn write(tail: [u32; 2], to: &mut [u8]) {
+        for (to, word) in to.as_chunks_mut().0.iter_mut().zip(tail) {
+            *to = word.to_le_bytes();
+        }
+    }
 }
 
 /// Quantises a row to [`Form::Q8`](crate::tensor::Form): the range, which always holds 0, is cut
@@ -544,16 +551,14 @@ fn quantise_row(x: &[f32], is_finite: bool, out: &mut [u8]) {
     let smallest = fold(x, 0.0, smaller);
     // Zero, or no number.
     let flaw = if is_finite { 0.0 } else { sum(x, |x| x * 0.0) };
-    let Steps { scale, inverse, zero } = Steps::new([smallest, largest], flaw);
+    let steps = Steps::new([smallest, largest], flaw);
     let padded = x.len().next_multiple_of(4);
     let (integers, tail) = out.split_at_mut(padded);
     for (q, &x) in integers.iter_mut().zip(x) {
-        *q = byte(x * inverse + zero);
+        *q = byte(x * steps.inverse + steps.zero);
     }
-    integers[x.len()..].fill(zero as u8);
-    for (to, word) in tail.as_chunks_mut().0.iter_mut().zip(Steps { scale, inverse, zero }.tail()) {
-        *to = word.to_le_bytes();
-    }
+    integers[x.len()..].fill(steps.zero as u8);
+    Steps::write(steps.tail(), tail);
 }
 
 /// Quantises each row of `c` channels.

@@ -44,12 +44,11 @@ pub(super) unsafe fn quantise<S: Simd>(x: &[f32], c: usize, out: &mut [u8]) {
                 (numbers[i], tails[i]) = ([steps.inverse, steps.zero], steps.tail());
             }
             for (r, (x, out)) in x.chunks_exact(c).zip(out.chunks_exact_mut(bytes)).enumerate() {
-                write::<S>(x, numbers[r], out);
+                let (integers, tail) = out.split_at_mut(filled);
+                write::<S>(x, numbers[r], integers);
                 let zero = tails[r][1] as u8;
-                out[c..filled].iter_mut().for_each(|integer| *integer = zero);
-                let tail = out.as_mut_ptr().add(filled).cast::<[u8; 4]>();
-                tail.write(tails[r][0].to_le_bytes());
-                tail.add(1).write(tails[r][1].to_le_bytes());
+                integers[c..].iter_mut().for_each(|integer| *integer = zero);
+                Steps::write(tails[r], tail);
             }
         }
         let mut lanes = [0.0; MAX_LANES];

@@ -3,13 +3,13 @@
 //! scores.
 
 use super::context::Context;
-use super::convert::write_rows;
+use super::convert::{TASK, write_rows};
 use super::gemm::in_panel;
 use super::observe::Op;
 use super::tape::Record;
 use crate::arch::{Attend, Isa, KEYS};
 use crate::error::{Error, Result};
-use crate::exec::{TileMut, for_each_chunk, for_each_tile};
+use crate::exec::{TileMut, even_share, for_each_chunk, for_each_tile};
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::to_bf16;
 use crate::tensor::{Form, PANEL, Shape, Tensor};
@@ -144,9 +144,11 @@ impl Sizes {
         let (isa, row) = (cx.isa, form.row_bytes(d));
         let (to, [k]) = cx.arena.split_bytes(out, [k]);
         let k = floats_of(k);
-        for_each_chunk::<_, f32>(cx.executor, to, tk * row, &mut [], |head, to, _| {
-            for (key, to) in k.chunks_exact(c).zip(to.chunks_exact_mut(row)) {
-                write_rows(isa, form, &key[head * d..][..d], d, to);
+        let rows = even_share(cx.executor, to.len() / row, TASK / row);
+        for_each_chunk::<_, f32>(cx.executor, to, rows * row, &mut [], |index, to, _| {
+            for (number, to) in (index * rows..).zip(to.chunks_exact_mut(row)) {
+                let (head, key) = (number / tk, number % tk);
+                write_rows(isa, form, &k[key * c + head * d..][..d], d, to);
             }
         });
         cx.ended(Op::Convert, out);

@@ -10,7 +10,7 @@ use crate::tensor::packed::ROW_TAIL;
 use crate::tensor::{Form, Shape, Tensor};
 
 /// Bytes in one task, about: some microseconds.
-const TASK: usize = 16 << 10;
+pub(super) const TASK: usize = 16 << 10;
 
 /// x with its rows in another form, on top of the stack.
 ///
