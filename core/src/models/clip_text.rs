@@ -2,7 +2,9 @@
 
 use super::{check_eps, check_layers, check_width, refuse};
 use crate::error::{Error, Result};
-use crate::nn::{Attention, AttentionNames, Linear, attention, layer_norm, linear};
+use crate::nn::{
+    Attention, AttentionNames, Linear, attention, layer_norm, linear, linear_added_to,
+};
 use crate::ops::{self, Context};
 use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
@@ -190,7 +192,7 @@ impl ClipTextConfig {
             let form = wide.form(cx, &fc1, inner)?;
             let y = layer_norm(cx, &p.at("layer_norm2"), x, self.layer_norm_eps, form)?;
             let y = linear(cx, &fc1, y, wide.then(activation))?;
-            linear(cx, &p.at("mlp.fc2"), y, Linear::new(self.hidden_size).plus(x))
+            linear_added_to(cx, &p.at("mlp.fc2"), y, Linear::new(self.hidden_size), x)
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Attention layers: four projections around [`ops::attention`].
 
-use super::linear::{Linear, linear};
+use super::linear::{Linear, linear, linear_added_to};
 use super::norm::{Norm, group_norm};
 use crate::error::Result;
 use crate::ops::{self, Context};
@@ -49,8 +49,8 @@ pub struct Attention {
     pub names: AttentionNames,
 }
 
-/// `[n, t, c]`: queries from x look at keys and values from `states` `[n, t', c']`; `residual`
-/// `[n, t, c]` is added to what they bring back.
+/// `[n, t, c]`: queries from x look at keys and values from `states` `[n, t', c']`. What they bring
+/// back is added to `sum` `[n, t, c]`: in its place, or as a new tensor where it is still needed.
 ///
 /// # Errors
 /// Those of [`ops::attention`] and of the projections.
@@ -59,7 +59,7 @@ pub fn attention(
     p: &Path<'_>,
     x: Tensor,
     states: Tensor,
-    residual: Tensor,
+    sum: Tensor,
     layer: Attention,
 ) -> Result<Tensor> {
     let Attention { heads, inner, bias, causal, names } = layer;
@@ -70,7 +70,7 @@ pub fn attention(
         let v = linear(cx, &p.at(names.value), states, projection)?;
         let form = projection.form(cx, &p.at(names.query), x.channels())?;
         let y = ops::attention(cx, q, k, v, ops::Attention { heads, causal, form })?;
-        linear(cx, &p.at(names.out), y, Linear::new(residual.channels()).plus(residual))
+        linear_added_to(cx, &p.at(names.out), y, Linear::new(sum.channels()), sum)
     })
 }
 

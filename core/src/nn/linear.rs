@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::{self, Activation, Context, Epilogue, Matrix};
 use crate::tensor::{Form, Tensor};
-use crate::weights::Path;
+use crate::weights::{Path, Weight};
 
 /// What a [`linear`] layer yields.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +60,21 @@ impl Linear {
         }
     }
 
+    /// The layer's weight and bias, under `p`, for an input of `k` channels.
+    fn weights(
+        self,
+        cx: &mut Context<'_>,
+        p: &Path<'_>,
+        k: usize,
+    ) -> Result<(Matrix, Option<Weight>)> {
+        let matrix = self.matrix(cx, p, k)?;
+        let bias = match self.bias {
+            false => None,
+            true => Some(cx.weight(&p.at("bias"), [matrix.sizes.n])?),
+        };
+        Ok((matrix, bias))
+    }
+
     /// The form in which the layer wants its input, of `k` channels.
     ///
     /// # Errors
@@ -82,22 +97,40 @@ impl Linear {
 /// # Errors
 /// Those of [`ops::linear`] and of the weights.
 pub fn linear(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, layer: Linear) -> Result<Tensor> {
-    let matrix = layer.matrix(cx, p, x.channels())?;
-    let bias = match layer.bias {
-        false => None,
-        true => Some(cx.weight(&p.at("bias"), [matrix.sizes.n])?),
-    };
+    let (matrix, bias) = layer.weights(cx, p, x.channels())?;
     ops::linear(cx, x, matrix, bias, layer.epilogue)
 }
 
-/// [`linear`] into a tensor that is there, to which it is added.
+/// [`linear`] into a tensor that is there.
 ///
 /// # Errors
 /// As [`linear`].
-pub fn linear_added_to(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, out: Tensor) -> Result<()> {
-    let layer = Linear::new(out.channels());
-    let matrix = layer.matrix(cx, p, x.channels())?;
-    let bias = cx.weight(&p.at("bias"), [out.channels()])?;
-    let epilogue = Epilogue { accumulate: true, ..Epilogue::NONE };
-    ops::linear_into(cx, x, matrix, Some(bias), epilogue, out)
+pub fn linear_into(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    layer: Linear,
+    out: Tensor,
+) -> Result<()> {
+    let (matrix, bias) = layer.weights(cx, p, x.channels())?;
+    ops::linear_into(cx, x, matrix, bias, layer.epilogue, out)
+}
+
+/// `sum` and what [`linear`] yields: in its place, or as a new tensor where `sum` is still needed.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_added_to(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: Tensor,
+    mut layer: Linear,
+    sum: Tensor,
+) -> Result<Tensor> {
+    if !cx.may_overwrite(sum) {
+        return linear(cx, p, x, layer.plus(sum));
+    }
+    layer.epilogue.accumulate = true;
+    linear_into(cx, p, x, layer, sum)?;
+    Ok(sum)
 }

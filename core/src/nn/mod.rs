@@ -22,7 +22,7 @@ pub use attention::{
 pub use bands::{NormAt, conv2d_in_bands_replacing, resnet_block_2d_in_bands};
 pub use conv::{Conv, conv2d, conv2d_replacing};
 pub use embeddings::timestep_embedding;
-pub use linear::{Linear, linear};
+pub use linear::{Linear, linear, linear_added_to};
 pub use norm::{Norm, group_norm, group_norm_replacing, layer_norm};
 pub use resnet::{
     ResnetBlock2d, Time, TimeScaleShift, resnet_block_2d, resnet_block_2d_replacing,

@@ -2,7 +2,7 @@
 //! 2022, section 3.3).
 
 use super::attention::{Attention, AttentionNames, attention};
-use super::linear::{Linear, linear, linear_added_to};
+use super::linear::{Linear, linear, linear_added_to, linear_into};
 use super::norm::{Norm, group_norm, layer_norm};
 use crate::error::Result;
 use crate::ops::Context;
@@ -42,8 +42,8 @@ pub struct Transformer2d {
 
 /// `[n, h, w, c]` to the same shape; the result takes the place of `x`, the newest tensor.
 ///
-/// Self-attention's peak is eight times x: x, tokens, normalised tokens, queries, keys, values,
-/// what they bring back, and the result (40 MiB in Stable Diffusion 1 at 512x512).
+/// Self-attention's peak is seven times x: x, tokens, normalised tokens, queries, keys, values, and
+/// what they bring back (35 MiB in Stable Diffusion 1 at 512x512).
 ///
 /// # Errors
 /// Those of its layers.
@@ -61,12 +61,15 @@ pub fn transformer_2d_replacing(
     cx.replace(x, |cx| {
         let residual = x.reshape([n, h * w, c])?;
         let form = projection(inner).form(cx, &p.at("proj_in"), c)?;
-        let y = group_norm(cx, &p.at("norm"), residual, norm.alone().in_form(form))?;
-        let mut y = cx.replace(y, |cx| linear(cx, &p.at("proj_in"), y, projection(inner)))?;
+        let mut y = cx.tensor(residual.shape().with_last(inner))?;
+        cx.scratch(|cx| {
+            let rows = group_norm(cx, &p.at("norm"), residual, norm.alone().in_form(form))?;
+            linear_into(cx, &p.at("proj_in"), rows, projection(inner), y)
+        })?;
         for layer in 0..model.layers {
             y = basic_transformer_block_replacing(cx, &blocks.index(layer), y, model)?;
         }
-        let out = linear(cx, &p.at("proj_out"), y, projection(c).plus(residual))?;
+        let out = linear_added_to(cx, &p.at("proj_out"), y, projection(c), residual)?;
         out.reshape([n, h, w, c])
     })
 }
@@ -99,26 +102,25 @@ fn basic_transformer_block_replacing(
 }
 
 /// `x + ff(norm3(x))` with GEGLU (Shazeer 2020): in the place of x, one part of the rows after the
-/// other, or as a whole where the walk is recorded.
+/// other, or as a whole where x is still needed.
 fn feed_forward_replacing(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<Tensor> {
     let (rows, c) = (x.row_count(), x.channels());
     let part = rows.div_ceil(FEED_FORWARD_PARTS).max(FEED_FORWARD_ROWS);
     let (widen, narrow) = (p.at("ff.net.0.proj"), p.at("ff.net.2"));
     let wide = Linear::new(4 * c).geglu();
     let form = wide.form(cx, &widen, c)?;
-    if cx.is_recording() {
+    let into = |cx: &mut Context<'_>, x: Tensor| {
         let y = layer_norm(cx, &p.at("norm3"), x, LAYER_NORM_EPS, form)?;
         let y = linear(cx, &widen, y, wide)?;
-        return linear(cx, &narrow, y, Linear::new(c).plus(x));
+        linear_added_to(cx, &narrow, y, Linear::new(c), x)
+    };
+    if !cx.may_overwrite(x) {
+        return into(cx, x);
     }
     for start in (0..rows).step_by(part) {
         let x = x.rows(start, part.min(rows - start))?;
         let tally = cx.tally();
-        cx.scratch(|cx| {
-            let y = layer_norm(cx, &p.at("norm3"), x, LAYER_NORM_EPS, form)?;
-            let y = linear(cx, &widen, y, wide)?;
-            linear_added_to(cx, &narrow, y, x)
-        })?;
+        cx.scratch(|cx| into(cx, x))?;
         if start > 0 {
             cx.count_weights_as(tally);
         }

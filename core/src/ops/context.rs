@@ -79,6 +79,12 @@ impl<'m> Context<'m> {
         }
     }
 
+    /// Whether what x holds is needed no more once it has been read: the walk keeps nothing for a
+    /// way back.
+    pub fn may_overwrite(&self, x: Tensor) -> bool {
+        self.is_ours(x.offset())
+    }
+
     /// The arena, to be asked about its top and peak.
     pub fn arena(&self) -> &Arena<'m> {
         &self.arena

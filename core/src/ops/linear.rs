@@ -42,9 +42,7 @@ pub fn linear(
         return epilogue.activation.map_or(Ok(y), |activation| activate(cx, y, activation));
     }
     let out = cx.tensor(x.shape().with_last(matrix.sizes.n / halves))?;
-    let Epilogue { residual, per_sample, .. } = epilogue;
-    cx.record(|| Record::Linear(Product { x, matrix, bias, residual, per_sample, out }))?;
-    linear_rows(cx, x, matrix, bias, epilogue, out)?;
+    linear_into(cx, x, matrix, bias, epilogue, out)?;
     Ok(out)
 }
 
@@ -52,7 +50,8 @@ pub fn linear(
 ///
 /// # Errors
 /// As [`linear`], and [`Error::Shape`] where `out` has not x's rows or n channels;
-/// [`Error::Config`] where the walk is recorded.
+/// [`Error::Config`] where the walk is recorded and what `out` holds is needed, or more than a
+/// residual belongs to the end.
 pub fn linear_into(
     cx: &mut Context<'_>,
     x: Tensor,
@@ -61,7 +60,11 @@ pub fn linear_into(
     epilogue: Epilogue,
     out: Tensor,
 ) -> Result<()> {
-    cx.refuse_recording("a product into a tensor that is there")?;
+    let Epilogue { residual, per_sample, activation, accumulate, geglu } = epilogue;
+    if activation.is_some() || accumulate || geglu {
+        cx.refuse_recording("a product into a tensor that is there")?;
+    }
+    cx.record(|| Record::Linear(Product { x, matrix, bias, residual, per_sample, out }))?;
     linear_rows(cx, x, matrix, bias, epilogue, out)
 }
 
