@@ -135,16 +135,22 @@ fn elementwise(c: &mut Criterion) {
 fn rows(c: &mut Criterion) {
     let x = numbers();
     let mut group = c.benchmark_group("rows of 512, 16384 in all");
-    let (weight, affine) = (vec![0.5; ROW], vec![0.5; 3 * ROW]);
+    let weight = vec![0.5; ROW];
     for isa in isas() {
         let mut y = x.clone();
         let mut moments = vec![0.0; 2 * ROW];
         bench(&mut group, isa, "moments", || isa.moments_f32(black_box(&x), &mut moments));
         for (name, silu) in [("normalise", false), ("normalise_silu", true)] {
             bench(&mut group, isa, name, || {
-                isa.normalise_f32(black_box(&x), ROW, &affine, silu, &mut y);
+                isa.normalise_f32(black_box(&x), ROW, [&weight; 3], silu, &mut y, ROW);
             });
         }
+        bench(&mut group, isa, "transpose", || {
+            for from in (0..ROW).step_by(16) {
+                let to = &mut y[from * (LEN / ROW)..];
+                isa.transpose_f32(black_box(&x[from..]), ROW, LEN / ROW, to, LEN / ROW);
+            }
+        });
         bench(&mut group, isa, "layer_norm", || {
             for (x, y) in x.chunks_exact(ROW).zip(y.chunks_exact_mut(ROW)) {
                 isa.layer_norm_f32(black_box(x), &weight, &weight, 1e-5, y);

@@ -72,18 +72,24 @@ fn the_exponential_is_within_its_stated_error() {
 #[test]
 fn normalising_is_the_same_on_every_instruction_set() {
     for (isa, c) in isas().into_iter().flat_map(|isa| LENGTHS[1..].iter().map(move |&c| (isa, c))) {
-        for (rows, further) in [(0, 0), (1, 0), (3, 0), (3, 5)] {
+        for (rows, further) in [(0, [0, 0]), (1, [0, 0]), (3, [0, 0]), (3, [5, 0]), (3, [2, 9])] {
             // Rows of which the last is not followed by what lies between them.
-            let stride = c + further;
-            let (x, affine) = (values((rows * stride).saturating_sub(further)), numbers(4, 3 * c));
+            let [stride, pitch] = further.map(|further| c + further);
+            let len = |pitch: usize| (rows * pitch).saturating_sub(pitch - c);
+            let (x, affine) = (values(len(stride)), numbers(4, 3 * c));
+            let affine = [0, 1, 2].map(|of| &affine[of * c..][..c]);
             for silu in [false, true] {
-                let [mut expected, mut found] = [(); 2].map(|()| vec![f32::NAN; rows * c]);
-                Isa::SCALAR.normalise_f32(&x, stride, &affine, silu, &mut expected);
-                isa.normalise_f32(&x, stride, &affine, silu, &mut found);
+                let [mut expected, mut found] = [(); 2].map(|()| vec![f32::NAN; len(pitch)]);
+                Isa::SCALAR.normalise_f32(&x, stride, affine, silu, &mut expected, pitch);
+                isa.normalise_f32(&x, stride, affine, silu, &mut found, pitch);
                 assert_eq!(bits(&found), bits(&expected), "{rows}x{c} on {isa:?}, silu {silu}");
                 for (i, found) in expected.iter().enumerate() {
-                    let (row, channel) = (i / c, i % c);
-                    let [mean, scale, shift] = [0, 1, 2].map(|of| affine[of * c + channel]);
+                    let (row, channel) = (i / pitch, i % pitch);
+                    if channel >= c {
+                        assert!(found.is_nan(), "what lies between the rows is left alone");
+                        continue;
+                    }
+                    let [mean, scale, shift] = affine.map(|values| values[channel]);
                     let y = (x[row * stride + channel] - mean) * scale + shift;
                     let expected = if silu { y / (1.0 + (-y).exp()) } else { y };
                     let limit = if silu { 2e-5 * expected.abs() + 2e-8 } else { 0.0 };
@@ -211,7 +217,7 @@ fn a_silu_that_is_rounded_afterwards_is_near_enough() {
     for isa in isas() {
         // One channel that is left as it is.
         let mut found = vec![0.0; x.len()];
-        isa.normalise_f32(&x, 1, &[0.0, 1.0, 0.0], true, &mut found);
+        isa.normalise_f32(&x, 1, [&[0.0], &[1.0], &[0.0]], true, &mut found, 1);
         for (&x, &found) in x.iter().zip(&found).take(200_001) {
             let exact = f64::from(x) / (1.0 + (-f64::from(x)).exp());
             let limit = 1e-5 * exact.abs() + 1e-35;
@@ -363,6 +369,40 @@ fn every_number_is_rounded_to_the_nearest_bf16() {
             isa.f32_to_bf16(&x[0x1F_0000 / 8..][..len], &mut part);
             assert_eq!(part[..2 * len], expected[0x1F_0000 / 4..][..2 * len]);
             assert!(part[2 * len..].iter().all(|&byte| byte == 0), "{len} on {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn pairs_of_rows_become_words_of_bf16() {
+    for (isa, width) in isas().into_iter().flat_map(|isa| [1, 15, 16, 33].map(|w| (isa, w))) {
+        for (rows, stride) in [(1, width), (2, width), (5, width + 3), (6, width + 40)] {
+            let x = values((rows - 1) * stride + width);
+            let mut found = vec![0xFF; 4 * width * rows.div_ceil(2)];
+            isa.bf16_pairs(&x, stride, width, &mut found);
+            for (i, half) in found.chunks_exact(2).enumerate() {
+                let (row, column) = (i / (2 * width) * 2 + i % 2, i / 2 % width);
+                let x = if row < rows { x[row * stride + column] } else { 0.0 };
+                assert_eq!(half, bf16::from_f32(x).to_le_bytes(), "{rows} of {width} on {isa:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn columns_become_rows() {
+    for (isa, rows) in isas().into_iter().flat_map(|isa| [1, 15, 16, 40].map(|r| (isa, r))) {
+        for (stride, pitch) in [(16, rows), (21, rows + 3)] {
+            let x = numbers(9, (rows - 1) * stride + 16);
+            let mut found = vec![f32::NAN; 15 * pitch + rows];
+            isa.transpose_f32(&x, stride, rows, &mut found, pitch);
+            for (i, &found) in found.iter().enumerate() {
+                let (column, row) = (i / pitch, i % pitch);
+                match row < rows {
+                    true => assert_eq!(found, x[row * stride + column], "{rows} on {isa:?}"),
+                    false => assert!(found.is_nan(), "what lies between the rows is left alone"),
+                }
+            }
         }
     }
 }

@@ -516,7 +516,7 @@ fn ops_without_weights() {
     one(
         "concat",
         vec![vec![2, 5, 3], vec![2, 5, 4]],
-        Box::new(|cx, x| ops::concat(cx, x[0], x[1])),
+        Box::new(|cx, x| ops::concat(cx, x[0], x[1], Form::F32)),
         Box::new(|x| {
             let rows = x[0].chunks_exact(3).zip(x[1].chunks_exact(4));
             rows.flat_map(|(a, b)| [a, b].concat()).collect()

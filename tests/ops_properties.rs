@@ -417,7 +417,7 @@ fn elementwise_ops_plan_as_they_run() {
                 3 => ops::scale_add_in_place(cx, x, 0.5, &[(y, 0.25), (y, 2.0)])?,
                 4 => ops::copy_into(cx, y, x)?,
                 5 => return ops::activate(cx, x, activation),
-                6 => return ops::concat(cx, x, y),
+                6 => return ops::concat(cx, x, y, Form::F32),
                 7 => return ops::geglu(cx, x),
                 _ => return ops::slice_channels(cx, x, start, count),
             }

@@ -2,12 +2,12 @@
 //! weights stand for: in place and streamed, whatever the number of threads.
 
 use half::bf16;
-use mote::arch::Isa;
+use mote::arch::{Activation, Isa};
 use mote::exec::Executor;
 use mote::mem::Arena;
-use mote::ops::{self, Context, Conv2d, Epilogue};
+use mote::ops::{self, Context, Conv2d, Epilogue, GroupNorm};
 use mote::tensor::packed::{DOUBLED, Panel, Sizes, doubled_row, unpack_panel};
-use mote::tensor::{DType, Form, PANEL, Packing, Shape, Tensor};
+use mote::tensor::{DType, Form, Joined, PANEL, Packing, Shape, Tensor};
 use mote::weights::{
     InPlace, Index, Part, Parts, Path, ReadAt, Slot, Streamed, Weights, header_bytes,
 };
@@ -530,6 +530,48 @@ fn a_doubled_weight_goes_with_nothing_but_a_doubled_picture() {
     let mut cx = Context::new(Arena::measuring(), Isa::SCALAR, &Threads(1), &mut weights);
     let not_3x3 = cx.matrix(&Path::root().at("w"), [20, 6, 1, 9]);
     assert!(matches!(not_3x3, Err(Error::WeightShape { .. })), "{not_3x3:?}");
+}
+
+#[test]
+fn two_tensors_side_by_side_are_as_good_as_one() {
+    let packings = Packing::PACKED.into_iter();
+    for (packing, [a, b]) in packings.flat_map(|p| [[6, 10], [32, 16], [40, 8]].map(|c| (p, c))) {
+        let (samples, pixels, c) = (2, 150, a + b);
+        let mut weights = TestWeights::default();
+        add_packed(&mut weights, packing, &[9, c], 21);
+        weights.push("scale", &[c], &numbers(22, c));
+        let (x, y) = (numbers(23, samples * pixels * a), numbers(24, samples * pixels * b));
+        // The two tensors, what is made of them, and a product with both.
+        let result = |is_joined: bool, is_normalised: bool| {
+            let (_, found) = run(best_isa(), &Threads(3), &mut weights.clone(), |cx| {
+                let x = ops::fill(cx, Shape::new([samples, pixels, a]), &x)?;
+                let y = ops::fill(cx, Shape::new([samples, pixels, b]), &y)?;
+                let matrix = cx.matrix(&Path::root().at("w"), [9, c])?;
+                let scale = cx.weight(&Path::root().at("scale"), [c])?;
+                let form = packing.form();
+                let activation = Some(Activation::Silu);
+                // Two groups, the first of which may reach into the second tensor.
+                let norm = GroupNorm { groups: 2, eps: 1e-5, scale_shift: None, activation, form };
+                let rows = match (is_joined, is_normalised) {
+                    (true, true) => ops::group_norm(cx, Joined::pair(x, y)?, scale, scale, norm)?,
+                    (true, false) => ops::concat(cx, x, y, form)?,
+                    (false, _) => {
+                        let both = ops::concat(cx, x, y, Form::F32)?;
+                        match is_normalised {
+                            true => ops::group_norm(cx, both, scale, scale, norm)?,
+                            false => both,
+                        }
+                    }
+                };
+                ops::linear(cx, rows, matrix, None, Epilogue::NONE)
+            });
+            found
+        };
+        for is_normalised in [false, true] {
+            let what = format!("{a} + {b} channels in {packing:?}, normalised {is_normalised}");
+            assert_eq!(result(true, is_normalised), result(false, is_normalised), "{what}");
+        }
+    }
 }
 
 #[test]

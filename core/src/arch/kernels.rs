@@ -208,6 +208,9 @@ pub struct Adam {
 /// A row of tiles of a product.
 pub(super) type Product = unsafe fn(Arithmetic, &Gather<'_>, &Panels<'_>, &mut Finish<'_, '_>);
 
+/// x, its stride, affine, whether SiLU follows, result, its stride.
+pub(super) type Normalise = unsafe fn(&[f32], usize, [&[f32]; 3], bool, &mut [f32], usize);
+
 /// x, weight, bias, epsilon, result.
 pub(super) type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
@@ -243,7 +246,7 @@ pub(super) struct Kernels {
     pub double_f32: Double,
     pub scale_add_f32: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub moments_f32: unsafe fn(&[f32], &mut [f32]),
-    pub normalise_f32: unsafe fn(&[f32], usize, &[f32], bool, &mut [f32]),
+    pub normalise_f32: Normalise,
     pub layer_norm_f32: LayerNorm,
     pub activate_backward_f32: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     pub geglu_backward_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -255,6 +258,7 @@ pub(super) struct Kernels {
     pub adamw_f32: unsafe fn(&Adam, &[f32], [&mut [f32]; 3]),
     pub quantise_rows: unsafe fn(&[f32], usize, &mut [u8]),
     pub f32_to_bf16: unsafe fn(&[f32], &mut [u8]),
+    pub bf16_pairs: unsafe fn(&[f32], usize, usize, &mut [u8]),
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
     pub bf16_to_f32: unsafe fn(&[u8], &mut [f32]),
     pub register_loop: unsafe fn(Arithmetic, usize) -> (f32, u64),
@@ -326,6 +330,20 @@ macro_rules! kernels {
             /// # Safety
             /// The CPU has the features.
             $(#[$feature])*
+            unsafe fn transpose_f32(
+                from: &[f32],
+                stride: usize,
+                rows: usize,
+                to: &mut [f32],
+                pitch: usize,
+            ) {
+                // SAFETY: the caller's.
+                unsafe { rows::transpose::<$simd>(from, stride, rows, to, pitch) }
+            }
+
+            /// # Safety
+            /// The CPU has the features.
+            $(#[$feature])*
             unsafe fn quantise_rows(x: &[f32], c: usize, out: &mut [u8]) {
                 // SAFETY: the caller's.
                 unsafe { rows::quantise::<$simd>(x, c, out) }
@@ -348,7 +366,8 @@ macro_rules! kernels {
                 subtract_f32(a: &[f32], b: &[f32], out: &mut [f32]) = subtract;
                 double_f32(products: [[&[f32]; 3]; 2], bias: &[f32], out: [&mut [f32]; 2]) = double;
                 normalise_f32(
-                    x: &[f32], stride: usize, affine: &[f32], silu: bool, out: &mut [f32]
+                    x: &[f32], stride: usize, affine: [&[f32]; 3], silu: bool, out: &mut [f32],
+                    pitch: usize
                 ) = normalise;
                 layer_norm_f32(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32])
                     = layer_norm;
@@ -367,9 +386,7 @@ macro_rules! kernels {
                     x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32],
                     sums: &mut [f32]
                 ) = layer_norm_backward;
-                transpose_f32(
-                    from: &[f32], stride: usize, rows: usize, to: &mut [f32], pitch: usize
-                ) = transpose;
+                bf16_pairs(x: &[f32], stride: usize, width: usize, out: &mut [u8]) = bf16_pairs;
                 adamw_f32(adam: &Adam, gradients: &[f32], state: [&mut [f32]; 3]) = adamw;
                 f32_to_bf16(x: &[f32], out: &mut [u8]) = f32_to_bf16;
                 f16_to_f32(from: &[u8], to: &mut [f32]) = f16_to_f32;
@@ -407,6 +424,7 @@ macro_rules! kernels {
                 adamw_f32,
                 quantise_rows,
                 f32_to_bf16,
+                bf16_pairs,
                 f16_to_f32,
                 bf16_to_f32,
                 register_loop,

@@ -380,9 +380,9 @@ impl Isa {
         unsafe { (self.kernels.moments_f32)(x, moments) }
     }
 
-    /// `out = (x − mean) · scale + shift` along each row of c channels; `affine` is `[3, c]`: mean,
-    /// scale, shift. The rows of x are `stride` apart, those of `out` c. With `silu`, SiLU follows,
-    /// within 1e-5 of itself: for what is rounded to bf16 or eight bits afterwards.
+    /// `out = (x − mean) · scale + shift` along each row of c channels; `affine`: mean, scale and
+    /// shift, c of each. The rows of x are `stride` apart, those of `out` `pitch`. With `silu`,
+    /// SiLU follows, within 1e-5 of itself: for what is rounded to bf16 or eight bits afterwards.
     ///
     /// # Panics
     /// Where the lengths do not fit.
@@ -390,19 +390,22 @@ impl Isa {
         self,
         x: &[f32],
         stride: usize,
-        affine: &[f32],
+        affine: [&[f32]; 3],
         silu: bool,
         out: &mut [f32],
+        pitch: usize,
     ) {
-        let c = affine.len() / 3;
-        assert!(affine.len() == 3 * c && c <= stride, "three values per channel");
+        let c = affine[0].len();
+        assert!(affine.iter().all(|values| values.len() == c), "three values per channel");
+        assert!(c > 0 && c <= stride && c <= pitch, "rows of channels");
         if out.is_empty() {
             return;
         }
-        assert!(c > 0 && out.len().is_multiple_of(c), "whole rows of channels");
-        assert!((out.len() / c - 1) * stride + c <= x.len(), "as many rows of x");
+        let last = (out.len() - 1) / pitch;
+        assert!(last * pitch + c <= out.len(), "whole rows of the result");
+        assert!(last * stride + c <= x.len(), "as many rows of x");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.kernels.normalise_f32)(x, stride, affine, silu, out) }
+        unsafe { (self.kernels.normalise_f32)(x, stride, affine, silu, out, pitch) }
     }
 
     /// `out = (x − mean(x)) / √(var(x) + eps) · weight + bias`
@@ -557,6 +560,20 @@ impl Isa {
         assert!(out.len() == 2 * x.len().next_multiple_of(2), "two bytes for each element");
         // SAFETY: the token proves the CPU's features.
         unsafe { (self.kernels.f32_to_bf16)(x, out) }
+    }
+
+    /// Words of two bf16, little-endian, from the first `width` elements of rows that are `stride`
+    /// apart: those of an even row in the lower halves, those of the next in the upper. A last row
+    /// alone goes with zeros.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub fn bf16_pairs(self, x: &[f32], stride: usize, width: usize, out: &mut [u8]) {
+        assert!(width > 0 && width <= stride, "rows of some width");
+        let rows = (x.len() + stride).saturating_sub(width) / stride;
+        assert!(out.len() == 4 * width * rows.div_ceil(2), "a word for each two elements");
+        // SAFETY: the token proves the CPU's features.
+        unsafe { (self.kernels.bf16_pairs)(x, stride, width, out) }
     }
 
     /// Half-precision floats, little-endian, to f32. Exact.

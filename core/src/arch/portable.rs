@@ -233,34 +233,39 @@ pub fn moments(x: &[f32], moments: &mut [f32]) {
     }
 }
 
-/// `affine`: `[3, c]`, what to subtract, to multiply with, to add, for each row of c channels; the
-/// rows of x are `stride` apart. Then SiLU, within 1e-5 of itself, or nothing.
+/// `affine`: what to subtract, to multiply with, to add, for each row of c channels; the rows of x
+/// are `stride` apart, those of `out` `pitch`. Then SiLU, within 1e-5 of itself, or nothing.
 #[inline(always)]
-pub fn normalise(x: &[f32], stride: usize, affine: &[f32], silu: bool, out: &mut [f32]) {
+pub fn normalise(
+    x: &[f32],
+    stride: usize,
+    affine: [&[f32]; 3],
+    silu: bool,
+    out: &mut [f32],
+    pitch: usize,
+) {
     if silu {
-        normalise_then(x, stride, affine, out, silu_near);
+        normalise_then([stride, pitch], x, affine, out, silu_near);
     } else {
-        normalise_then(x, stride, affine, out, |x| x);
+        normalise_then([stride, pitch], x, affine, out, |x| x);
     }
 }
 
 #[inline(always)]
 fn normalise_then(
+    [stride, pitch]: [usize; 2],
     x: &[f32],
-    stride: usize,
-    affine: &[f32],
+    [mean, scale, shift]: [&[f32]; 3],
     out: &mut [f32],
     f: impl Fn(f32) -> f32,
 ) {
-    let c = affine.len() / 3;
-    let (mean, rest) = affine.split_at(c);
-    let (scale, shift) = rest.split_at(c);
+    let c = mean.len();
     let blocks = mean.as_chunks::<LANES>().0.iter();
     let blocks = blocks.zip(scale.as_chunks::<LANES>().0).zip(shift.as_chunks::<LANES>().0);
     let mut whole = 0;
     // All rows of some channels, whose numbers stay in registers.
     for ((mean, scale), shift) in blocks {
-        for (x, out) in x[whole..].chunks(stride).zip(out[whole..].chunks_mut(c)) {
+        for (x, out) in x[whole..].chunks(stride).zip(out[whole..].chunks_mut(pitch)) {
             let rows = (x.first_chunk::<LANES>(), out.first_chunk_mut::<LANES>());
             if let (Some(x), Some(out)) = rows {
                 for i in 0..LANES {
@@ -273,8 +278,8 @@ fn normalise_then(
     if whole == c {
         return;
     }
-    for (x, out) in x.chunks(stride).zip(out.chunks_exact_mut(c)) {
-        let rest = x[whole..c].iter().zip(&mut out[whole..]);
+    for (x, out) in x.chunks(stride).zip(out.chunks_mut(pitch)) {
+        let rest = x[whole..c].iter().zip(&mut out[whole..c]);
         let affine = mean[whole..].iter().zip(&scale[whole..]).zip(&shift[whole..]);
         for ((x, out), ((mean, scale), shift)) in rest.zip(affine) {
             *out = f((x - mean) * scale + shift);
@@ -451,27 +456,50 @@ pub fn layer_norm_backward(
     }
 }
 
-/// 16 columns of rows that are `stride` apart, as rows that are `pitch` apart: `to[j·pitch + i] =
-/// from[i·stride + j]` for i below `rows`.
+/// Rows and columns of a block that is transposed at a time.
+pub const SIDE: usize = 16;
+
+/// A block of rows that are `stride` apart, as rows that are `pitch` apart.
 #[inline(always)]
-pub fn transpose(from: &[f32], stride: usize, rows: usize, to: &mut [f32], pitch: usize) {
-    const SIDE: usize = 16;
-    let whole = rows / SIDE * SIDE;
-    for i in (0..whole).step_by(SIDE) {
-        let mut block = [[0.0; SIDE]; SIDE];
-        for (r, row) in block.iter_mut().enumerate() {
-            row.copy_from_slice(&from[(i + r) * stride..][..SIDE]);
-        }
-        for j in 0..SIDE {
-            let to = &mut to[j * pitch + i..][..SIDE];
-            for (r, to) in to.iter_mut().enumerate() {
-                *to = block[r][j];
-            }
+pub fn transpose_block(from: &[f32], stride: usize, to: &mut [f32], pitch: usize) {
+    let mut block = [[0.0; SIDE]; SIDE];
+    for (r, row) in block.iter_mut().enumerate() {
+        row.copy_from_slice(&from[r * stride..][..SIDE]);
+    }
+    for j in 0..SIDE {
+        let to = &mut to[j * pitch..][..SIDE];
+        for (r, to) in to.iter_mut().enumerate() {
+            *to = block[r][j];
         }
     }
-    for i in whole..rows {
-        for (j, x) in from[i * stride..][..SIDE].iter().enumerate() {
-            to[j * pitch + i] = *x;
+}
+
+/// The nearest bf16, in the upper half; what is no number stays none.
+#[inline(always)]
+fn to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    if x.is_nan() { bits | 0x40_0000 } else { rounded }
+}
+
+/// Words of two bf16 from rows of `width` elements that are `stride` apart: those of an even row in
+/// the lower halves, those of the next in the upper. A last row alone goes with zeros.
+#[inline(always)]
+pub fn bf16_pairs(x: &[f32], stride: usize, width: usize, out: &mut [u8]) {
+    for (pair, out) in x.chunks(2 * stride).zip(out.chunks_exact_mut(4 * width)) {
+        let words = out.as_chunks_mut::<4>().0;
+        let even = &pair[..width];
+        match pair.get(stride..).and_then(|odd| odd.get(..width)) {
+            Some(odd) => {
+                for ((word, &low), &high) in words.iter_mut().zip(even).zip(odd) {
+                    *word = (to_bf16(low) >> 16 | to_bf16(high) & 0xFFFF_0000).to_le_bytes();
+                }
+            }
+            None => {
+                for (word, &low) in words.iter_mut().zip(even) {
+                    *word = (to_bf16(low) >> 16).to_le_bytes();
+                }
+            }
         }
     }
 }
@@ -576,10 +604,7 @@ pub fn quantise_rows(x: &[f32], c: usize, out: &mut [u8]) {
 #[inline(always)]
 pub fn f32_to_bf16(x: &[f32], out: &mut [u8]) {
     for (out, &x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
-        let bits = x.to_bits();
-        let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
-        let special = if x.is_nan() { bits | 0x40_0000 } else { rounded };
-        *out = ((special >> 16) as u16).to_le_bytes();
+        *out = ((to_bf16(x) >> 16) as u16).to_le_bytes();
     }
     if x.len() % 2 == 1 {
         out[2 * x.len()..].fill(0);

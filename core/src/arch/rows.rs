@@ -7,7 +7,7 @@
     reason = "primitives pass on what `Simd` asks of its callers; the rest says what it checked"
 )]
 
-use super::portable::{self, Steps};
+use super::portable::{self, SIDE, Steps};
 use super::simd::Simd;
 use crate::tensor::Form;
 
@@ -117,6 +117,33 @@ unsafe fn moments_of<S: Simd, const REGS: usize>(
         }
     }
     REGS * S::LANES
+}
+
+/// 16 columns of `rows` rows that are `stride` apart, as rows that are `pitch` apart:
+/// `to[j·pitch + i] = from[i·stride + j]`.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+pub(super) unsafe fn transpose<S: Simd>(
+    from: &[f32],
+    stride: usize,
+    rows: usize,
+    to: &mut [f32],
+    pitch: usize,
+) {
+    let whole = rows / SIDE * SIDE;
+    for i in (0..whole).step_by(SIDE) {
+        let from = &from[i * stride..][..(SIDE - 1) * stride + SIDE];
+        let to = &mut to[i..][..(SIDE - 1) * pitch + SIDE];
+        // SAFETY: the caller's; all rows of the block lie in both slices, as was just checked.
+        unsafe { S::transpose_block(from, stride, to, pitch) };
+    }
+    for i in whole..rows {
+        for (j, x) in from[i * stride..][..SIDE].iter().enumerate() {
+            to[j * pitch + i] = *x;
+        }
+    }
 }
 
 /// Some elements, fewer than a register has, with zeros behind them.

@@ -1,5 +1,7 @@
 //! The vector primitives that an instruction set lends to the product tiles of `tile.rs`.
 
+use super::portable;
+
 /// A vector register's worth of lanes and what products do with them.
 ///
 /// Every step of a product reads four bytes of each row of the left side (one f32, two bf16 or
@@ -81,6 +83,13 @@ pub(super) trait Simd: Copy {
     unsafe fn least_of_each(x: &[Self::F; 16]) -> [f32; 16] {
         // SAFETY: the caller's.
         x.map(|x| unsafe { Self::least(x) })
+    }
+
+    /// 16 rows of 16 elements that are `stride` apart, as rows that are `pitch` apart; all of them
+    /// lie in the slices.
+    #[inline(always)]
+    unsafe fn transpose_block(from: &[f32], stride: usize, to: &mut [f32], pitch: usize) {
+        portable::transpose_block(from, stride, to, pitch);
     }
 
     /// The nearest whole number of each lane, ties to even, as a byte: 0 for what is below or no

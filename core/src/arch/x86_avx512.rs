@@ -155,6 +155,52 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
+    unsafe fn transpose_block(from: &[f32], stride: usize, to: &mut [f32], pitch: usize) {
+        const EVEN: i32 = 0b10_00_10_00;
+        const ODD: i32 = 0b11_01_11_01;
+        unsafe {
+            let mut x = [_mm512_setzero_ps(); 16];
+            for (r, x) in x.iter_mut().enumerate() {
+                *x = _mm512_loadu_ps(from.as_ptr().add(r * stride));
+            }
+            // Squares of four in each quarter of a register: quarter q of number 4·i + j is column
+            // 4·q + j of the rows from 4·i on.
+            for rows in x.as_chunks_mut::<4>().0 {
+                let [a, b, c, d] = *rows;
+                let pairs = [
+                    [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)],
+                    [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)],
+                ];
+                for (half, [ab, cd]) in
+                    pairs.map(|pair| pair.map(|x| _mm512_castps_pd(x))).iter().enumerate()
+                {
+                    rows[2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(*ab, *cd));
+                    rows[2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(*ab, *cd));
+                }
+            }
+            for j in 0..4 {
+                let even = [
+                    _mm512_shuffle_f32x4::<EVEN>(x[j], x[4 + j]),
+                    _mm512_shuffle_f32x4::<EVEN>(x[8 + j], x[12 + j]),
+                ];
+                let odd = [
+                    _mm512_shuffle_f32x4::<ODD>(x[j], x[4 + j]),
+                    _mm512_shuffle_f32x4::<ODD>(x[8 + j], x[12 + j]),
+                ];
+                let columns = [
+                    _mm512_shuffle_f32x4::<EVEN>(even[0], even[1]),
+                    _mm512_shuffle_f32x4::<EVEN>(odd[0], odd[1]),
+                    _mm512_shuffle_f32x4::<ODD>(even[0], even[1]),
+                    _mm512_shuffle_f32x4::<ODD>(odd[0], odd[1]),
+                ];
+                for (quarter, column) in columns.iter().enumerate() {
+                    _mm512_storeu_ps(to.as_mut_ptr().add((4 * quarter + j) * pitch), *column);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_bytes(to: *mut u8, x: __m512) {
         unsafe {
             let x = _mm512_cvtps_epi32(_mm512_max_ps(x, _mm512_setzero_ps()));

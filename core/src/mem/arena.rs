@@ -118,16 +118,16 @@ impl<'m> Arena<'m> {
         Ok(tensor)
     }
 
-    /// An f32 tensor of another shape that begins where `tensor`, the newest, begins: what is
-    /// written into one is written into both. The memory of the longer of them stays taken.
+    /// An f32 tensor of another shape that begins where `tensor` begins, and lies over it and what
+    /// came after: what is written into one is written into all. The memory of all stays taken.
     ///
     /// # Errors
     /// As [`Arena::push_f32`].
     ///
     /// # Panics
-    /// Where `tensor` is not the newest.
+    /// Where `tensor` does not lie in the stack, or begins inside another.
     pub fn overlay(&mut self, tensor: Tensor, shape: Shape) -> Result<Tensor> {
-        assert!(self.is_newest(tensor), "only the newest tensor can be overlaid");
+        self.check_mark(tensor.offset());
         let top = core::mem::replace(&mut self.top, tensor.offset());
         let result = self.push_f32(shape);
         self.top = self.top.max(top);

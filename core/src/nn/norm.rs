@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::{self, Activation, Context, GroupNorm};
-use crate::tensor::{Form, Tensor};
+use crate::tensor::{Form, Joined, Tensor};
 use crate::weights::Path;
 
 /// The two numbers of a group normalisation.
@@ -39,11 +39,12 @@ impl Norm {
 pub fn group_norm(
     cx: &mut Context<'_>,
     p: &Path<'_>,
-    x: Tensor,
+    x: impl Into<Joined>,
     norm: GroupNorm,
 ) -> Result<Tensor> {
-    let weight = cx.weight(&p.at("weight"), [x.channels()])?;
-    let bias = cx.weight(&p.at("bias"), [x.channels()])?;
+    let x = x.into();
+    let weight = cx.weight(&p.at("weight"), [x.count()])?;
+    let bias = cx.weight(&p.at("bias"), [x.count()])?;
     ops::group_norm(cx, x, weight, bias, norm)
 }
 

@@ -6,7 +6,7 @@ use super::linear::{Linear, linear};
 use super::norm::{Norm, group_norm, group_norm_replacing};
 use crate::error::{Error, Result};
 use crate::ops::{self, Context, GroupNorm};
-use crate::tensor::{Form, Shape, Tensor};
+use crate::tensor::{Form, Joined, Shape, Tensor};
 use crate::weights::Path;
 
 /// How the time embedding enters a resnet (`resnet_time_scale_shift`).
@@ -54,7 +54,7 @@ pub fn resnet_block_2d(
     if is_packed_small(cx, p, x.channels(), channels)? {
         let [n, h, w, _] = x.dims("resnet_block_2d")?;
         let y = cx.tensor(Shape::new([n, h, w, channels]))?;
-        first_half_into(cx, p, x, block, y)?;
+        first_half_into(cx, p, x.into(), block, y)?;
         cx.scratch(|cx| {
             let residual = match x.channels() == channels {
                 true => x,
@@ -99,12 +99,12 @@ pub fn resnet_block_2d_replacing(
         cx.scratch(|cx| {
             if c == channels {
                 let y = cx.tensor(x.shape())?;
-                first_half_into(cx, p, x, block, y)?;
+                first_half_into(cx, p, x.into(), block, y)?;
                 return second_half_into(cx, p, y, block, conv.added(), x);
             }
             let shortcut = conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?;
             let y = front(x, shortcut.shape())?;
-            first_half_into(cx, p, x, block, y)?;
+            first_half_into(cx, p, x.into(), block, y)?;
             second_half_into(cx, p, y, block, conv.plus(shortcut), y)
         })?;
         return cx.replace(x, |_| front(x, Shape::new([n, h, w, channels])));
@@ -126,6 +126,42 @@ pub fn resnet_block_2d_replacing(
     })
 }
 
+/// [`resnet_block_2d_replacing`] of x and `skip` side by side; the result takes the place of
+/// `skip` and of all above, of which x is the newest.
+///
+/// Where the rows that the convolutions take lie beside, x and `skip` are never copied together.
+///
+/// # Errors
+/// [`Error::Shape`] where they differ in more than their channels, and those of
+/// [`resnet_block_2d`].
+pub fn resnet_block_2d_joining(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    [x, skip]: [Tensor; 2],
+    block: ResnetBlock2d,
+) -> Result<Tensor> {
+    let (joined, channels) = (Joined::pair(x, skip)?, block.channels);
+    let c = joined.count();
+    if c == channels || !cx.may_overwrite(skip) || !is_packed_small(cx, p, c, channels)? {
+        let joined = ops::concat(cx, x, skip, Form::F32)?;
+        let joined = cx.keep_in_place_of(skip, joined)?;
+        return resnet_block_2d_replacing(cx, p, joined, block);
+    }
+    let y = cx.arena_mut().overlay(skip, joined.shape().with_last(channels))?;
+    cx.scratch(|cx| {
+        let (at, conv) = (p.at("conv_shortcut"), Conv::new(channels, 1));
+        let shortcut = cx.tensor(y.shape())?;
+        cx.scratch(|cx| {
+            let form = conv.form(cx, &at, c)?;
+            let rows = ops::concat(cx, x, skip, form)?;
+            conv2d_into(cx, &at, rows, conv, shortcut)
+        })?;
+        first_half_into(cx, p, joined, block, y)?;
+        second_half_into(cx, p, y, block, Conv::new(channels, 3).plus(shortcut), y)
+    })?;
+    cx.keep_in_place_of(skip, y)
+}
+
 /// The first of x's memory, as a tensor of this shape.
 fn front(x: Tensor, shape: Shape) -> Result<Tensor> {
     x.reshape([x.len(), 1])?.rows(0, shape.elements()?)?.with_shape(shape)
@@ -143,12 +179,12 @@ fn is_packed_small(cx: &mut Context<'_>, p: &Path<'_>, c: usize, channels: usize
 fn first_half_into(
     cx: &mut Context<'_>,
     p: &Path<'_>,
-    x: Tensor,
+    x: Joined,
     block: ResnetBlock2d,
     y: Tensor,
 ) -> Result<()> {
     let conv = Conv::new(block.channels, 3);
-    let form = conv.form(cx, &p.at("conv1"), x.channels())?;
+    let form = conv.form(cx, &p.at("conv1"), x.count())?;
     cx.scratch(|cx| {
         let rows = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu().in_form(form))?;
         let shift = added_time(cx, p, block)?;

@@ -7,8 +7,8 @@ use super::attention::{AttentionBlock, attention_block_replacing};
 use super::conv::{Conv, conv2d, conv2d_replacing};
 use super::copy;
 use super::resnet::{
-    ResnetBlock2d, resnet_block_2d, resnet_block_2d_replacing, resnet_downsample_2d,
-    resnet_upsample_2d,
+    ResnetBlock2d, resnet_block_2d, resnet_block_2d_joining, resnet_block_2d_replacing,
+    resnet_downsample_2d, resnet_upsample_2d,
 };
 use super::transformer::{Transformer2d, transformer_2d_replacing};
 use crate::error::{Error, Result};
@@ -185,9 +185,7 @@ pub fn up_block(
     for layer in 0..block.layers {
         let skip = skips.pop()?;
         x = cx.checkpoint(|cx| {
-            let joined = ops::concat(cx, x, skip)?;
-            let joined = cx.keep_in_place_of(skip, joined)?;
-            let y = resnet_block_2d_replacing(cx, &resnets.index(layer), joined, block.resnet)?;
+            let y = resnet_block_2d_joining(cx, &resnets.index(layer), [x, skip], block.resnet)?;
             mix_replacing(cx, &attentions.index(layer), y, block.mixer)
         })?;
     }

@@ -11,11 +11,14 @@ use crate::arch::{Attend, Isa, KEYS};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, even_share, for_each_chunk, for_each_tile};
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
-use crate::tensor::packed::to_bf16;
 use crate::tensor::{Form, PANEL, Shape, Tensor};
 
 /// Bytes of keys and values that all queries look at before the next heads' turn.
 const CACHED: usize = 512 << 10;
+
+/// Channels of the result that are transposed at a time, at most: with 16 queries, no more than a
+/// tile's weights.
+const CHANNELS: usize = KEYS / 2;
 
 /// How queries, keys and values are put to use.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +70,7 @@ pub fn attention(
                 if cx.is_planning() || q?.is_empty() {
                     return Ok(());
                 }
-                sizes.transpose_values(cx, v?, values);
+                sizes.transpose_values(cx, v?, [values, scratch]);
                 let (isa, executor) = (cx.isa, cx.executor);
                 let ([out, scratch], [q, k, values]) =
                     cx.arena.split_bytes_two([out?, scratch], [q?, k, values]);
@@ -164,23 +167,27 @@ impl Sizes {
     }
 
     /// Values of each head as `[tiles of KEYS, d, KEYS]`, with zeros after the last.
-    fn transpose_values(&self, cx: &mut Context<'_>, v: Tensor, values: Tensor) {
-        let (tiles, c) = (self.tk.div_ceil(KEYS), self.c);
-        let tile = self.d * self.value_row();
-        let (out, [v]) = cx.arena.split(values, [v]);
-        for_each_chunk::<_, f32>(cx.executor, out, tile, &mut [], |index, out, _| {
+    fn transpose_values(&self, cx: &mut Context<'_>, v: Tensor, [values, scratch]: [Tensor; 2]) {
+        let (isa, tiles, Self { c, d, .. }) = (cx.isa, self.tk.div_ceil(KEYS), *self);
+        let (tile, row) = (d * self.value_row(), self.value_row());
+        let ([out, scratch], [v]) = cx.arena.split_two([values, scratch], [v]);
+        for_each_chunk(cx.executor, out, tile, scratch, |index, out, scratch| {
             let (head, first) = (index / tiles, index % tiles * KEYS);
-            let v = &v[first * c + head * self.d..];
             let count = KEYS.min(self.tk - first);
-            for (channel, row) in out.chunks_exact_mut(self.value_row()).enumerate() {
-                let mut column = v[channel..].iter().step_by(c).take(count).copied();
-                match self.form {
-                    Form::F32 => row.fill_with(|| column.next().unwrap_or(0.0)),
-                    _ => row.fill_with(|| {
-                        let pair = [column.next(), column.next()];
-                        word(pair.map(|x| x.unwrap_or(0.0)))
-                    }),
-                }
+            let v = &v[first * c + head * d..][..(count - 1) * c + d];
+            if count < KEYS {
+                out.fill(0.0);
+            }
+            if self.form == Form::F32 {
+                return transpose(isa, v, c, [count, d], out, row);
+            }
+            // Two keys a word, some channels at a time.
+            for (start, width) in blocks(d) {
+                let words = &mut scratch[..count.div_ceil(2) * width];
+                let v = &v[start..][..(count - 1) * c + width];
+                isa.bf16_pairs(v, c, width, bytes_of_mut(words));
+                let shape = [words.len() / width, width];
+                transpose(isa, words, width, shape, &mut out[start * row..], row);
             }
         });
     }
@@ -192,7 +199,8 @@ impl Sizes {
         let (weights, rest) = rest.split_at_mut(queries * self.value_row());
         let (out, rest) = rest.split_at_mut(queries * d);
         let sums = &mut rest[..queries];
-        self.pack_queries(&from.q[place.row * c + place.column..], place.rows, panels);
+        let q = &from.q[place.row * c + place.column..];
+        self.pack_queries(isa, q, place.rows, panels, out);
         let (head, [key_stride, head_stride]) = (place.column / d, self.key_strides());
         isa.attend(&mut Attend {
             arithmetic: self.form.into(),
@@ -208,35 +216,85 @@ impl Sizes {
             out,
             sums,
         });
-        for row in 0..place.rows {
-            let share = 1.0 / sums[row];
-            let column = out[row..].iter().step_by(queries);
-            tile.row(row).iter_mut().zip(column).for_each(|(to, x)| *to = x * share);
+        // Some channels at a time, in the memory that the weights no longer need.
+        for first in (0..place.rows).step_by(PANEL) {
+            for channel in (0..d).step_by(CHANNELS) {
+                let width = CHANNELS.min(d - channel);
+                let rows = &mut weights[..PANEL * width];
+                isa.transpose_f32(&out[channel * queries + first..], queries, width, rows, width);
+                let rows = (first..place.rows).zip(rows.chunks_exact(width));
+                for (row, values) in rows {
+                    let share = 1.0 / sums[row];
+                    let to = &mut tile.row(row)[channel..channel + width];
+                    to.iter_mut().zip(values).for_each(|(to, x)| *to = x * share);
+                }
+            }
         }
     }
 
     /// `count` queries of one head, scaled, as panels `[queries/16, d / step, 16, step]`.
-    fn pack_queries(&self, q: &[f32], count: usize, panels: &mut [f32]) {
-        let scale = core::f32::consts::LOG2_E / libm::sqrtf(self.d as f32);
-        panels.fill(0.0);
-        let panel = self.form.steps(self.d) * PANEL;
-        for query in 0..count {
-            let from = &q[query * self.c..][..self.d];
-            let first = query / PANEL * panel + query % PANEL;
-            let to = panels[first..].iter_mut().step_by(PANEL);
-            match self.form {
-                Form::F32 => to.zip(from).for_each(|(to, x)| *to = in_panel(x * scale)),
+    fn pack_queries(
+        &self,
+        isa: Isa,
+        q: &[f32],
+        count: usize,
+        panels: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let (Self { c, d, form, .. }, steps) = (*self, self.form.steps(self.d));
+        let scale = core::f32::consts::LOG2_E / libm::sqrtf(d as f32);
+        for (number, panel) in panels.chunks_exact_mut(steps * PANEL).enumerate() {
+            let first = number * PANEL;
+            let rows = PANEL.min(count.saturating_sub(first));
+            let scaled = |columns: &mut [f32]| {
+                if rows < PANEL {
+                    columns.fill(0.0);
+                }
+                if rows > 0 {
+                    let q = &q[first * c..][..(rows - 1) * c + d];
+                    transpose(isa, q, c, [rows, d], columns, PANEL);
+                }
+                columns.iter_mut().for_each(|x| *x *= scale);
+            };
+            match form {
+                Form::F32 => {
+                    scaled(panel);
+                    panel.iter_mut().for_each(|x| *x = in_panel(*x));
+                }
                 _ => {
-                    let pairs = from.as_chunks::<2>().0;
-                    to.zip(pairs).for_each(|(to, pair)| *to = word(pair.map(|x| x * scale)));
+                    let columns = &mut scratch[..d * PANEL];
+                    scaled(columns);
+                    isa.bf16_pairs(columns, PANEL, PANEL, bytes_of_mut(panel));
                 }
             }
         }
     }
 }
 
-/// Two bf16 in the bytes of an f32, the first in the lower half.
-fn word([first, second]: [f32; 2]) -> f32 {
-    let [low, high] = [first, second].map(|x| to_bf16(x).to_le_bytes());
-    f32::from_ne_bytes([low[0], low[1], high[0], high[1]])
+/// Blocks of 16 of `d` columns, the last of which may overlap the one before; where there are fewer
+/// than 16, one of all.
+fn blocks(d: usize) -> impl Iterator<Item = (usize, usize)> {
+    let width = d.min(PANEL);
+    (0..d).step_by(PANEL).map(move |start| (start.min(d - width), width))
+}
+
+/// `[rows, columns]` with rows that are `stride` apart, transposed: `columns` rows that are `pitch`
+/// apart.
+fn transpose(
+    isa: Isa,
+    from: &[f32],
+    stride: usize,
+    [rows, columns]: [usize; 2],
+    to: &mut [f32],
+    pitch: usize,
+) {
+    for (start, width) in blocks(columns) {
+        if width == PANEL {
+            isa.transpose_f32(&from[start..], stride, rows, &mut to[start * pitch..], pitch);
+            continue;
+        }
+        for (r, row) in from.chunks(stride).take(rows).enumerate() {
+            row[..width].iter().enumerate().for_each(|(column, x)| to[column * pitch + r] = *x);
+        }
+    }
 }

@@ -131,7 +131,7 @@ impl Stage {
         let norm = match conv.norm {
             None => None,
             Some((weight, bias, norm)) => {
-                Some((statistics(cx, x, weight, bias, norm)?.0, norm.activation))
+                Some((statistics(cx, x.into(), weight, bias, norm)?.0, norm.activation))
             }
         };
         let epilogue = Epilogue { accumulate: conv.accumulate, ..Epilogue::NONE };
@@ -165,7 +165,7 @@ impl Stage {
         for new in [wanted.start..kept.start, kept.end..wanted.end] {
             let from = self.x.rows((sample * h + new.start) * w, new.len() * w)?;
             let to = self.band.rows((new.start - wanted.start) * w, new.len() * w)?;
-            prepare_rows(cx, from, norm, to, self.row_scratch);
+            prepare_rows(cx, from.into(), norm, to, self.row_scratch);
         }
         (self.sample, self.held) = (sample, wanted);
         Ok(())

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::observe::Op;
 use super::tape::Record;
 use crate::error::{Error, Result};
-use crate::exec::{even_share, for_each_chunk};
+use crate::exec::for_each_chunk;
 use crate::tensor::{Channels, Shape, Tensor};
 
 /// Elements in one task: some microseconds.
@@ -164,31 +164,6 @@ pub fn slice_channels_in_place(
         }
         done = end;
     }
-    cx.ended(Op::Copy, out);
-    Ok(out)
-}
-
-/// `[.., a]` and `[.., b]` to `[.., a + b]`: the channels of one behind those of the other.
-///
-/// # Errors
-/// [`Error::Shape`] where they differ in more than their channels, and those of memory.
-pub fn concat(cx: &mut Context<'_>, a: Tensor, b: Tensor) -> Result<Tensor> {
-    let [ca, cb] = [a.channels(), b.channels()];
-    b.expect("concat", a.shape().with_last(cb))?;
-    let out = cx.tensor(a.shape().with_last(ca + cb))?;
-    cx.record(|| Record::Concat { a, b, out })?;
-    if cx.is_planning() || out.is_empty() {
-        return Ok(out);
-    }
-    let (joined, [a, b]) = cx.arena.split(out, [a, b]);
-    let rows = even_share(cx.executor, joined.len() / (ca + cb), CHUNK / (ca + cb));
-    for_each_chunk::<_, f32>(cx.executor, joined, rows * (ca + cb), &mut [], |index, out, _| {
-        for (row, out) in (index * rows..).zip(out.chunks_exact_mut(ca + cb)) {
-            let (first, second) = out.split_at_mut(ca);
-            first.copy_from_slice(&a[row * ca..][..ca]);
-            second.copy_from_slice(&b[row * cb..][..cb]);
-        }
-    });
     cx.ended(Op::Copy, out);
     Ok(out)
 }

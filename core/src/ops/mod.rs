@@ -33,14 +33,14 @@ pub use bands::{BandConv2d, conv2d_in_bands};
 pub use context::{Context, Matrix, Tally};
 pub use conv2d::{Conv2d, conv2d, conv2d_into};
 pub use elementwise::{
-    add_in_place, add_per_channel_in_place, concat, copy_into, fill, scale_add_in_place,
+    add_in_place, add_per_channel_in_place, copy_into, fill, scale_add_in_place,
     scale_shift_in_place, slice_channels, slice_channels_in_place,
 };
 pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoidal_embedding};
 pub use gemm::Epilogue;
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
-pub use norm::{GroupNorm, group_norm, group_norm_replacing, layer_norm};
+pub use norm::{GroupNorm, concat, group_norm, group_norm_replacing, layer_norm};
 pub use observe::{Event, Observer, Op};
 pub use pixel_shuffle::{pixel_shuffle, pixel_unshuffle, unshuffle};
 pub use resample::{avg_pool_2x2, upsample_nearest};

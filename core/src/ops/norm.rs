@@ -7,11 +7,11 @@ use super::context::Context;
 use super::convert::{without_channels, write_rows};
 use super::observe::Op;
 use super::tape::Record;
-use crate::arch::Activation;
+use crate::arch::{Activation, Isa};
 use crate::error::{Error, Result};
 use crate::exec::{even_share, for_each_chunk};
 use crate::mem::{floats_of, floats_of_mut};
-use crate::tensor::{Channels, Form, Shape, Tensor};
+use crate::tensor::{Channels, Form, Joined, Shape, Tensor};
 use crate::weights::Weight;
 
 /// The most blocks of pixels whose statistics are taken apart, and merged afterwards.
@@ -53,23 +53,29 @@ impl GroupNorm {
 /// the scale and shift do not fit, and those of memory and weights.
 pub fn group_norm(
     cx: &mut Context<'_>,
-    x: Tensor,
+    x: impl Into<Joined>,
     weight: Weight,
     bias: Weight,
     norm: GroupNorm,
 ) -> Result<Tensor> {
+    let x = x.into();
     let out = cx.tensor_in(x.shape(), norm.form)?;
     cx.scratch(|cx| {
-        let (affine, inverses) = statistics(cx, Channels::all(x), weight, bias, norm)?;
-        cx.record(|| Record::GroupNorm { x, weight, bias, norm, affine, inverses, out })?;
-        let scratch = row_scratch(cx, x.channels(), norm.form)?;
-        if cx.is_planning() || x.is_empty() {
+        let (affine, inverses) = statistics(cx, x, weight, bias, norm)?;
+        match x.only().map(|x| x.of()) {
+            None => cx.refuse_recording("a normalisation of two tensors")?,
+            Some(x) => {
+                cx.record(|| Record::GroupNorm { x, weight, bias, norm, affine, inverses, out })?;
+            }
+        }
+        let scratch = row_scratch(cx, x.count(), norm.form)?;
+        if cx.is_planning() || out.is_empty() {
             return without_channels(cx, out);
         }
         let samples = affine.row_count() / 3;
-        let pixels = x.row_count() / samples;
+        let pixels = out.row_count() / samples;
         for sample in 0..samples {
-            let x = Channels::all(x.rows(sample * pixels, pixels)?);
+            let x = x.rows(sample * pixels, pixels)?;
             let out = out.rows(sample * pixels, pixels)?;
             let affine = Some((affine.sample(sample)?, norm.activation));
             prepare_rows(cx, x, affine, out, scratch);
@@ -98,41 +104,105 @@ pub(super) fn row_scratch(cx: &mut Context<'_>, c: usize, form: Form) -> Result<
 /// are, in the form of `out`.
 pub(super) fn prepare_rows(
     cx: &mut Context<'_>,
-    x: Channels,
+    x: Joined,
     norm: Option<(Tensor, Option<Activation>)>,
     out: Tensor,
     scratch: Tensor,
 ) {
-    let (isa, form, bytes) = (cx.isa, out.form(), out.row_bytes());
-    let (stride, first, c) = (x.of().channels(), x.first(), x.count());
-    let affine = norm.map_or(x.of(), |(affine, _)| affine);
-    let ([out, scratch], [x, affine]) = cx.arena.split_bytes_two([out, scratch], [x.of(), affine]);
-    let (x, affine, scratch) = (floats_of(x), floats_of(affine), floats_of_mut(scratch));
+    let (isa, form, bytes, c) = (cx.isa, out.form(), out.row_bytes(), x.count());
+    let [a, b] = x.parts().map(|part| part.of());
+    let affine = norm.map_or(a, |(affine, _)| affine);
+    let ([out, scratch], [a, b, affine]) = cx.arena.split_bytes_two([out, scratch], [a, b, affine]);
+    let source = Source { x, data: [a, b].map(floats_of) };
+    let norm = norm.map(|(_, activation)| (floats_of(affine), activation));
+    let scratch = floats_of_mut(scratch);
     let rows = even_share(cx.executor, out.len() / bytes, TASK / c);
     for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, scratch| {
-        let x = &x[index * rows * stride..];
         for (number, out) in out.chunks_mut(rows_at_once(c) * bytes).enumerate() {
-            let count = out.len() / bytes;
-            let x = &x[number * rows_at_once(c) * stride..][..count * stride];
-            let Some((_, activation)) = norm else {
-                let rows = x.chunks_exact(stride).zip(out.chunks_exact_mut(bytes));
-                rows.for_each(|(x, out)| write_rows(isa, form, &x[first..first + c], c, out));
-                continue;
-            };
-            let to = match form {
-                Form::F32 => &mut *floats_of_mut(out),
-                _ => &mut scratch[..count * c],
-            };
-            let nearly_silu = activation == Some(Activation::Silu) && form != Form::F32;
-            isa.normalise_f32(&x[first..], stride, affine, nearly_silu, to);
-            if let Some(activation) = activation.filter(|_| !nearly_silu) {
-                isa.activate_f32(activation, to);
-            }
-            if form != Form::F32 {
-                write_rows(isa, form, &scratch[..count * c], c, out);
+            let (first, count) = (index * rows + number * rows_at_once(c), out.len() / bytes);
+            match (form, source.whole_rows(first, count)) {
+                (Form::F32, _) => source.rows(isa, first, norm, false, floats_of_mut(out)),
+                (_, Some(x)) if norm.is_none() => write_rows(isa, form, x, c, out),
+                _ => {
+                    let x = &mut scratch[..count * c];
+                    source.rows(isa, first, norm, true, x);
+                    write_rows(isa, form, x, c, out);
+                }
             }
         }
     });
+}
+
+/// Rows of one tensor or two, side by side.
+struct Source<'a> {
+    x: Joined,
+    data: [&'a [f32]; 2],
+}
+
+impl Source<'_> {
+    /// Rows as they lie, where nothing lies between them.
+    fn whole_rows(&self, first: usize, count: usize) -> Option<&[f32]> {
+        let only = self.x.only().filter(|part| part.count() == part.of().channels())?;
+        Some(&self.data[0][first * only.count()..][..count * only.count()])
+    }
+
+    /// Rows from number `first` on, `[.., c]`, normalised and activated or as they are; `near`: as
+    /// good as what is rounded afterwards needs.
+    fn rows(
+        &self,
+        isa: Isa,
+        first: usize,
+        norm: Option<(&[f32], Option<Activation>)>,
+        near: bool,
+        to: &mut [f32],
+    ) {
+        let (c, mut at) = (self.x.count(), 0);
+        let activation = norm.and_then(|(_, activation)| activation);
+        let nearly_silu = near && activation == Some(Activation::Silu);
+        for (part, data) in self.x.parts().iter().zip(self.data).filter(|(p, _)| p.count() > 0) {
+            let (stride, count) = (part.of().channels(), part.count());
+            let data = &data[first * stride + part.first()..];
+            match norm {
+                None => {
+                    for (x, to) in data.chunks(stride).zip(to.chunks_exact_mut(c)) {
+                        to[at..at + count].copy_from_slice(&x[..count]);
+                    }
+                }
+                Some((affine, _)) => {
+                    let affine = [0, c, 2 * c].map(|row| &affine[row + at..][..count]);
+                    isa.normalise_f32(data, stride, affine, nearly_silu, &mut to[at..], c);
+                }
+            }
+            at += count;
+        }
+        if let Some(activation) = activation.filter(|_| !nearly_silu) {
+            isa.activate_f32(activation, to);
+        }
+    }
+}
+
+/// `[.., a]` and `[.., b]` to `[.., a + b]`, its rows in `form`: the channels of one behind those
+/// of the other.
+///
+/// # Errors
+/// [`Error::Shape`] where they differ in more than their channels, and those of memory.
+pub fn concat(cx: &mut Context<'_>, a: Tensor, b: Tensor, form: Form) -> Result<Tensor> {
+    let joined = Joined::pair(a, b)?;
+    let out = cx.tensor_in(joined.shape(), form)?;
+    match form {
+        Form::F32 => cx.record(|| Record::Concat { a, b, out })?,
+        _ => cx.refuse_recording("a conversion")?,
+    }
+    cx.working(|cx| {
+        let scratch = row_scratch(cx, joined.count(), form)?;
+        if cx.is_planning() || out.is_empty() {
+            return without_channels(cx, out);
+        }
+        prepare_rows(cx, joined, None, out, scratch);
+        Ok(())
+    })?;
+    cx.ended(if form == Form::F32 { Op::Copy } else { Op::Convert }, out);
+    Ok(out)
 }
 
 /// [`group_norm`] of f32 in place: the result is x itself or, where the walk is recorded, a new
@@ -152,7 +222,7 @@ pub fn group_norm_replacing(
     }
     let c = x.channels();
     cx.working(|cx| {
-        let (affine, _) = statistics(cx, Channels::all(x), weight, bias, norm)?;
+        let (affine, _) = statistics(cx, x.into(), weight, bias, norm)?;
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), c]))?;
         if cx.is_planning() || x.is_empty() {
             return Ok(());
@@ -165,7 +235,8 @@ pub fn group_norm_replacing(
             for_each_chunk(cx.executor, x, rows * c, scratch, |_, rows, scratch| {
                 for row in rows.chunks_exact_mut(c) {
                     scratch.copy_from_slice(row);
-                    isa.normalise_f32(scratch, c, affine, false, row);
+                    let affine = [0, c, 2 * c].map(|first| &affine[first..][..c]);
+                    isa.normalise_f32(scratch, c, affine, false, row, c);
                     if let Some(activation) = norm.activation {
                         isa.activate_f32(activation, row);
                     }
@@ -185,13 +256,16 @@ pub fn group_norm_replacing(
 /// As [`group_norm`].
 pub(super) fn statistics(
     cx: &mut Context<'_>,
-    channels: Channels,
+    x: Joined,
     weight: Weight,
     bias: Weight,
     norm: GroupNorm,
 ) -> Result<(Tensor, Tensor)> {
-    let (x, first, c) = (channels.of(), channels.first(), channels.count());
-    let [n, pixels, all] = x.samples("group_norm")?;
+    let (parts, c) = (x.parts(), x.count());
+    let [n, pixels, _] = parts[0].of().samples("group_norm")?;
+    // Channels whose moments there are: all of each tensor that has any to be normalised.
+    let widths = parts.map(|part| if part.count() == 0 { 0 } else { part.of().channels() });
+    let all: usize = widths.iter().sum();
     if norm.groups == 0 || !c.is_multiple_of(norm.groups) {
         let expected = x.shape().with_last(c.next_multiple_of(norm.groups.max(1))).to_dims();
         return Err(Error::Shape { what: "group_norm", expected, found: x.shape().to_dims() });
@@ -207,16 +281,21 @@ pub(super) fn statistics(
         let moments = cx.tensor(Shape::new([n, blocks, 2, all]))?;
         let weight = cx.load_or(Some(weight), c, 1.0)?;
         let bias = cx.load_or(Some(bias), c, 0.0)?;
-        if cx.is_planning() || x.is_empty() {
+        if cx.is_planning() || moments.is_empty() {
             return Ok(());
         }
         let isa = cx.isa;
-        let (out, [pixels_of_x]) = cx.arena.split(moments, [x]);
+        let (out, data) = cx.arena.split(moments, parts.map(|part| part.of()));
         for_each_chunk::<_, f32>(cx.executor, out, 2 * all, &mut [], |index, moments, _| {
             let (sample, number) = (index / blocks, index % blocks);
             let start = sample * pixels + number * block;
             let count = block.min(pixels - number * block);
-            isa.moments_f32(&pixels_of_x[start * all..(start + count) * all], moments);
+            let (first, second) = moments.split_at_mut(2 * widths[0]);
+            for ((x, width), moments) in data.iter().zip(widths).zip([first, second]) {
+                if width > 0 {
+                    isa.moments_f32(&x[start * width..(start + count) * width], moments);
+                }
+            }
         });
         let extra = norm.scale_shift.unwrap_or(weight);
         let ([affine, inverses], [moments, weight, bias, extra]) =
@@ -225,7 +304,7 @@ pub(super) fn statistics(
         for (sample, (affine, inverses)) in samples.enumerate() {
             let moments = &moments[sample * blocks * 2 * all..][..blocks * 2 * all];
             let size = c / norm.groups;
-            let groups = Groups { all, first, c, size, block, pixels, eps: norm.eps };
+            let groups = Groups { parts, widths, c, size, block, pixels, eps: norm.eps };
             groups.affine(moments, weight, bias, affine, inverses);
             if norm.scale_shift.is_some() {
                 let (scale, shift) = extra[sample * 2 * c..][..2 * c].split_at(c);
@@ -243,9 +322,9 @@ pub(super) fn statistics(
 
 /// How one sample's channels and pixels are grouped.
 struct Groups {
-    /// Channels whose moments there are, and the first of the `c` that are normalised.
-    all: usize,
-    first: usize,
+    /// The channels that are normalised, and how many each part has moments of.
+    parts: [Channels; 2],
+    widths: [usize; 2],
     c: usize,
     size: usize,
     block: usize,
@@ -254,8 +333,8 @@ struct Groups {
 }
 
 impl Groups {
-    /// Merges the blocks' moments `[blocks, 2, all]` channel by channel, and the channels' group by
-    /// group.
+    /// Merges the blocks' moments, `[2, width]` of each part, channel by channel, and the channels'
+    /// group by group.
     fn affine(
         &self,
         moments: &[f32],
@@ -264,15 +343,49 @@ impl Groups {
         affine: &mut [f32],
         inverses: &mut [f32],
     ) {
-        let (c, all, seen) = (self.c, self.pixels as f32, self.first..self.first + self.c);
+        let (c, all) = (self.c, self.pixels as f32);
         let (means, rest) = affine.split_at_mut(c);
         let (squares, shifts) = rest.split_at_mut(c);
+        let (mut done, mut before) = (0, 0);
+        for (part, width) in self.parts.iter().zip(self.widths).filter(|(_, width)| *width > 0) {
+            let channels = done..done + part.count();
+            let (means, squares) = (&mut means[channels.clone()], &mut squares[channels]);
+            self.merge(&moments[before..], part.first(), width, [means, squares]);
+            (done, before) = (done + part.count(), before + 2 * width);
+        }
+        for group in (0..c).step_by(self.size) {
+            let channels = group..group + self.size;
+            let (means, squares) = (&mut means[channels.clone()], &mut squares[channels.clone()]);
+            let first = means[0];
+            let mean =
+                means.iter().map(|mean| mean - first).sum::<f32>() / self.size as f32 + first;
+            let between = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f32>();
+            let squared = squares.iter().sum::<f32>() + all * between;
+            let scale = 1.0 / libm::sqrtf(squared / (all * self.size as f32) + self.eps);
+            inverses[group / self.size] = scale;
+            means.fill(mean);
+            squares.iter_mut().zip(&weight[channels]).for_each(|(to, weight)| *to = scale * weight);
+        }
+        shifts.copy_from_slice(bias);
+    }
+
+    /// Merges the blocks' moments of some channels of a part, `[2, width]`.
+    fn merge(
+        &self,
+        moments: &[f32],
+        first: usize,
+        width: usize,
+        [means, squares]: [&mut [f32]; 2],
+    ) {
+        let (all, seen) = (self.pixels as f32, first..first + means.len());
         let blocks = || {
-            moments.chunks_exact(2 * self.all).enumerate().map(|(number, moments)| {
-                let count = self.block.min(self.pixels - number * self.block) as f32;
-                let (means, deviations) = moments.split_at(self.all);
-                (count, (&means[seen.clone()], &deviations[seen.clone()]))
-            })
+            moments.chunks(2 * self.widths.iter().sum::<usize>()).enumerate().map(
+                |(number, moments)| {
+                    let count = self.block.min(self.pixels - number * self.block) as f32;
+                    let (means, deviations) = moments[..2 * width].split_at(width);
+                    (count, (&means[seen.clone()], &deviations[seen.clone()]))
+                },
+            )
         };
         // Means are summed relative to the first block's, so that a large one costs no precision.
         let first = &moments[seen.clone()];
@@ -290,20 +403,6 @@ impl Groups {
                 *square += deviation + count * (mean - all) * (mean - all);
             }
         }
-        for group in (0..c).step_by(self.size) {
-            let channels = group..group + self.size;
-            let (means, squares) = (&mut means[channels.clone()], &mut squares[channels.clone()]);
-            let first = means[0];
-            let mean =
-                means.iter().map(|mean| mean - first).sum::<f32>() / self.size as f32 + first;
-            let between = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f32>();
-            let squared = squares.iter().sum::<f32>() + all * between;
-            let scale = 1.0 / libm::sqrtf(squared / (all * self.size as f32) + self.eps);
-            inverses[group / self.size] = scale;
-            means.fill(mean);
-            squares.iter_mut().zip(&weight[channels]).for_each(|(to, weight)| *to = scale * weight);
-        }
-        shifts.copy_from_slice(bias);
     }
 }
 

@@ -226,3 +226,60 @@ impl Channels {
         Ok(Self { of: self.of.rows(start, count)?, ..*self })
     }
 }
+
+/// Channels of one tensor or of two, side by side as if they were concatenated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined([Channels; 2]);
+
+impl Joined {
+    /// The channels of `b` behind those of `a`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where they differ in more than their channels.
+    pub fn pair(a: Tensor, b: Tensor) -> Result<Self> {
+        b.expect("two tensors side by side", a.shape().with_last(b.channels()))?;
+        Ok(Self([a, b].map(Channels::all)))
+    }
+
+    /// Both parts, of which the second may have no channels.
+    pub fn parts(&self) -> [Channels; 2] {
+        self.0
+    }
+
+    /// The only part, where there are not two.
+    pub fn only(&self) -> Option<Channels> {
+        let [first, second] = self.0;
+        (second.count == 0).then_some(first)
+    }
+
+    /// Number of channels.
+    pub fn count(&self) -> usize {
+        self.0.iter().map(Channels::count).sum()
+    }
+
+    /// The shape of a tensor that holds just these channels.
+    pub fn shape(&self) -> Shape {
+        self.0[0].of.shape().with_last(self.count())
+    }
+
+    /// Both parts' `count` rows from `start`, as [`Tensor::rows`].
+    ///
+    /// # Errors
+    /// [`Error::Index`] where the rows end before.
+    pub fn rows(&self, start: usize, count: usize) -> Result<Self> {
+        let [first, second] = self.0;
+        Ok(Self([first.rows(start, count)?, second.rows(start, count)?]))
+    }
+}
+
+impl From<Channels> for Joined {
+    fn from(only: Channels) -> Self {
+        Self([only, Channels { count: 0, ..only }])
+    }
+}
+
+impl From<Tensor> for Joined {
+    fn from(only: Tensor) -> Self {
+        Channels::all(only).into()
+    }
+}
