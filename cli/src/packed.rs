@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mote::tensor::Shape;
-use mote::weights::{CHECKSUM, CHECKSUM_BYTES, InPlace, Name, Slot, Weight, Weights};
+use mote::weights::{CHECKSUM, CHECKSUM_BYTES, InPlace, Slot, Weight, Weights};
 use serde_json::{Map, Value};
 
 use crate::args::Type;
@@ -223,35 +223,33 @@ fn claims_to_be_ours(path: &Path) -> bool {
     metadata.is_some_and(|metadata| metadata.get("format").is_some_and(|f| f == FORMAT))
 }
 
-/// The weights of one network of a packed file, by their names without the network's.
+/// The weights of some networks of a packed file.
 #[derive(Clone, Copy, Debug)]
 pub struct Within<'a> {
-    /// What the names in the file begin with, without the dot; empty: nothing.
-    pub network: &'a str,
+    /// What the names in the file begin with, without the dot; the empty one stands for all.
+    pub networks: &'a [&'static str],
     /// All weights of the file.
     pub weights: InPlace<'a>,
 }
 
 impl Within<'_> {
-    /// The name in the file. A name too long for one cannot be in it.
-    fn full(&self, name: &str) -> Option<Name> {
-        let mut full = Name::new();
-        let dot = if self.network.is_empty() { "" } else { "." };
-        [self.network, dot, name].iter().try_for_each(|part| full.push_str(part)).ok()?;
-        Some(full)
+    /// Whether the name is one of these networks'.
+    fn answers_to(&self, name: &str) -> bool {
+        let is_of = |network: &&str| {
+            let rest = name.strip_prefix(network);
+            network.is_empty() || rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        self.networks.iter().any(is_of)
     }
 }
 
 impl Weights for Within<'_> {
     fn find(&mut self, name: &str, expected: Shape) -> mote::Result<Option<Weight>> {
-        match self.full(name) {
-            Some(name) => self.weights.find(&name, expected),
-            None => Ok(None),
-        }
+        if self.answers_to(name) { self.weights.find(name, expected) } else { Ok(None) }
     }
 
     fn contains(&mut self, name: &str) -> bool {
-        self.full(name).is_some_and(|name| self.weights.contains(&name))
+        self.answers_to(name) && self.weights.contains(name)
     }
 
     fn is_quantised(&self) -> bool {

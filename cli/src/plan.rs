@@ -138,13 +138,14 @@ impl Model {
                 files.push((network, file.weights()?));
             }
         }
-        let mut packed: Vec<Within<'_>> = Vec::new();
-        if let Some((file, slots)) = &mut self.packed {
-            let weights = file.weights(slots)?;
-            packed.extend(self.packed_networks.iter().map(|network| Within { network, weights }));
-        }
+        let mut packed = match &mut self.packed {
+            None => None,
+            Some((file, slots)) => {
+                Some(Within { networks: &self.packed_networks, weights: file.weights(slots)? })
+            }
+        };
         let each = files.iter_mut().map(|(name, weights)| (*name, weights as &mut dyn Weights));
-        let packed = packed.iter_mut().map(|part| (part.network, part as &mut dyn Weights));
+        let packed = packed.iter_mut().map(|packed| ("", packed as &mut dyn Weights));
         let part = |(prefix, weights)| Part { prefix, weights };
         let mut parts: Vec<Part<'_>> = each.chain(packed).map(part).collect();
         Ok(body(&mut Parts(&mut parts)))

@@ -349,7 +349,8 @@ impl UNet2DConfig {
             None => Ok(()),
         })?;
         let embedding = ops::activate(cx, embedding, ops::Activation::Silu)?;
-        Ok(Time { embedding, scale_shift: self.resnet_time_scale_shift })
+        let (first, channels) = (path.at("down_blocks.0.resnets.0"), self.block_out_channels[0]);
+        Time::new(cx, &first, channels, embedding, self.resnet_time_scale_shift)
     }
 
     fn time_proj(&self, cx: &mut Context<'_>, path: &Path<'_>, t: &[f32]) -> Result<Tensor> {

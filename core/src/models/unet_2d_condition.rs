@@ -265,7 +265,8 @@ impl UNet2DConditionConfig {
         }
         // Every resnet would begin with this SiLU.
         let embedding = ops::activate(cx, embedding, Activation::Silu)?;
-        Ok(Time { embedding, scale_shift: self.resnet_time_scale_shift })
+        let (first, channels) = (path.at("down_blocks.0.resnets.0"), self.block_out_channels[0]);
+        Time::new(cx, &first, channels, embedding, self.resnet_time_scale_shift)
     }
 
     fn down(

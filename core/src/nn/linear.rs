@@ -101,6 +101,21 @@ pub fn linear(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, layer: Linear) -> R
     ops::linear(cx, x, matrix, bias, layer.epilogue)
 }
 
+/// [`linear`] of the same rows in two forms: of those that the layer wants, or of the last.
+///
+/// # Errors
+/// As [`linear`].
+pub(super) fn linear_of_either(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    [x, otherwise]: [Tensor; 2],
+    layer: Linear,
+) -> Result<Tensor> {
+    let (matrix, bias) = layer.weights(cx, p, x.channels())?;
+    let x = if x.form() == matrix.packing.form() { x } else { otherwise };
+    ops::linear(cx, x, matrix, bias, layer.epilogue)
+}
+
 /// [`linear`] into a tensor that is there.
 ///
 /// # Errors

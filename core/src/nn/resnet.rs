@@ -2,7 +2,7 @@
 //! shortcut (He et al. 2016; Ho et al. 2020, appendix B).
 
 use super::conv::{Conv, conv2d, conv2d_into};
-use super::linear::{Linear, linear};
+use super::linear::{Linear, linear_of_either};
 use super::norm::{Norm, group_norm, group_norm_replacing};
 use crate::error::{Error, Result};
 use crate::ops::{self, Context, GroupNorm};
@@ -22,9 +22,43 @@ pub enum TimeScaleShift {
 #[derive(Clone, Copy, Debug)]
 pub struct Time {
     /// `[n, width]`: the time embedding after SiLU, which every resnet would take anew.
-    pub embedding: Tensor,
+    embedding: Tensor,
+    /// The same in the form that the first resnet wants it in, and nearly always all.
+    rows: Tensor,
     /// How it enters.
-    pub scale_shift: TimeScaleShift,
+    scale_shift: TimeScaleShift,
+}
+
+impl Time {
+    /// The time embedding after SiLU, for a network whose first resnet lies at `p` and has so many
+    /// channels.
+    ///
+    /// # Errors
+    /// Those of memory and weights.
+    pub fn new(
+        cx: &mut Context<'_>,
+        p: &Path<'_>,
+        channels: usize,
+        embedding: Tensor,
+        scale_shift: TimeScaleShift,
+    ) -> Result<Self> {
+        let width = match scale_shift {
+            TimeScaleShift::Default => channels,
+            TimeScaleShift::ScaleShift => 2 * channels,
+        };
+        let form = Linear::new(width).form(cx, &p.at("time_emb_proj"), embedding.channels())?;
+        let rows = match form {
+            Form::F32 => embedding,
+            form => ops::to_form(cx, embedding, form)?,
+        };
+        Ok(Self { embedding, rows, scale_shift })
+    }
+
+    /// What a resnet makes of it, `[n, width]`.
+    fn project(self, cx: &mut Context<'_>, p: &Path<'_>, width: usize) -> Result<Tensor> {
+        let either = [self.rows, self.embedding];
+        linear_of_either(cx, &p.at("time_emb_proj"), either, Linear::new(width))
+    }
 }
 
 /// The numbers of a [`resnet_block_2d`].
@@ -51,16 +85,16 @@ pub fn resnet_block_2d(
     block: ResnetBlock2d,
 ) -> Result<Tensor> {
     let channels = block.channels;
-    if is_packed_small(cx, p, x.channels(), channels)? {
+    if let Some(forms) = packed_forms(cx, p, x.channels(), channels)? {
         let [n, h, w, _] = x.dims("resnet_block_2d")?;
         let y = cx.tensor(Shape::new([n, h, w, channels]))?;
-        first_half_into(cx, p, x.into(), block, y)?;
+        first_half_into(cx, p, x.into(), block, forms, y)?;
         cx.scratch(|cx| {
             let residual = match x.channels() == channels {
                 true => x,
                 false => conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?,
             };
-            second_half_into(cx, p, y, block, Conv::new(channels, 3).plus(residual), y)
+            second_half_into(cx, p, y, block, forms, Conv::new(channels, 3).plus(residual), y)
         })?;
         return Ok(y);
     }
@@ -94,18 +128,20 @@ pub fn resnet_block_2d_replacing(
 ) -> Result<Tensor> {
     let [n, h, w, c] = x.dims("resnet_block_2d")?;
     let channels = block.channels;
-    if c >= channels && is_packed_small(cx, p, c, channels)? {
+    if c >= channels
+        && let Some(forms) = packed_forms(cx, p, c, channels)?
+    {
         let conv = Conv::new(channels, 3);
         cx.scratch(|cx| {
             if c == channels {
                 let y = cx.tensor(x.shape())?;
-                first_half_into(cx, p, x.into(), block, y)?;
-                return second_half_into(cx, p, y, block, conv.added(), x);
+                first_half_into(cx, p, x.into(), block, forms, y)?;
+                return second_half_into(cx, p, y, block, forms, conv.added(), x);
             }
             let shortcut = conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?;
             let y = front(x, shortcut.shape())?;
-            first_half_into(cx, p, x.into(), block, y)?;
-            second_half_into(cx, p, y, block, conv.plus(shortcut), y)
+            first_half_into(cx, p, x.into(), block, forms, y)?;
+            second_half_into(cx, p, y, block, forms, conv.plus(shortcut), y)
         })?;
         return cx.replace(x, |_| front(x, Shape::new([n, h, w, channels])));
     }
@@ -142,11 +178,15 @@ pub fn resnet_block_2d_joining(
 ) -> Result<Tensor> {
     let (joined, channels) = (Joined::pair(x, skip)?, block.channels);
     let c = joined.count();
-    if c == channels || !cx.may_overwrite(skip) || !is_packed_small(cx, p, c, channels)? {
+    let forms = match c == channels || !cx.may_overwrite(skip) {
+        true => None,
+        false => packed_forms(cx, p, c, channels)?,
+    };
+    let Some(forms) = forms else {
         let joined = ops::concat(cx, x, skip, Form::F32)?;
         let joined = cx.keep_in_place_of(skip, joined)?;
         return resnet_block_2d_replacing(cx, p, joined, block);
-    }
+    };
     let y = cx.arena_mut().overlay(skip, joined.shape().with_last(channels))?;
     cx.scratch(|cx| {
         let (at, conv) = (p.at("conv_shortcut"), Conv::new(channels, 1));
@@ -156,8 +196,8 @@ pub fn resnet_block_2d_joining(
             let rows = ops::concat(cx, x, skip, form)?;
             conv2d_into(cx, &at, rows, conv, shortcut)
         })?;
-        first_half_into(cx, p, joined, block, y)?;
-        second_half_into(cx, p, y, block, Conv::new(channels, 3).plus(shortcut), y)
+        first_half_into(cx, p, joined, block, forms, y)?;
+        second_half_into(cx, p, y, block, forms, Conv::new(channels, 3).plus(shortcut), y)
     })?;
     cx.keep_in_place_of(skip, y)
 }
@@ -167,12 +207,22 @@ fn front(x: Tensor, shape: Shape) -> Result<Tensor> {
     x.reshape([x.len(), 1])?.rows(0, shape.elements()?)?.with_shape(shape)
 }
 
-/// Whether both convolutions take rows in less than f32: then the normalised rows lie beside what
-/// they were made of, and a convolution's result may take the place of that.
-fn is_packed_small(cx: &mut Context<'_>, p: &Path<'_>, c: usize, channels: usize) -> Result<bool> {
+/// The forms in which both convolutions take their rows, where both are less than f32: then the
+/// normalised rows lie beside what they were made of, and a convolution's result may take the place
+/// of that.
+fn packed_forms(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    c: usize,
+    channels: usize,
+) -> Result<Option<[Form; 2]>> {
     let conv = Conv::new(channels, 3);
     let first = conv.form(cx, &p.at("conv1"), c)?;
-    Ok(first != Form::F32 && conv.form(cx, &p.at("conv2"), channels)? != Form::F32)
+    if first == Form::F32 {
+        return Ok(None);
+    }
+    let second = conv.form(cx, &p.at("conv2"), channels)?;
+    Ok((second != Form::F32).then_some([first, second]))
 }
 
 /// The first norm and convolution, whose result may take the place of x.
@@ -181,10 +231,10 @@ fn first_half_into(
     p: &Path<'_>,
     x: Joined,
     block: ResnetBlock2d,
+    [form, _]: [Form; 2],
     y: Tensor,
 ) -> Result<()> {
     let conv = Conv::new(block.channels, 3);
-    let form = conv.form(cx, &p.at("conv1"), x.count())?;
     cx.scratch(|cx| {
         let rows = group_norm(cx, &p.at("norm1"), x, block.norm.then_silu().in_form(form))?;
         let shift = added_time(cx, p, block)?;
@@ -198,10 +248,10 @@ fn second_half_into(
     p: &Path<'_>,
     y: Tensor,
     block: ResnetBlock2d,
+    [_, form]: [Form; 2],
     conv: Conv,
     out: Tensor,
 ) -> Result<()> {
-    let form = conv.form(cx, &p.at("conv2"), y.channels())?;
     cx.scratch(|cx| {
         let rows = cx.scope(|cx| {
             let norm = second_norm(cx, p, y.channels(), block)?;
@@ -287,10 +337,12 @@ fn conv_with_time(
 
 /// `[n, channels]`: the time step, where it is added after the first convolution.
 fn added_time(cx: &mut Context<'_>, p: &Path<'_>, block: ResnetBlock2d) -> Result<Option<Tensor>> {
-    let Some(Time { embedding, scale_shift: TimeScaleShift::Default }) = block.time else {
-        return Ok(None);
-    };
-    linear(cx, &p.at("time_emb_proj"), embedding, Linear::new(block.channels)).map(Some)
+    match block.time {
+        Some(time) if time.scale_shift == TimeScaleShift::Default => {
+            time.project(cx, p, block.channels).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The second norm, with the time step where it scales and shifts, and SiLU.
@@ -300,11 +352,12 @@ fn second_norm(
     c: usize,
     block: ResnetBlock2d,
 ) -> Result<GroupNorm> {
-    let Some(Time { embedding, scale_shift: TimeScaleShift::ScaleShift }) = block.time else {
-        return Ok(block.norm.then_silu());
-    };
-    let scale_shift = linear(cx, &p.at("time_emb_proj"), embedding, Linear::new(2 * c))?;
-    Ok(block.norm.then_scale_shift_silu(scale_shift))
+    match block.time {
+        Some(time) if time.scale_shift == TimeScaleShift::ScaleShift => {
+            Ok(block.norm.then_scale_shift_silu(time.project(cx, p, 2 * c)?))
+        }
+        _ => Ok(block.norm.then_silu()),
+    }
 }
 
 /// The second norm, with the time step where it scales and shifts, and SiLU. The result takes the

@@ -365,8 +365,8 @@ impl<'m> Context<'m> {
     fn set_name(&mut self, path: &Path<'_>) -> Result<()> {
         let limit = crate::weights::MAX_NAME;
         let too_long = Error::Capacity { what: "a weight's name", needed: limit + 1, limit };
-        self.name = path.name().ok_or(too_long)?;
-        Ok(())
+        self.name.clear();
+        path.push_to(&mut self.name).ok_or(too_long)
     }
 
     /// Counts the multiply-adds of an op.

@@ -16,7 +16,7 @@ pub(super) const TASK: usize = 16 << 10;
 ///
 /// # Errors
 /// Those of memory.
-pub(super) fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Tensor> {
+pub fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Tensor> {
     let out = cx.tensor_in(x.shape(), form)?;
     let c = x.channels();
     let through_f32 = x.form() != Form::F32 && form != Form::F32;

@@ -32,6 +32,7 @@ pub use backward::{Mirror, Walk};
 pub use bands::{BandConv2d, conv2d_in_bands};
 pub use context::{Context, Matrix, Tally};
 pub use conv2d::{Conv2d, conv2d, conv2d_into};
+pub use convert::to_form;
 pub use elementwise::{
     add_in_place, add_per_channel_in_place, copy_into, fill, scale_add_in_place,
     scale_shift_in_place, slice_channels, slice_channels_in_place,

@@ -55,7 +55,7 @@ impl Path<'_> {
 
     /// Appends the path to a name, or stops where it is full. Not by way of `Display`: a walk
     /// makes hundreds of names.
-    fn push_to(&self, name: &mut Name) -> Option<()> {
+    pub(crate) fn push_to(&self, name: &mut Name) -> Option<()> {
         if let Some(parent) = self.parent {
             parent.push_to(name)?;
         }
