@@ -50,6 +50,11 @@ pub fn even_share(executor: &dyn Executor, count: usize, most: usize) -> usize {
     count.div_ceil(tasks).max(1)
 }
 
+/// The most of `count` rows that one worker finds in its share, where tasks have `rows` each.
+pub fn longest_share(count: usize, rows: usize, workers: usize) -> usize {
+    count.div_ceil(rows).div_ceil(workers) * rows
+}
+
 /// Cuts `out` into chunks of `chunk` elements (the last may be shorter) and calls
 /// `task(index, chunk, scratch)` for each, where `scratch` is the worker's own share of `scratch`.
 ///

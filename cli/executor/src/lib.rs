@@ -43,6 +43,7 @@ type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 type Panic = Box<dyn Any + Send>;
 
 /// An open task, on the caller's stack.
+#[repr(align(64))]
 struct Job {
     /// The task, whose lifetime is forgotten.
     task: *const Task<'static>,
@@ -59,12 +60,18 @@ struct Job {
 #[repr(align(128))]
 struct Apart<T>(T);
 
+/// What threads look at, and what they then want to know: one cache line.
+#[derive(Default)]
+struct Door {
+    /// How many jobs there have been, and whether the pool ends.
+    opened: AtomicUsize,
+    /// The open job; null when there is nothing to join.
+    job: AtomicPtr<Job>,
+}
+
 #[derive(Default)]
 struct Shared {
-    /// The open job; null when there is nothing to join.
-    job: Apart<AtomicPtr<Job>>,
-    /// How many jobs there have been, and whether the pool ends: what threads look at.
-    opened: Apart<AtomicUsize>,
+    door: Apart<Door>,
     /// The open job's next index in each worker's share.
     next: Vec<Apart<AtomicUsize>>,
     /// Threads that are counted in.
@@ -114,6 +121,19 @@ impl Pool {
     }
 }
 
+/// Asks for the cache line at this address, which may be anything, to be read or `WRITTEN` soon.
+fn fetch<const WRITTEN: bool>(_at: *const impl Sized) {
+    // SAFETY: a hint, that touches nothing.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        match WRITTEN {
+            true => _mm_prefetch::<_MM_HINT_ET0>(_at.cast()),
+            false => _mm_prefetch::<_MM_HINT_T0>(_at.cast()),
+        }
+    }
+}
+
 /// Looks, for at most [`SPIN`], until `found`; whether it was.
 fn look_for(found: impl Fn() -> bool) -> bool {
     let since = Instant::now();
@@ -140,11 +160,11 @@ impl Shared {
     fn serve(&self, worker: usize) {
         let mut seen = 0;
         loop {
-            let is_new = || self.opened.0.load(SeqCst) != seen;
+            let is_new = || self.door.0.opened.load(SeqCst) != seen;
             if !look_for(is_new) {
                 self.sleep_until(is_new);
             }
-            seen = self.opened.0.load(Acquire);
+            seen = self.door.0.opened.load(Acquire);
             if self.ends.load(Acquire) {
                 return;
             }
@@ -166,10 +186,13 @@ impl Shared {
 
     /// Joins the open job, if there still is one.
     fn join(&self, worker: usize) {
+        // What is needed at once when the job is still open comes meanwhile.
+        fetch::<false>(self.door.0.job.load(Relaxed));
+        fetch::<true>(&raw const self.next[worker]);
         // Counted in before the look at the job, as the caller closes it before its look at who is
         // counted in: one of them sees the other.
         self.working.0.fetch_add(1, SeqCst);
-        let job = self.job.0.load(SeqCst);
+        let job = self.door.0.job.load(SeqCst);
         if !job.is_null() {
             // SAFETY: the job was open after this thread had counted itself in, so its caller does
             // not return, and thereby end the job's life, before this thread counts itself out.
@@ -220,8 +243,8 @@ impl Shared {
         for (worker, next) in self.next.iter().enumerate() {
             next.0.store(self.share(job.count, worker).start, Relaxed);
         }
-        self.job.0.store(ptr::from_ref(job).cast_mut(), SeqCst);
-        self.opened.0.fetch_add(1, SeqCst);
+        self.door.0.job.store(ptr::from_ref(job).cast_mut(), SeqCst);
+        self.door.0.opened.fetch_add(1, SeqCst);
         let asleep = self.asleep.load(SeqCst);
         if asleep > 0 {
             drop(self.lock());
@@ -233,7 +256,7 @@ impl Shared {
 
     /// Closes the job and waits for those who are counted in.
     fn close(&self) {
-        self.job.0.store(ptr::null_mut(), SeqCst);
+        self.door.0.job.store(ptr::null_mut(), SeqCst);
         let is_left = || self.working.0.load(SeqCst) == 0;
         if look_for(is_left) {
             return;
@@ -278,7 +301,7 @@ unsafe impl Executor for Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.ends.store(true, SeqCst);
-        self.shared.opened.0.fetch_add(1, SeqCst);
+        self.shared.door.0.opened.fetch_add(1, SeqCst);
         drop(self.shared.lock());
         self.shared.wake.notify_all();
         for thread in self.threads.drain(..) {

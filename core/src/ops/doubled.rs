@@ -14,7 +14,7 @@ use super::convert::{to_form, write_rows};
 use super::gemm::{Epilogue, Packer, Source, join_biases};
 use crate::arch::{Finish, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Panels};
 use crate::error::{Error, Result};
-use crate::exec::{TileMut, for_each_chunk, for_each_tile};
+use crate::exec::{TileMut, for_each_chunk, for_each_tile, longest_share};
 use crate::mem::{bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::{DOUBLED, Sizes};
 use crate::tensor::{Form, PANEL, Shape, Tensor};
@@ -275,7 +275,9 @@ impl Plan {
         let fits = |plan: &Self| plan.scratch().saturating_mul(workers) <= room;
         plan = blocks.flat_map(larger).find(fits).unwrap_or(plan);
         let blocks = (most * w).div_ceil(plan.block).max(1);
-        plan.rows = most.div_ceil(blocks.next_multiple_of(workers)).max(1);
+        let rows = most.div_ceil(blocks.next_multiple_of(workers)).max(1);
+        plan.rows =
+            (1..=rows).rev().min_by_key(|&rows| longest_share(most, rows, workers)).unwrap_or(1);
         plan.across = workers.div_ceil(most.div_ceil(plan.rows).max(1));
         plan
     }

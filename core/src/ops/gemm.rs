@@ -12,7 +12,7 @@ use super::context::{Context, Matrix, to_f32};
 use super::convert::to_form;
 use crate::arch::{Activation, Finish, Gate, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, PACE, Panels};
 use crate::error::{Error, Result};
-use crate::exec::{TileMut, for_each_chunk, for_each_tile};
+use crate::exec::{TileMut, for_each_chunk, for_each_tile, longest_share};
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::{Sizes, expand_q4};
 use crate::tensor::{Channels, Form, PANEL, Packing, Shape, Tensor};
@@ -486,9 +486,13 @@ fn tile_size(
     let least = if column_blocks == 1 { 2 } else { 8 };
     let missing = wanted.div_ceil(row_blocks * column_blocks);
     let more_rows = missing.min((m / row_blocks / (least * mr)).max(1));
-    let missing = missing.div_ceil(more_rows);
-    let even = m.div_ceil(row_blocks * more_rows);
-    let rows = even.next_multiple_of(if even < 8 * mr { 4 } else { mr });
+    let rows_of = |more_rows: usize| {
+        let even = m.div_ceil(row_blocks * more_rows);
+        even.next_multiple_of(if even < 8 * mr { 4 } else { mr })
+    };
+    let share = |more_rows: &usize| longest_share(m, rows_of(*more_rows), workers);
+    let more_rows = (more_rows.div_ceil(2)..=more_rows).rev().min_by_key(share).unwrap_or(1);
+    let (missing, rows) = (missing.div_ceil(more_rows), rows_of(more_rows));
     let columns = n.div_ceil(column_blocks * missing).next_multiple_of(step);
     [rows, columns]
 }
