@@ -7,9 +7,8 @@ use super::{
 use crate::error::{Error, Result};
 pub use crate::nn::TimeScaleShift;
 use crate::nn::{
-    self, AttentionBlock, Block, Conv, Downsampler, Mixer, Norm, ResnetBlock2d, Skips, Time,
-    Upsampler, conv_in, conv2d_replacing, down_block, group_norm_replacing, mid_block,
-    timestep_embedding, up_block,
+    self, AttentionBlock, Block, Downsampler, Mixer, Norm, ResnetBlock2d, Skips, Time, Upsampler,
+    conv_in, conv_out_replacing, down_block, mid_block, timestep_embedding, up_block,
 };
 use crate::ops::{self, Context, SinusoidalEmbedding};
 use crate::tensor::Tensor;
@@ -232,10 +231,7 @@ impl UNet2DConfig {
             self.down(cx, path, &mut skips, time)?;
             let x = self.mid(cx, path, skips.newest()?, time)?;
             let x = self.up(cx, path, x, &mut skips, time)?;
-            let norm = self.norm().then_silu();
-            let x = group_norm_replacing(cx, &path.at("conv_norm_out"), x, norm)?;
-            let conv = Conv::new(self.out_channels, 3);
-            let out = conv2d_replacing(cx, &path.at("conv_out"), x, conv)?;
+            let out = conv_out_replacing(cx, path, x, self.out_channels, self.norm())?;
             if self.time_embedding_type == TimeEmbedding::Fourier {
                 for (sample, t) in timesteps.iter().enumerate() {
                     ops::scale_shift_in_place(cx, out.sample(sample)?, 1.0 / t, 0.0)?;

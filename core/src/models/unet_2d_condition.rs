@@ -6,9 +6,9 @@ use super::{
 };
 use crate::error::Result;
 use crate::nn::{
-    self, Block, Conv, Downsampler, Linear, Mixer, Norm, ResnetBlock2d, Skips, Time,
-    TimeScaleShift, Transformer2d, Upsampler, conv_in, conv2d_replacing, down_block,
-    group_norm_replacing, mid_block, timestep_embedding, up_block,
+    self, Block, Downsampler, Linear, Mixer, Norm, ResnetBlock2d, Skips, Time, TimeScaleShift,
+    Transformer2d, Upsampler, conv_in, conv_out_replacing, down_block, mid_block,
+    timestep_embedding, up_block,
 };
 use crate::ops::{self, Activation, Context, SinusoidalEmbedding};
 use crate::tensor::{Shape, Tensor};
@@ -233,10 +233,7 @@ impl UNet2DConditionConfig {
             self.down(cx, path, &mut skips, told)?;
             let x = self.mid(cx, path, skips.newest()?, told)?;
             let x = self.up(cx, path, x, &mut skips, told)?;
-            let norm = self.norm().then_silu();
-            let x = group_norm_replacing(cx, &path.at("conv_norm_out"), x, norm)?;
-            let conv = Conv::new(self.out_channels, 3);
-            conv2d_replacing(cx, &path.at("conv_out"), x, conv)
+            conv_out_replacing(cx, path, x, self.out_channels, self.norm())
         })
     }
 

@@ -30,8 +30,8 @@ pub use resnet::{
 };
 pub use transformer::{Transformer2d, transformer_2d_replacing};
 pub use unet_blocks::{
-    Block, Downsampler, MAX_SKIPS, Mixer, Skips, Upsampler, conv_in, down_block, mid_block,
-    up_block,
+    Block, Downsampler, MAX_SKIPS, Mixer, Skips, Upsampler, conv_in, conv_out_replacing,
+    down_block, mid_block, up_block,
 };
 
 use crate::error::Result;
