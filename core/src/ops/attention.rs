@@ -3,7 +3,7 @@
 //! scores.
 
 use super::context::Context;
-use super::convert::{TASK, write_rows};
+use super::convert::{TASK, to_form, write_rows};
 use super::gemm::in_panel;
 use super::observe::Op;
 use super::tape::Record;
@@ -15,6 +15,9 @@ use crate::tensor::{Form, PANEL, Shape, Tensor};
 
 /// Bytes of keys and values that all queries look at before the next heads' turn.
 const CACHED: usize = 512 << 10;
+
+/// Bytes of all heads' keys, at most, that are left as rows: a core's cache holds them anyway.
+const FEW_KEYS: usize = 64 << 10;
 
 /// Channels of the result that are transposed at a time, at most: with 16 queries, no more than a
 /// tile's weights.
@@ -137,9 +140,12 @@ impl Sizes {
     }
 
     /// Keys in the products' form, `[heads, tk, d]`: what belongs to a head lies together, so that
-    /// a core's cache holds nothing else.
+    /// a core's cache holds nothing else. A few stay rows.
     fn keys_of_heads(&self, cx: &mut Context<'_>, k: Tensor) -> Result<Tensor> {
         let Self { d, c, tk, form, .. } = *self;
+        if self.keys_are_rows() {
+            return to_form(cx, k, form);
+        }
         let out = cx.tensor_in(Shape::new([c / d.max(1), tk, d]), form)?;
         if cx.is_planning() || out.is_empty() {
             return Ok(out);
@@ -158,11 +164,17 @@ impl Sizes {
         Ok(out)
     }
 
+    /// Whether the keys of all heads lie side by side, as they come.
+    fn keys_are_rows(&self) -> bool {
+        self.form == Form::F32 || self.tk.saturating_mul(self.form.row_bytes(self.c)) <= FEW_KEYS
+    }
+
     /// Bytes from key to key, and from head to head.
     fn key_strides(&self) -> [usize; 2] {
-        match self.form {
-            Form::F32 => [4 * self.c, 4 * self.d],
-            form => [form.row_bytes(self.d), self.tk * form.row_bytes(self.d)],
+        let of_a_head = self.form.row_bytes(self.d);
+        match self.keys_are_rows() {
+            true => [self.form.row_bytes(self.c), of_a_head],
+            false => [of_a_head, self.tk * of_a_head],
         }
     }
 
