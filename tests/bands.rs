@@ -149,8 +149,10 @@ fn a_doubled_convolution_in_place_equals_that_into_another_tensor_to_the_bit() {
 
 #[test]
 fn a_resnet_in_bands_equals_the_whole_one() {
-    // As wide; shrinking to half, to less, to more than half; growing.
-    for (case, [c, channels]) in [[6, 6], [8, 4], [10, 4], [6, 4], [4, 6]].into_iter().enumerate() {
+    // As wide; shrinking to half, to less, to more than half; growing. More than four, to which the
+    // whole one is summed in another order.
+    for (case, [c, channels]) in [[6, 6], [12, 6], [16, 6], [10, 6], [6, 8]].into_iter().enumerate()
+    {
         let packings = [None, Some(Packing::F32), Some(Packing::Bf16), Some(Packing::Q8)];
         for [n, h, w] in PICTURES {
             let packing = packings[(case + n) % packings.len()];

@@ -353,6 +353,46 @@ fn a_convolution_slides_what_its_packed_weight_stands_for() {
     }
 }
 
+#[test]
+fn a_convolution_to_few_channels_is_a_sum_over_its_taps() {
+    let upsampled = Picture::new(1, [3, 5], [6, 3], [3, 3]);
+    let conv = Conv2d { upsample_to: Some([7, 10]), ..upsampled.conv };
+    let halved = Picture::new(1, [13, 9], [17, 4], [3, 3]);
+    let pictures = [
+        Picture::new(1, [1, 1], [1, 1], [3, 3]),
+        Picture::new(2, [5, 3], [7, 3], [3, 3]),
+        Picture::new(1, [6, 7], [5, 2], [2, 4]),
+        Picture::new(1, [6, 7], [5, 5], [3, 3]),
+        Picture { conv, ..upsampled },
+        Picture { conv: Conv2d { stride: 2, padding: [0, 1, 0, 1], ..halved.conv }, ..halved },
+        // Several bands.
+        Picture::new(2, [90, 97], [4, 4], [3, 3]),
+    ];
+    for (p, is_biased) in pictures.into_iter().flat_map(|p| [(p, false), (p, true)]) {
+        let ([h, w], [ci, co], [out_h, out_w]) = (p.size, p.channels, p.out());
+        let mut weights = TestWeights::default();
+        let dims = [co, ci, p.conv.kernel[0], p.conv.kernel[1]];
+        let weight = add_packed(&mut weights, Packing::Bf16, &dims, 15);
+        let mut bias = numbers(17, co);
+        weights.push("bias", &[co], &bias);
+        if !is_biased {
+            bias.fill(0.0);
+        }
+        let x = numbers(16, p.n * h * w * ci);
+        let left = in_form(Form::Bf16, &x, ci);
+        let no_residual = vec![0.0; p.n * out_h * out_w * co];
+        let expected = p.expected(&left, &weight, &bias.repeat(p.n), &no_residual);
+        let walk = |cx: &mut Context<'_>| {
+            let x = ops::fill(cx, Shape::new([p.n, h, w, ci]), &x)?;
+            let matrix = cx.matrix(&Path::root().at("w"), dims)?;
+            let bias = cx.weight(&Path::root().at("bias"), [co])?;
+            ops::conv2d(cx, x, matrix, is_biased.then_some(bias), p.conv, Epilogue::NONE)
+        };
+        let what = format!("{p:?}, biased {is_biased}");
+        Case { what, weights, walk: &walk, expected }.check();
+    }
+}
+
 /// A doubled picture's sizes: of the picture as it was, and of the output.
 #[derive(Clone, Copy, Debug)]
 struct Doubled {

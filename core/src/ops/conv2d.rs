@@ -8,6 +8,7 @@ use super::doubled;
 use super::gemm::{Epilogue, Gemm, Offsets, Rows, check_epilogue, gemm};
 use super::observe::Op;
 use super::resample::{nearest_source, upsample_nearest};
+use super::spread;
 use super::tape::{Product, Record};
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::{Error, Result};
@@ -301,6 +302,11 @@ pub fn conv2d_into(
         return Ok(());
     }
     let pixels = Pixels::new(dims, matrix.sizes, conv)?;
+    if !cx.is_recording() && spread::fits(matrix, &epilogue) {
+        spread::conv2d_into(cx, x, matrix, bias, pixels, out)?;
+        cx.ended(Op::Conv2d, out);
+        return Ok(());
+    }
     let Epilogue { residual, per_sample, .. } = epilogue;
     let product = Product { x, matrix, bias, residual, per_sample, out };
     cx.record(|| Record::Conv2d(product, conv))?;

@@ -114,17 +114,18 @@ pub(super) fn gemm(cx: &mut Context<'_>, p: Gemm, rows: &impl Rows) -> Result<()
     })
 }
 
-/// `out += rows[m, taps·channels] · panels`, all f32, for panels `[n/16, taps·channels, 16]` that
-/// lie in the arena, beside as many zeros as a row has channels.
-pub(super) fn multiply_accumulate(
+/// `rows[m, taps·channels] · panels`, put into `out` or added to what it holds, for rows of x and
+/// panels of its form that lie in the arena, beside as many zeros as a row has bytes.
+pub(super) fn multiply_panels(
     cx: &mut Context<'_>,
     x: Tensor,
     rows: &impl Rows,
     [panels, zeros]: [Tensor; 2],
     sizes: Sizes,
     out: Tensor,
+    accumulate: bool,
 ) {
-    let (form, m, n) = (Form::F32, out.row_count(), sizes.n);
+    let (form, m, n) = (x.form(), out.row_count(), sizes.n);
     let (out, [x, panels, zeros]) = cx.arena.split_bytes(out, [x, panels, zeros]);
     let tiles = Tiles {
         isa: cx.isa,
@@ -137,7 +138,7 @@ pub(super) fn multiply_accumulate(
         data: panels,
         data_first: 0,
         gate: None,
-        accumulate: true,
+        accumulate,
         bias: None,
         scales: None,
         residual: None,

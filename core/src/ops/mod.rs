@@ -20,6 +20,7 @@ mod linear;
 mod norm;
 mod observe;
 mod resample;
+mod spread;
 mod layout;
 mod pixel_shuffle;
 mod tape;

@@ -14,7 +14,7 @@ use crate::exec::for_each_chunk;
 use crate::mem::{bytes_of, floats_of};
 use crate::ops::context::{Context, Matrix};
 use crate::ops::conv2d::Conv2d;
-use crate::ops::gemm::{Offsets, Rows, multiply_accumulate};
+use crate::ops::gemm::{Offsets, Rows, multiply_panels};
 use crate::ops::linear::Contiguous;
 use crate::ops::tape::{Product, Recording};
 use crate::tensor::packed::Sizes;
@@ -358,7 +358,7 @@ fn input_gradient(
         for_each_chunk::<_, f32>(cx.executor, to, taps * n * PANEL, &mut [], |panel, to, _| {
             transpose_weight(from, sizes, panel * PANEL, to);
         });
-        multiply_accumulate(cx, dy, rows, [panels, zeros], back, dx);
+        multiply_panels(cx, dy, rows, [panels, zeros], back, dx, true);
         Ok(())
     })
 }
