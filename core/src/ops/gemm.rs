@@ -25,6 +25,12 @@ const COLUMN_BYTES: usize = 256 << 10;
 /// Bytes of the left side's rows that belong to one task.
 const ROW_BYTES: usize = 512 << 10;
 
+/// Rows that lie a multiple of so many bytes apart share the same few places in the nearest cache,
+const ALIASED: usize = 4096;
+
+/// which are so many: with more rows, none is found there again.
+const PLACES: usize = 8;
+
 /// Bytes of panels that are packed or expanded at a time.
 const PACKED_BYTES: usize = 2 << 20;
 
@@ -531,8 +537,9 @@ impl<R: Rows> Tiles<'_, R> {
     fn compute(&self, mut tile: TileMut<'_>) {
         let place = tile.place();
         let wide = if self.gate.is_some() { 2 } else { self.isa.tile_panels() };
-        let mr = self.isa.tile_rows()[wide - 1];
         let row_bytes = self.form.row_bytes(self.sizes.channels);
+        let limit = if row_bytes.is_multiple_of(ALIASED) { PLACES } else { MR_MAX };
+        let mr = self.isa.tile_rows()[wide - 1].min(limit);
         let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
         for row in (0..place.rows).step_by(mr) {
             let rows = mr.min(place.rows - row);
