@@ -30,7 +30,7 @@ const COLUMNS: usize = 4 * PANEL;
 const BAND: usize = 8192;
 
 /// Pixels of a line that become left sides at a time, at most.
-const RUN: usize = 8;
+const RUN: usize = 16;
 
 /// The output's height and width for a picture of this size.
 ///
