@@ -100,6 +100,10 @@ pub(super) fn row_scratch(cx: &mut Context<'_>, c: usize, form: Form) -> Result<
     cx.tensor(Shape::new([cx.executor.workers(), rows, c]))
 }
 
+/// Elements that each worker joins at a time, about: less than a norm's, as x, the skip, a shortcut
+/// and its rows lie beside them.
+const JOINED: usize = 1024;
+
 /// Rows of one sample as a product wants them: normalised by `[1, 3, c]` and activated, or as they
 /// are, in the form of `out`.
 pub(super) fn prepare_rows(
@@ -112,14 +116,18 @@ pub(super) fn prepare_rows(
     let (isa, form, bytes, c) = (cx.isa, out.form(), out.row_bytes(), x.count());
     let [a, b] = x.parts().map(|part| part.of());
     let affine = norm.map_or(a, |(affine, _)| affine);
+    let at_once = match scratch.row_count() / cx.executor.workers() {
+        0 => rows_at_once(c),
+        rows => rows,
+    };
     let ([out, scratch], [a, b, affine]) = cx.arena.split_bytes_two([out, scratch], [a, b, affine]);
     let source = Source { x, data: [a, b].map(floats_of) };
     let norm = norm.map(|(_, activation)| (floats_of(affine), activation));
     let scratch = floats_of_mut(scratch);
     let rows = even_share(cx.executor, out.len() / bytes, TASK / c);
     for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, scratch| {
-        for (number, out) in out.chunks_mut(rows_at_once(c) * bytes).enumerate() {
-            let (first, count) = (index * rows + number * rows_at_once(c), out.len() / bytes);
+        for (number, out) in out.chunks_mut(at_once * bytes).enumerate() {
+            let (first, count) = (index * rows + number * at_once, out.len() / bytes);
             match (form, source.whole_rows(first, count)) {
                 (Form::F32, _) => source.rows(isa, first, norm, false, floats_of_mut(out)),
                 (_, Some(x)) if norm.is_none() => write_rows(isa, form, x, c, out),
@@ -194,7 +202,9 @@ pub fn concat(cx: &mut Context<'_>, a: Tensor, b: Tensor, form: Form) -> Result<
         _ => cx.refuse_recording("a conversion")?,
     }
     cx.working(|cx| {
-        let scratch = row_scratch(cx, joined.count(), form)?;
+        let c = joined.count();
+        let rows = if form == Form::F32 { 0 } else { (JOINED / c.max(1)).max(1) };
+        let scratch = cx.tensor(Shape::new([cx.executor.workers(), rows, c]))?;
         if cx.is_planning() || out.is_empty() {
             return without_channels(cx, out);
         }
