@@ -77,10 +77,7 @@ impl Conv {
         k: usize,
     ) -> Result<(Matrix, Option<Weight>)> {
         let matrix = self.matrix(cx, p, k)?;
-        let bias = match self.bias {
-            false => None,
-            true => Some(cx.weight(&p.at("bias"), [self.channels])?),
-        };
+        let bias = self.bias.then(|| cx.weight(&p.at("bias"), [self.channels])).transpose()?;
         Ok((matrix, bias))
     }
 

@@ -68,10 +68,7 @@ impl Linear {
         k: usize,
     ) -> Result<(Matrix, Option<Weight>)> {
         let matrix = self.matrix(cx, p, k)?;
-        let bias = match self.bias {
-            false => None,
-            true => Some(cx.weight(&p.at("bias"), [matrix.sizes.n])?),
-        };
+        let bias = self.bias.then(|| cx.weight(&p.at("bias"), [matrix.sizes.n])).transpose()?;
         Ok((matrix, bias))
     }
 

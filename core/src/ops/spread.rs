@@ -132,6 +132,7 @@ fn add_up(
 ) {
     let (n, columns) = (out.channels(), products.channels());
     let bias = bias.and_then(|bias| cx.arena.read(bias).first_chunk().copied());
+    let bias = bias.unwrap_or([0.0; FEW]);
     let (out, [products]) = cx.arena.split(out, [products]);
     let rows = even_share(cx.executor, out.len() / n, TASK);
     for_each_chunk::<_, f32>(cx.executor, out, rows * n, &mut [], |index, out, _| {
@@ -141,7 +142,7 @@ fn add_up(
             let row = index * rows + number * MR_MAX;
             pixels.gather(row, out.len() / n, columns, &mut offsets);
             for (r, out) in out.chunks_exact_mut(n).enumerate() {
-                let mut sums = bias.unwrap_or([0.0; FEW]);
+                let mut sums = bias;
                 for (tap, offsets) in offsets.chunks_exact(MR_MAX).take(taps).enumerate() {
                     if offsets[r] != NO_ROW
                         && let Some(made) = products[offsets[r] + tap * n..].first_chunk::<FEW>()
