@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -165,7 +166,12 @@ fn pixels(model: &Path, more: &[&str], like: &Path) -> Vec<u8> {
     let out = folder.path().join("a.png");
     let all = ["generate", "--quiet", "--steps", "3", "-m", str(model), "-o", str(&out)];
     says(&[&all, more, request(like)].concat());
-    let file = std::io::BufReader::new(fs::File::open(&out).unwrap());
+    decoded(&out)
+}
+
+/// The pixels of a PNG file.
+fn decoded(file: &Path) -> Vec<u8> {
+    let file = std::io::BufReader::new(fs::File::open(file).unwrap());
     let mut reader = png::Decoder::new(file).read_info().unwrap();
     let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
     reader.next_frame(&mut bytes).unwrap();
@@ -294,6 +300,93 @@ fn the_report_tells_sizes_and_errors_in_the_order_of_the_types() {
     let short = says(&common);
     assert!(short.contains("noise predictor") && !short.contains("conv_in.weight"), "{short}");
     assert!(says(&[&common[..], &["-v"]].concat()).contains("conv_in.weight"));
+}
+
+#[test]
+fn calibrated_outputs_are_nearer_and_their_bytes_the_same_for_every_number_of_threads() {
+    let (_kept, wide) = model();
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| folder.path().join(name).with_extension("safetensors"));
+    let report = |model: &Path, dtype: &str, file: &Path, more: &[&str]| -> Value {
+        let all = ["convert", "-m", str(model), "--type", dtype, "-o", str(file), "--json"];
+        serde_json::from_str(&says(&[&all, more].concat())).unwrap()
+    };
+    let error =
+        |report: &Value, output: usize| report["outputs"][output]["error"].as_f64().unwrap();
+    for (dtype, share) in [("int4", 0.85), ("int8", 0.97), ("bf16", 0.97)] {
+        let nearest = report(&wide, dtype, &b, &[]);
+        let calibrate = ["--calibrate", "40", "-t"];
+        let moved = report(&wide, dtype, &a, &[&calibrate[..], &["1"]].concat());
+        let [nearest, moved] = [nearest, moved].map(|report| error(&report, 0));
+        assert!(moved < share * nearest, "{dtype}: {moved} {nearest}");
+        report(&wide, dtype, &b, &[&calibrate[..], &["3"]].concat());
+        assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap(), "{dtype}");
+    }
+    // With words, one text after the other, and guidance.
+    let words = ["--calibrate", "25", "-p", "a red circle", "-p", "a blue square"];
+    let of_words = golden("shared-sd");
+    let [nearest, moved] = [&[][..], &words].map(|more| report(&of_words, "int4", &a, more));
+    assert_ne!(nearest["layers"], moved["layers"]);
+}
+
+#[test]
+fn a_calibration_that_cannot_be_is_refused_and_leaves_nothing_behind() {
+    let (_kept, wide) = model();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.safetensors");
+    let to = |model: &Path, dtype: &str, more: &[&str]| {
+        let all = ["convert", "-m", str(model), "--type", dtype, "-o", str(&out)];
+        fails(&[&all, more].concat())
+    };
+    let four = ["--calibrate", "4"];
+    assert!(to(&wide, "f32", &four).contains("--calibrate has no meaning with f32"));
+    let error = to(&wide, "int8", &["--calibrate", "4", "-p", "a cat"]);
+    assert!(error.contains("knows no text") && error.contains("Leave out --prompt"), "{error}");
+    let none = mote(&["convert", "-m", str(&wide), "--type", "int8", "-o", str(&out), "-p", "a"]);
+    assert_eq!(none.status.code(), Some(2), "{}", text(&none.stderr));
+    // What is no number is met while pictures are drawn.
+    let weights = wide.join("unet/diffusion_pytorch_model.safetensors");
+    let mut damaged = fs::read(&weights).unwrap();
+    let end = damaged.len();
+    damaged[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, damaged).unwrap();
+    let error = to(&wide, "int8", &four);
+    assert!(error.contains("not a number") || error.contains("no number"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// The pictures of a trained model come out as they do in f32: what quantised models are for.
+#[test]
+fn calibrated_pictures_of_the_trained_model_are_near_those_in_f32() {
+    const SEEDS: usize = 40;
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let root = std::env::var_os("MOTE_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let model = root.join("models/emoji-faces-32/model");
+    if !model.is_dir() {
+        assert!(
+            std::env::var_os("MOTE_REQUIRE_SHARED").is_none(),
+            "{} is missing",
+            model.display()
+        );
+        drop(writeln!(std::io::stderr(), "not run: {} is missing", model.display()));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = |dtype: &str, more: &[&str]| -> Vec<Vec<u8>> {
+        let file = folder.path().join(dtype).with_extension("safetensors");
+        let all = ["convert", "-m", str(&model), "--type", dtype, "-o", str(&file)];
+        says(&[&all, more].concat());
+        let (count, out) = (SEEDS.to_string(), folder.path().join("%d.png"));
+        says(&["generate", "--quiet", "-m", str(&file), "-s", "0", "-b", &count, "-o", str(&out)]);
+        (0..SEEDS).map(|k| decoded(&folder.path().join(format!("{k}.png")))).collect()
+    };
+    let exact = pictures("f32", &[]);
+    for (dtype, least) in [("int8", 30.0), ("bf16", 40.0)] {
+        for (seed, near) in pictures(dtype, &["--calibrate", "160"]).iter().enumerate() {
+            let near = psnr(near, &exact[seed]);
+            assert!(near >= least, "seed {seed} in {dtype}: {near} dB");
+        }
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! evaluated with the old and the new weights on the same noise (`networks`), and the report tells
 //! what was gained and what was lost.
 
+mod calibrate;
 mod networks;
 mod policy;
 mod recipe;
@@ -42,6 +43,7 @@ use crate::progress::{Interrupt, Reporter};
 use crate::resolve;
 use crate::tokenizer::Tokenizer;
 use crate::{isa, print};
+use calibrate::Calibration;
 use report::Report;
 use write::{Difference, Output};
 
@@ -99,17 +101,30 @@ pub fn interruptible(args: &args::Convert, interrupt: &Interrupt) -> Result<()> 
         return Err(Failure::new(format!("{shown} is in {dtype} already"))
             .remedy("Give the folder that it was converted from"));
     }
+    if args.calibrate.is_some() && matches!(args.dtype, Type::F32 | Type::F16) {
+        let dtype = args.dtype.name();
+        return Err(Failure::new(format!("--calibrate has no meaning with {dtype}"))
+            .remedy("Leave it out, or take --type int8, int4 or bf16"));
+    }
     let files = files(&model)?;
     let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
     let mut old = Model::of(&places)?;
     refuse_input(&args.output, &old)?;
     let mut reporter = Reporter::new(args.quiet);
-    let mut work = Work { to: args.dtype, isa, pool: &pool, reporter: &mut reporter };
+    let mut work =
+        Work { to: args.dtype, isa, pool: &pool, reporter: &mut reporter, calibration: None };
     let recipe = recipe::of(&model, &networks)?;
     let networks = old.with_weights(|weights| present(&networks, weights))?;
     let tensors = old.with_weights(|weights| work.tensors(&networks, weights))??;
     let layout = Layout::new(args.dtype, &tensors, &files, &recipe)?;
     let mut file = FileWriter::begin(Some(&args.output), interrupt)?;
+    let mut calibration;
+    if args.calibrate.is_some() {
+        calibration = Calibration::new(tensors.values());
+        let (who, told) = ((isa, &pool), (&mut *work.reporter, interrupt));
+        old.with_weights(|weights| calibration.watch(&model, args, who, weights, told))??;
+        work.calibration = Some(&calibration);
+    }
     let out: &mut Output<'_> = &mut |bytes| file.write(bytes);
     let differences =
         old.with_weights(|weights| work.write(&layout, weights, interrupt, out))??;
@@ -190,6 +205,7 @@ struct Work<'a> {
     isa: Isa,
     pool: &'a Pool,
     reporter: &'a mut Reporter,
+    calibration: Option<&'a Calibration>,
 }
 
 impl Work<'_> {
@@ -220,7 +236,9 @@ impl Work<'_> {
             if interrupt.pressed() { Err(Failure::interrupted()) } else { Ok(()) }
         };
         let (isa, executor) = (self.isa, self.pool);
-        let written = Converter { weights, isa, executor, watch: &mut watch }.write(layout, out);
+        let calibration = self.calibration;
+        let written =
+            Converter { weights, isa, executor, calibration, watch: &mut watch }.write(layout, out);
         self.reporter.end();
         written
     }
@@ -280,7 +298,7 @@ impl OnTheWay<'_> {
         let files = Files::new();
         let layout = Layout::new(to, &tensors, &files, &[])?;
         let out: &mut Output<'_> = &mut |bytes| file.write_all(bytes).map_err(cannot);
-        let mut work = Work { to, isa, pool, reporter };
+        let mut work = Work { to, isa, pool, reporter, calibration: None };
         model.with_weights(|weights| work.write(&layout, weights, interrupt, out))??;
         let file = Mapped::of(&folder.join("the converted weights"), &file)?;
         Ok(Model::packed(Arc::new(Packed::of(file)?)))

@@ -13,12 +13,14 @@ use mote::arch::Isa;
 use mote::exec::{Executor, for_each_chunk};
 use mote::pipeline::recipe::TENSOR;
 use mote::tensor::packed::{
-    DOUBLED, PANEL, Panel, PanelMut, Sizes, doubled_row, pack_panel, unpack_panel,
+    DOUBLED, PANEL, Panel, PanelMut, Sizes, doubled_row, pack_panel, pack_panel_scaled_by,
+    unpack_panel,
 };
 use mote::tensor::{DType, Packing};
 use mote::weights::{CHECKSUM, CHECKSUM_BYTES, Weight, Weights};
 use serde_json::json;
 
+use super::calibrate::{Calibration, Rounding};
 use super::policy::Storage;
 use super::walk::{SCALE, Stored};
 use crate::args::Type;
@@ -214,6 +216,8 @@ pub struct Converter<'a> {
     pub isa: Isa,
     /// Who packs.
     pub executor: &'a dyn Executor,
+    /// What the products were fed with, where that is known.
+    pub calibration: Option<&'a Calibration>,
     /// Told before each tensor how many bytes are written, of how many; may end the work.
     pub watch: &'a mut dyn FnMut(u64, u64) -> Result<()>,
 }
@@ -355,6 +359,8 @@ impl Converter<'_> {
         out: &mut Output<'_>,
     ) -> Result<Difference> {
         let (sizes, row) = (stored.sizes, stored.sizes.channels * stored.sizes.taps);
+        let rounding =
+            self.calibration.and_then(|calibration| calibration.rounding(stored, self.executor));
         let mut difference = Difference::default();
         let (mut scales, mut groups) = (Vec::new(), Vec::new());
         let batch = PANEL * PANELS_PER_WORKER * self.executor.workers();
@@ -368,7 +374,7 @@ impl Converter<'_> {
             let panels = (0..rows).step_by(PANEL);
             let mut jobs: Vec<_> = panels.map(|first| Job::new(packing, sizes, first)).collect();
             for_each_chunk::<_, ()>(self.executor, &mut jobs, 1, &mut [], |_, jobs, _| {
-                jobs.iter_mut().for_each(|job| job.run(packing, &exact, row));
+                jobs.iter_mut().for_each(|job| job.run(packing, &exact, row, start, &rounding));
             });
             for job in &jobs {
                 difference.add(job.difference);
@@ -415,8 +421,16 @@ impl Job {
         }
     }
 
-    /// Packs the panel out of rows of `row` elements, and measures what was lost.
-    fn run(&mut self, packing: Packing, rows: &[f32], row: usize) {
+    /// Packs the panel out of rows of `row` elements, the first of which is number `start` of all,
+    /// and measures what was lost.
+    fn run(
+        &mut self,
+        packing: Packing,
+        rows: &[f32],
+        row: usize,
+        start: usize,
+        rounding: &Option<Rounding>,
+    ) {
         let count = PANEL.min((rows.len() / row.max(1)).saturating_sub(self.first));
         if count == 0 {
             return;
@@ -425,8 +439,14 @@ impl Job {
         // Rows by themselves pack like rows among others.
         let sizes = Sizes { n: count, ..self.sizes };
         let Self { data, scales, groups, .. } = self;
-        pack_panel(packing, sizes, exact, 0, &mut PanelMut { data, scales, groups });
         let mut near = vec![0.0; exact.len()];
+        let mut panel = PanelMut { data, scales, groups };
+        pack_panel(packing, sizes, exact, 0, &mut panel);
+        if let Some(rounding) = rounding {
+            near.copy_from_slice(exact);
+            rounding.round(packing, &panel, start + self.first, &mut near);
+            pack_panel_scaled_by(packing, sizes, [&near, exact], 0, &mut panel);
+        }
         unpack_panel(packing, sizes, 0, Panel { data, scales, groups }, &mut near);
         self.difference = Difference::between(exact, &near);
     }

@@ -48,13 +48,11 @@ impl Store {
         let layout = Layout::of_tensors(Type::F32, &tensors)?;
         let mut bytes = Vec::new();
         let mut watch = |_, _| Ok(());
-        Converter { weights: &mut source, isa, executor, watch: &mut watch }.write(
-            &layout,
-            &mut |next| {
+        Converter { weights: &mut source, isa, executor, calibration: None, watch: &mut watch }
+            .write(&layout, &mut |next| {
                 bytes.extend_from_slice(next);
                 Ok(())
-            },
-        )?;
+            })?;
         let mut block = Block::new(bytes.len())?;
         block.bytes().copy_from_slice(&bytes);
         let wrong = |error| explain(error, "the parameters");

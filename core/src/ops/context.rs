@@ -1,6 +1,6 @@
 //! The context of a walk: memory, instruction set, threads and weights, handed from layer to layer.
 
-use super::observe::{Event, Observer, Op};
+use super::observe::{Event, InputObserver, Observer, Op};
 use super::tape::{Record, Recording, State};
 use crate::arch::Isa;
 use crate::error::{Error, Result};
@@ -37,6 +37,8 @@ pub struct Context<'m> {
     name: Name,
     tally: Tally,
     observer: Option<&'m mut Observer<'m>>,
+    /// Shown what products are fed with.
+    pub(super) inputs: Option<&'m mut InputObserver<'m>>,
     /// The tally at the end of the op that was observed last.
     observed: Tally,
     /// Where ops are written down, while the walk is recorded.
@@ -53,9 +55,9 @@ impl<'m> Context<'m> {
         weights: &'m mut dyn Weights,
     ) -> Self {
         let (name, tally, observed) = (Name::new(), Tally::default(), Tally::default());
-        let (observer, recording) = (None, None);
+        let (observer, inputs, recording) = (None, None, None);
         let isa = if weights.is_quantised() { isa.exact() } else { isa };
-        Self { arena, isa, executor, weights, name, tally, observer, observed, recording }
+        Self { arena, isa, executor, weights, name, tally, observer, inputs, observed, recording }
     }
 
     /// Whether the walk is planned, not run.
@@ -109,6 +111,12 @@ impl<'m> Context<'m> {
     pub fn observe(&mut self, observer: &'m mut Observer<'m>) {
         self.observed = self.tally;
         self.observer = Some(observer);
+    }
+
+    /// Has `observer` shown the left side of each product in f32 from here on, before it is
+    /// computed.
+    pub fn observe_inputs(&mut self, observer: &'m mut InputObserver<'m>) {
+        self.inputs = Some(observer);
     }
 
     /// Puts the cost at this much: a plan walks once what a run walks often.

@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use super::context::{Context, Matrix, to_f32};
 use super::convert::to_form;
+use super::observe::LeftSide;
 use crate::arch::{Activation, Finish, Gate, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, PACE, Panels};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile, longest_share};
@@ -357,6 +358,11 @@ impl Product {
         samples: usize,
     ) -> Result<()> {
         let sides = Sides { x, rows, out, samples };
+        if let Some(observer) = cx.inputs.as_mut().filter(|_| x.form() == Form::F32) {
+            let Matrix { weight, sizes, .. } = self.matrix;
+            let (x, rows) = (cx.arena.read(x), out.of().row_count());
+            observer(LeftSide { weight, sizes, rows, x, gather: sides.rows });
+        }
         for block in self.packer.blocks() {
             let panels = self.packer.fill(cx, block.clone())?;
             for sample in 0..samples {

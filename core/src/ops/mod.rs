@@ -43,7 +43,7 @@ pub use gemm::Epilogue;
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, concat, group_norm, group_norm_replacing, layer_norm};
-pub use observe::{Event, Observer, Op};
+pub use observe::{Event, InputObserver, LeftSide, Observer, Op};
 pub use pixel_shuffle::{pixel_shuffle, pixel_unshuffle, unshuffle};
 pub use resample::{avg_pool_2x2, upsample_nearest};
 pub use tape::{Recording, Tape, TapeSlot};

@@ -1,4 +1,4 @@
-//! A convolution with few output channels, in bf16: a panel of 16 columns would be all but empty.
+//! A convolution with few output channels: a panel of 16 columns would be all but empty.
 //!
 //! So its taps become columns, `[taps · n]`: one product with each pixel of the input, as it lies,
 //! and each output adds up what its taps made of the pixels under them.
@@ -12,7 +12,7 @@ use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::Result;
 use crate::exec::{even_share, for_each_chunk};
 use crate::tensor::packed::Sizes;
-use crate::tensor::{Form, PANEL, Packing, Shape, Tensor};
+use crate::tensor::{PANEL, Packing, Shape, Tensor};
 use crate::weights::Weight;
 
 /// The most output channels: with nine taps, three panels instead of nine.
@@ -30,9 +30,11 @@ pub(super) fn fits(matrix: Matrix, epilogue: &Epilogue) -> bool {
     let Sizes { n, taps, .. } = matrix.sizes;
     let Epilogue { residual, per_sample, activation, accumulate, geglu } = epilogue;
     let is_alone = residual.is_none() && per_sample.is_none() && activation.is_none();
-    let is_few =
-        matrix.packing == Packing::Bf16 && n <= FEW && 2 * columns(n, taps) <= taps * PANEL;
-    is_few && is_alone && !accumulate && !geglu
+    let is_few = n <= FEW && 2 * columns(n, taps) <= taps * PANEL;
+    // A word holds whole elements of one channel: of four input channels it would hold integers,
+    // whose sums need more than a product.
+    let is_packed = matches!(matrix.packing, Packing::F32 | Packing::Bf16);
+    is_few && is_packed && is_alone && !accumulate && !geglu
 }
 
 /// Columns of the product: those of all taps, and as many more as are read with the last.
@@ -54,7 +56,7 @@ pub(super) fn conv2d_into(
 ) -> Result<()> {
     let Sizes { n, channels, taps } = matrix.sizes;
     let [images, _, w, _] = x.dims("conv2d")?;
-    let ([out_h, out_w], form) = (pixels.out(), Form::Bf16);
+    let ([out_h, out_w], form) = (pixels.out(), matrix.packing.form());
     let sizes = Sizes { n: columns(n, taps), channels, taps: 1 };
     let step = (BAND / out_w.max(1)).clamp(1, out_h.max(1));
     cx.count([out.row_count(), n, taps, channels]);

@@ -5,6 +5,7 @@
 
 mod dtype;
 pub mod packed;
+pub mod rounding;
 mod shape;
 
 pub use dtype::DType;

@@ -256,8 +256,24 @@ pub fn pack_panel(
     first: usize,
     panel: &mut PanelMut<'_>,
 ) {
+    pack_panel_scaled_by(packing, sizes, [weight; 2], first, panel);
+}
+
+/// [`pack_panel`] of the first weight with the scales that the second would have: the first was
+/// moved so that errors of rounding make up for each other.
+///
+/// # Panics
+/// As [`pack_panel`].
+pub fn pack_panel_scaled_by(
+    packing: Packing,
+    sizes: Sizes,
+    [weight, by]: [&[f32]; 2],
+    first: usize,
+    panel: &mut PanelMut<'_>,
+) {
     let Sizes { n, channels, taps } = sizes;
-    assert!(weight.len() == n * channels * taps && first < n, "a weight of another size");
+    let fits = |weight: &[f32]| weight.len() == n * channels * taps && first < n;
+    assert!(fits(weight) && fits(by), "a weight of another size");
     let form = packing.form();
     let (step, steps) = (form.per_step(), form.steps(channels));
     panel.data.fill(0);
@@ -268,8 +284,9 @@ pub fn pack_panel(
         panel.groups.fill(0);
     }
     for j in 0..PANEL.min(n - first) {
-        let row = &weight[(first + j) * channels * taps..][..channels * taps];
-        let column = Column::new(packing, sizes, row, j, panel);
+        let [row, by] =
+            [weight, by].map(|weight| &weight[(first + j) * channels * taps..][..channels * taps]);
+        let column = Column::new(packing, sizes, by, j, panel);
         for tap in 0..taps {
             for channel in 0..channels {
                 let at = ((tap * steps + channel / step) * PANEL + j) * step + channel % step;
