@@ -374,6 +374,33 @@ fn every_number_is_rounded_to_the_nearest_bf16() {
 }
 
 #[test]
+fn rows_that_lie_apart_become_bf16() {
+    for (isa, width) in
+        isas().into_iter().flat_map(|isa| [1usize, 15, 16, 33, 64].map(|w| (isa, w)))
+    {
+        let bytes = 2 * width.next_multiple_of(2);
+        for (rows, stride, pitch) in [(1, width, bytes), (5, width + 3, bytes + 7), (6, width, 200)]
+        {
+            let x = values((rows - 1) * stride + width);
+            let mut found = vec![0xFF; (rows - 1) * pitch + bytes];
+            isa.bf16_rows(&x, stride, width, &mut found, pitch);
+            for (at, &found) in found.iter().enumerate() {
+                let (row, column) = (at / pitch, at % pitch / 2);
+                let expected = match column {
+                    column if column < width => {
+                        bf16::from_f32(x[row * stride + column]).to_le_bytes()[at % pitch % 2]
+                    }
+                    column if 2 * column < bytes => 0,
+                    // What lies between the rows is left alone.
+                    _ => 0xFF,
+                };
+                assert_eq!(found, expected, "{rows} of {width} on {isa:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn pairs_of_rows_become_words_of_bf16() {
     for (isa, width) in isas().into_iter().flat_map(|isa| [1, 15, 16, 33].map(|w| (isa, w))) {
         for (rows, stride) in [(1, width), (2, width), (5, width + 3), (6, width + 40)] {

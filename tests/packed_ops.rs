@@ -216,6 +216,53 @@ fn a_linear_layer_multiplies_with_what_its_packed_weight_stands_for() {
 }
 
 #[test]
+fn a_shortcut_takes_one_tensor_or_two_as_it_would_take_them_joined() {
+    // Channels of both, with even and odd numbers, few rows and many; the last has more columns
+    // than fit into a core's cache.
+    let sizes = [
+        (1, 1, [1, 0], 3),
+        (5, 7, [6, 4], 37),
+        (9, 30, [5, 8], 16),
+        (40, 31, [40, 24], 32),
+        (3, 50, [33, 0], 64),
+        (2, 3, [700, 0], 320),
+        (3, 3, [500, 200], 320),
+    ];
+    for (packing, (h, w, channels, n)) in
+        Packing::PACKED.into_iter().flat_map(|p| sizes.map(|s| (p, s)))
+    {
+        let (mut weights, m, k) = (TestWeights::default(), h * w, channels[0] + channels[1]);
+        let weight = add_packed(&mut weights, packing, &[n, k, 1, 1], 1);
+        let (x, bias) = (numbers(2, m * k), numbers(3, n));
+        weights.push("bias", &[n], &bias);
+        let left = in_form(packing.form(), &x, k);
+        let mut expected = vec![Sum::default(); m * n];
+        for (i, sum) in expected.iter_mut().enumerate() {
+            let (row, column) = (i / n, i % n);
+            sum.add(f64::from(bias[column]));
+            let pairs = left[row * k..][..k].iter().zip(&weight[column * k..][..k]);
+            pairs.for_each(|(a, &b)| sum.add(a * f64::from(b)));
+        }
+        let part = |first: usize, count: usize| -> Vec<f32> {
+            x.chunks_exact(k).flat_map(|row| row[first..first + count].to_vec()).collect()
+        };
+        let parts = [part(0, channels[0]), part(channels[0], channels[1])];
+        let walk = |cx: &mut Context<'_>| {
+            let a = ops::fill(cx, Shape::new([1, h, w, channels[0]]), &parts[0])?;
+            let b = ops::fill(cx, Shape::new([1, h, w, channels[1]]), &parts[1])?;
+            let matrix = cx.matrix(&Path::root().at("w"), [n, k, 1, 1])?;
+            let bias = cx.weight(&Path::root().at("bias"), [n])?;
+            let out = cx.tensor(Shape::new([1, h, w, n]))?;
+            let joined = if channels[1] > 0 { Joined::pair(a, b)? } else { a.into() };
+            ops::pointwise_conv2d_into(cx, joined, matrix, Some(bias), out)?;
+            Ok(out)
+        };
+        let what = format!("shortcut {m}x{channels:?}x{n} in {packing:?}");
+        Case { what, weights, walk: &walk, expected }.check();
+    }
+}
+
+#[test]
 fn a_gated_layer_reads_values_and_gates_from_one_packed_weight() {
     let sizes = [(1, 3, 32), (7, 33, 64), (20, 40, 224), (3, 3000, 640)];
     for (packing, (m, k, n)) in Packing::PACKED.into_iter().flat_map(|p| sizes.map(|s| (p, s))) {

@@ -257,7 +257,7 @@ pub(super) struct Kernels {
     pub transpose_f32: unsafe fn(&[f32], usize, usize, &mut [f32], usize),
     pub adamw_f32: unsafe fn(&Adam, &[f32], [&mut [f32]; 3]),
     pub quantise_rows: unsafe fn(&[f32], usize, &mut [u8]),
-    pub f32_to_bf16: unsafe fn(&[f32], &mut [u8]),
+    pub bf16_rows: unsafe fn(&[f32], usize, usize, &mut [u8], usize),
     pub bf16_pairs: unsafe fn(&[f32], usize, usize, &mut [u8]),
     pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
     pub bf16_to_f32: unsafe fn(&[u8], &mut [f32]),
@@ -388,7 +388,8 @@ macro_rules! kernels {
                 ) = layer_norm_backward;
                 bf16_pairs(x: &[f32], stride: usize, width: usize, out: &mut [u8]) = bf16_pairs;
                 adamw_f32(adam: &Adam, gradients: &[f32], state: [&mut [f32]; 3]) = adamw;
-                f32_to_bf16(x: &[f32], out: &mut [u8]) = f32_to_bf16;
+                bf16_rows(x: &[f32], stride: usize, width: usize, out: &mut [u8], pitch: usize)
+                    = bf16_rows;
                 f16_to_f32(from: &[u8], to: &mut [f32]) = f16_to_f32;
                 bf16_to_f32(from: &[u8], to: &mut [f32]) = bf16_to_f32;
             );
@@ -423,7 +424,7 @@ macro_rules! kernels {
                 transpose_f32,
                 adamw_f32,
                 quantise_rows,
-                f32_to_bf16,
+                bf16_rows,
                 bf16_pairs,
                 f16_to_f32,
                 bf16_to_f32,

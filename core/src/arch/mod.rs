@@ -558,8 +558,25 @@ impl Isa {
     /// Where the lengths do not fit.
     pub fn f32_to_bf16(self, x: &[f32], out: &mut [u8]) {
         assert!(out.len() == 2 * x.len().next_multiple_of(2), "two bytes for each element");
+        if !x.is_empty() {
+            self.bf16_rows(x, x.len(), x.len(), out, out.len());
+        }
+    }
+
+    /// [`Isa::f32_to_bf16`] of the first `width` elements of rows that are `stride` apart, into
+    /// rows of bytes that are `pitch` apart.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub fn bf16_rows(self, x: &[f32], stride: usize, width: usize, out: &mut [u8], pitch: usize) {
+        assert!(width > 0 && width <= stride, "rows of some width");
+        let bytes = 2 * width.next_multiple_of(2);
+        assert!(bytes <= pitch, "rows of bytes have room for them");
+        let rows = |len: usize, width: usize, stride: usize| (len + stride - width) / stride;
+        let count = rows(x.len(), width, stride);
+        assert!(x.len() >= width && rows(out.len(), bytes, pitch) == count, "as many rows");
         // SAFETY: the token proves the CPU's features.
-        unsafe { (self.kernels.f32_to_bf16)(x, out) }
+        unsafe { (self.kernels.bf16_rows)(x, stride, width, out, pitch) }
     }
 
     /// Words of two bf16, little-endian, from the first `width` elements of rows that are `stride`

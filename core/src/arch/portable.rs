@@ -600,14 +600,18 @@ pub fn quantise_rows(x: &[f32], c: usize, out: &mut [u8]) {
     }
 }
 
-/// The nearest bf16, ties to even, as little-endian bytes; a last odd channel is followed by 0.
+/// The nearest bf16, ties to even, as little-endian bytes, of the first `width` elements of rows
+/// that are `stride` apart, into rows of bytes that are `pitch` apart; a last odd channel is
+/// followed by 0.
 #[inline(always)]
-pub fn f32_to_bf16(x: &[f32], out: &mut [u8]) {
-    for (out, &x) in out.as_chunks_mut::<2>().0.iter_mut().zip(x) {
-        *out = ((to_bf16(x) >> 16) as u16).to_le_bytes();
-    }
-    if x.len() % 2 == 1 {
-        out[2 * x.len()..].fill(0);
+pub fn bf16_rows(x: &[f32], stride: usize, width: usize, out: &mut [u8], pitch: usize) {
+    for (x, out) in x.chunks(stride).zip(out.chunks_mut(pitch)) {
+        for (out, &x) in out.as_chunks_mut::<2>().0.iter_mut().zip(&x[..width]) {
+            *out = ((to_bf16(x) >> 16) as u16).to_le_bytes();
+        }
+        if width % 2 == 1 {
+            out[2 * width..][..2].fill(0);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::{self, Activation, Context, Epilogue, Matrix};
-use crate::tensor::{Form, Tensor};
+use crate::tensor::{Form, Joined, Tensor};
 use crate::weights::{Path, Weight};
 
 /// What a [`conv2d`] layer yields, and how it slides.
@@ -123,6 +123,21 @@ pub fn conv2d_into(
 ) -> Result<()> {
     let (matrix, bias) = layer.weights(cx, p, x.channels())?;
     ops::conv2d_into(cx, x, matrix, bias, layer.slide, layer.epilogue, out)
+}
+
+/// [`conv2d_into`] by a kernel of one tap of x, or of two tensors side by side, in f32.
+///
+/// # Errors
+/// As [`conv2d`].
+pub(super) fn shortcut_into(
+    cx: &mut Context<'_>,
+    p: &Path<'_>,
+    x: impl Into<Joined>,
+    out: Tensor,
+) -> Result<()> {
+    let x = x.into();
+    let (matrix, bias) = Conv::new(out.channels(), 1).weights(cx, p, x.count())?;
+    ops::pointwise_conv2d_into(cx, x, matrix, bias, out)
 }
 
 /// [`conv2d`] whose result takes the place of `x`, the newest tensor.

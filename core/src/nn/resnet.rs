@@ -1,7 +1,7 @@
 //! `ResnetBlock2D`: norm, SiLU, convolution, twice, with the time step entering between, around a
 //! shortcut (He et al. 2016; Ho et al. 2020, appendix B).
 
-use super::conv::{Conv, conv2d, conv2d_into};
+use super::conv::{Conv, conv2d, conv2d_into, shortcut_into};
 use super::linear::{Linear, linear_of_either};
 use super::norm::{Norm, group_norm, group_norm_replacing};
 use crate::error::{Error, Result};
@@ -92,7 +92,7 @@ pub fn resnet_block_2d(
         cx.scratch(|cx| {
             let residual = match x.channels() == channels {
                 true => x,
-                false => conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?,
+                false => shortcut(cx, p, x, channels)?,
             };
             second_half_into(cx, p, y, block, forms, Conv::new(channels, 3).plus(residual), y)
         })?;
@@ -105,7 +105,7 @@ pub fn resnet_block_2d(
         let y = time_and_norm_replacing(cx, p, y, block)?;
         let residual = match x.channels() == channels {
             true => x,
-            false => conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?,
+            false => shortcut(cx, p, x, channels)?,
         };
         conv_and_residual(cx, p, y, residual, block)
     })
@@ -138,7 +138,7 @@ pub fn resnet_block_2d_replacing(
                 first_half_into(cx, p, x.into(), block, forms, y)?;
                 return second_half_into(cx, p, y, block, forms, conv.added(), x);
             }
-            let shortcut = conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?;
+            let shortcut = shortcut(cx, p, x, channels)?;
             let y = front(x, shortcut.shape())?;
             first_half_into(cx, p, x.into(), block, forms, y)?;
             second_half_into(cx, p, y, block, forms, conv.plus(shortcut), y)
@@ -149,7 +149,7 @@ pub fn resnet_block_2d_replacing(
         return cx.replace(x, |cx| resnet_block_2d(cx, p, x, block));
     }
     cx.replace(x, |cx| {
-        let shortcut = conv2d(cx, &p.at("conv_shortcut"), x, Conv::new(channels, 1))?;
+        let shortcut = shortcut(cx, p, x, channels)?;
         let x = group_norm_replacing(cx, &p.at("norm1"), x, block.norm.then_silu())?;
         let residual = front(x, shortcut.shape())?;
         let y = cx.replace(shortcut, |cx| {
@@ -189,17 +189,19 @@ pub fn resnet_block_2d_joining(
     };
     let y = cx.arena_mut().overlay(skip, joined.shape().with_last(channels))?;
     cx.scratch(|cx| {
-        let (at, conv) = (p.at("conv_shortcut"), Conv::new(channels, 1));
         let shortcut = cx.tensor(y.shape())?;
-        cx.scratch(|cx| {
-            let form = conv.form(cx, &at, c)?;
-            let rows = ops::concat(cx, x, skip, form)?;
-            conv2d_into(cx, &at, rows, conv, shortcut)
-        })?;
+        shortcut_into(cx, &p.at("conv_shortcut"), joined, shortcut)?;
         first_half_into(cx, p, joined, block, forms, y)?;
         second_half_into(cx, p, y, block, forms, Conv::new(channels, 3).plus(shortcut), y)
     })?;
     cx.keep_in_place_of(skip, y)
+}
+
+/// The shortcut, of so many channels.
+fn shortcut(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor, channels: usize) -> Result<Tensor> {
+    let out = cx.tensor(x.shape().with_last(channels))?;
+    shortcut_into(cx, &p.at("conv_shortcut"), x, out)?;
+    Ok(out)
 }
 
 /// The first of x's memory, as a tensor of this shape.

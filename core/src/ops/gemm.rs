@@ -13,7 +13,7 @@ use super::convert::to_form;
 use super::observe::LeftSide;
 use crate::arch::{Activation, Finish, Gate, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, PACE, Panels};
 use crate::error::{Error, Result};
-use crate::exec::{TileMut, for_each_chunk, for_each_tile, longest_share};
+use crate::exec::{Executor, TileMut, for_each_chunk, for_each_tile, longest_share};
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::{Sizes, expand_q4};
 use crate::tensor::{Channels, Form, PANEL, Packing, Shape, Tensor};
@@ -21,7 +21,7 @@ use crate::weights::Weight;
 
 /// Bytes of panels that a task goes through again for each tile of rows: beside them a core's cache
 /// has room for the rows, and for what is fetched for the next task.
-const COLUMN_BYTES: usize = 256 << 10;
+pub(super) const COLUMN_BYTES: usize = 256 << 10;
 
 /// Bytes of the left side's rows that belong to one task.
 const ROW_BYTES: usize = 512 << 10;
@@ -132,33 +132,63 @@ pub(super) fn multiply_panels(
     out: Tensor,
     accumulate: bool,
 ) {
-    let (form, m, n) = (x.form(), out.row_count(), sizes.n);
+    let (isa, executor, form) = (cx.isa, cx.executor, x.form());
     let (out, [x, panels, zeros]) = cx.arena.split_bytes(out, [x, panels, zeros]);
-    let tiles = Tiles {
-        isa: cx.isa,
-        rows,
-        form,
-        sizes,
-        first_row: 0,
-        x,
-        zeros,
-        data: panels,
-        data_first: 0,
-        gate: None,
-        accumulate,
-        bias: None,
-        scales: None,
-        residual: None,
-        activation: None,
-        ahead: 0,
-        first_column: 0,
-        width: n,
-    };
-    let (row_bytes, panel) = (form.row_bytes(sizes.channels), sizes.panel_bytes(form));
-    let tile = tile_size(cx.isa, cx.executor.workers(), [m, n], row_bytes, panel);
-    for_each_tile(cx.executor, floats_of_mut(out), n, 0..n, tile, &mut [], |tile, _| {
-        tiles.compute(tile);
-    });
+    let product = Panelled { isa, form, sizes, x, panels, zeros, bias: None, accumulate };
+    product.multiply(executor, rows, 0, floats_of_mut(out));
+}
+
+/// A product with panels that are at hand.
+pub(super) struct Panelled<'a> {
+    pub isa: Isa,
+    /// That of x and of the panels.
+    pub form: Form,
+    pub sizes: Sizes,
+    pub x: &'a [u8],
+    pub panels: &'a [u8],
+    /// As many as a row of x has bytes.
+    pub zeros: &'a [u8],
+    /// Padded to whole panels.
+    pub bias: Option<&'a [f32]>,
+    /// Whether the product is added to what the output holds.
+    pub accumulate: bool,
+}
+
+impl Panelled<'_> {
+    /// Some rows of the product, from number `first_row` on.
+    pub fn multiply(
+        &self,
+        executor: &dyn Executor,
+        rows: &impl Rows,
+        first_row: usize,
+        out: &mut [f32],
+    ) {
+        let Self { isa, form, sizes, x, panels, zeros, bias, accumulate } = *self;
+        let n = sizes.n;
+        let tiles = Tiles {
+            isa,
+            rows,
+            form,
+            sizes,
+            first_row,
+            x,
+            zeros,
+            data: panels,
+            data_first: 0,
+            gate: None,
+            accumulate,
+            bias,
+            scales: None,
+            residual: None,
+            activation: None,
+            ahead: 0,
+            first_column: 0,
+            width: n,
+        };
+        let (row_bytes, panel) = (form.row_bytes(sizes.channels), sizes.panel_bytes(form));
+        let tile = tile_size(isa, executor.workers(), [out.len() / n, n], row_bytes, panel);
+        for_each_tile(executor, out, n, 0..n, tile, &mut [], |tile, _| tiles.compute(tile));
+    }
 }
 
 /// Where the panels of a block lie.

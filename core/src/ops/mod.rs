@@ -23,6 +23,7 @@ mod resample;
 mod spread;
 mod layout;
 mod pixel_shuffle;
+mod pointwise;
 mod tape;
 mod window;
 
@@ -45,6 +46,7 @@ pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, concat, group_norm, group_norm_replacing, layer_norm};
 pub use observe::{Event, InputObserver, LeftSide, Observer, Op};
 pub use pixel_shuffle::{pixel_shuffle, pixel_unshuffle, unshuffle};
+pub use pointwise::pointwise_conv2d_into;
 pub use resample::{avg_pool_2x2, upsample_nearest};
 pub use tape::{Recording, Tape, TapeSlot};
 pub use window::{blend_in_place, copy_window, crop};

@@ -128,26 +128,58 @@ pub(super) fn prepare_rows(
     for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, scratch| {
         for (number, out) in out.chunks_mut(at_once * bytes).enumerate() {
             let (first, count) = (index * rows + number * at_once, out.len() / bytes);
-            match (form, source.whole_rows(first, count)) {
-                (Form::F32, _) => source.rows(isa, first, norm, false, floats_of_mut(out)),
-                (_, Some(x)) if norm.is_none() => write_rows(isa, form, x, c, out),
-                _ => {
-                    let x = &mut scratch[..count * c];
-                    source.rows(isa, first, norm, true, x);
-                    write_rows(isa, form, x, c, out);
-                }
-            }
+            source.write(isa, form, [first, count], norm, scratch, out);
         }
     });
 }
 
 /// Rows of one tensor or two, side by side.
-struct Source<'a> {
-    x: Joined,
-    data: [&'a [f32]; 2],
+pub(super) struct Source<'a> {
+    pub x: Joined,
+    /// What each holds; of one, twice the same.
+    pub data: [&'a [f32]; 2],
 }
 
 impl Source<'_> {
+    /// Some rows, as [`prepare_rows`] makes them. `scratch` is room for them, unless the form is
+    /// f32.
+    pub fn write(
+        &self,
+        isa: Isa,
+        form: Form,
+        [first, count]: [usize; 2],
+        norm: Option<(&[f32], Option<Activation>)>,
+        scratch: &mut [f32],
+        out: &mut [u8],
+    ) {
+        let c = self.x.count();
+        match (form, self.whole_rows(first, count)) {
+            (Form::F32, _) => self.rows(isa, first, norm, false, floats_of_mut(out)),
+            (_, Some(x)) if norm.is_none() => write_rows(isa, form, x, c, out),
+            (Form::Bf16, None) if norm.is_none() && self.has_even_parts() => {
+                let (mut at, bytes) = (0, 2 * c);
+                for (part, data) in self.x.parts().iter().zip(self.data) {
+                    let (stride, width) = (part.of().channels(), part.count());
+                    let rows = &data[first * stride + part.first()..];
+                    let rows = &rows[..(count - 1) * stride + width];
+                    let end = (count - 1) * bytes + 2 * (at + width);
+                    isa.bf16_rows(rows, stride, width, &mut out[2 * at..end], bytes);
+                    at += width;
+                }
+            }
+            _ => {
+                let x = &mut scratch[..count * c];
+                self.rows(isa, first, norm, true, x);
+                write_rows(isa, form, x, c, out);
+            }
+        }
+    }
+
+    /// Whether bf16 of each part fill whole words.
+    fn has_even_parts(&self) -> bool {
+        self.x.parts().iter().all(|part| part.count() > 0 && part.count().is_multiple_of(2))
+    }
+
     /// Rows as they lie, where nothing lies between them.
     fn whole_rows(&self, first: usize, count: usize) -> Option<&[f32]> {
         let only = self.x.only().filter(|part| part.count() == part.of().channels())?;

@@ -6,11 +6,12 @@
 use super::context::{Context, Matrix};
 use super::conv2d::Pixels;
 use super::convert::to_form;
-use super::gemm::{Epilogue, Packer, Rows, Source, multiply_panels};
+use super::gemm::{Epilogue, Packer, Panelled, Rows, Source};
 use super::linear::Contiguous;
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::Result;
-use crate::exec::{even_share, for_each_chunk};
+use crate::exec::{Sequential, even_share, for_each_chunk};
+use crate::mem::floats_of_mut;
 use crate::tensor::packed::Sizes;
 use crate::tensor::{PANEL, Packing, Shape, Tensor};
 use crate::weights::Weight;
@@ -18,12 +19,9 @@ use crate::weights::Weight;
 /// The most output channels: with nine taps, three panels instead of nine.
 const FEW: usize = 4;
 
-/// Pixels of the output that are made at a time, about: so many that the products of their taps
-/// stay in a core's cache.
-const BAND: usize = 8192;
-
-/// Outputs in one task, at most.
-const TASK: usize = 256;
+/// Pixels of the output in one task, at most: so few that the products of their taps stay in a
+/// core's cache.
+const TASK: usize = 2048;
 
 /// Whether a convolution is made that way.
 pub(super) fn fits(matrix: Matrix, epilogue: &Epilogue) -> bool {
@@ -55,35 +53,44 @@ pub(super) fn conv2d_into(
     out: Tensor,
 ) -> Result<()> {
     let Sizes { n, channels, taps } = matrix.sizes;
-    let [images, _, w, _] = x.dims("conv2d")?;
+    let [images, h, w, _] = x.dims("conv2d")?;
     let ([out_h, out_w], form) = (pixels.out(), matrix.packing.form());
     let sizes = Sizes { n: columns(n, taps), channels, taps: 1 };
-    let step = (BAND / out_w.max(1)).clamp(1, out_h.max(1));
+    let most = (TASK / out_w.max(1)).min(out_h.div_ceil(cx.executor.workers()));
+    let lines = even_share(cx.executor, out_h, most);
     cx.count([out.row_count(), n, taps, channels]);
     cx.working(|cx| {
         let x = if x.form() == form { x } else { to_form(cx, x, form)? };
         let panels = cx.tensor(Shape::new([sizes.panels(), sizes.steps(form) * PANEL]))?;
         let zeros = cx.tensor(Shape::new([x.row_bytes().div_ceil(4)]))?;
         let bias = bias.map(|bias| cx.load_padded(bias, n)).transpose()?;
-        let products = cx.tensor(Shape::new([pixels.most_under(step), w, sizes.n]))?;
+        let shape = [cx.executor.workers(), pixels.most_under(lines) * w, sizes.n];
+        let scratch = cx.tensor(Shape::new(shape))?;
         cx.working(|cx| spread(cx, matrix, panels))?;
         if cx.is_planning() || out.is_empty() {
             return Ok(());
         }
         cx.arena.write(zeros).fill(0.0);
-        for image in 0..images {
-            let (x, out) = (x.sample(image)?, out.sample(image)?);
-            for start in (0..out_h).step_by(step) {
-                let rows = start..out_h.min(start + step);
+        let (isa, executor) = (cx.isa, cx.executor);
+        let bias = bias.and_then(|bias| cx.arena.read(bias).first_chunk().copied());
+        let bias = bias.unwrap_or([0.0; FEW]);
+        let ([out, scratch], [x, panels, zeros]) =
+            cx.arena.split_bytes_two([out, scratch], [x, panels, zeros]);
+        let product =
+            Panelled { isa, form, sizes, x, panels, zeros, bias: None, accumulate: false };
+        let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));
+        for (image, out) in out.chunks_exact_mut(out_h * out_w * n).take(images).enumerate() {
+            for_each_chunk(executor, out, lines * out_w * n, scratch, |index, out, products| {
+                let start = index * lines;
+                let rows = start..start + out.len() / (out_w * n);
                 let under = pixels.rows_under(&rows);
-                let part = x.rows(under.start * w, under.len() * w)?;
-                let products = products.rows(0, part.row_count())?;
+                let products = &mut products[..under.len() * w * sizes.n];
                 if !products.is_empty() {
-                    multiply_panels(cx, part, &Contiguous, [panels, zeros], sizes, products, false);
+                    let first = (image * h + under.start) * w;
+                    product.multiply(&Sequential, &Contiguous, first, products);
                 }
-                let out = out.rows(start * out_w, rows.len() * out_w)?;
-                add_up(cx, &pixels.band(&rows, under.start), taps, bias, products, out);
-            }
+                add_up(&pixels.band(&rows, under.start), taps, bias, products, sizes.n, out);
+            });
         }
         Ok(())
     })
@@ -123,37 +130,32 @@ fn spread(cx: &mut Context<'_>, matrix: Matrix, panels: Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Adds up, for each output, what its taps made of the pixels under them.
+/// Adds up, for each output, what its taps made of the pixels under them, `[.., columns]`.
 fn add_up(
-    cx: &mut Context<'_>,
     pixels: &Pixels,
     taps: usize,
-    bias: Option<Tensor>,
-    products: Tensor,
-    out: Tensor,
+    bias: [f32; FEW],
+    products: &[f32],
+    columns: usize,
+    out: &mut [f32],
 ) {
-    let (n, columns) = (out.channels(), products.channels());
-    let bias = bias.and_then(|bias| cx.arena.read(bias).first_chunk().copied());
-    let bias = bias.unwrap_or([0.0; FEW]);
-    let (out, [products]) = cx.arena.split(out, [products]);
-    let rows = even_share(cx.executor, out.len() / n, TASK);
-    for_each_chunk::<_, f32>(cx.executor, out, rows * n, &mut [], |index, out, _| {
-        let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
-        for (number, out) in out.chunks_mut(MR_MAX * n).enumerate() {
-            // Offsets in elements, not bytes.
-            let row = index * rows + number * MR_MAX;
-            pixels.gather(row, out.len() / n, columns, &mut offsets);
-            for (r, out) in out.chunks_exact_mut(n).enumerate() {
-                let mut sums = bias;
-                for (tap, offsets) in offsets.chunks_exact(MR_MAX).take(taps).enumerate() {
-                    if offsets[r] != NO_ROW
-                        && let Some(made) = products[offsets[r] + tap * n..].first_chunk::<FEW>()
-                    {
-                        sums.iter_mut().zip(made).for_each(|(sum, made)| *sum += made);
-                    }
+    let n = out.len() / pixels.out().iter().product::<usize>();
+    let mut offsets = [NO_ROW; MAX_TAPS * MR_MAX];
+    for (number, out) in out.chunks_mut(MR_MAX * n).enumerate() {
+        // Offsets in elements, not bytes.
+        pixels.gather(number * MR_MAX, out.len() / n, columns, &mut offsets);
+        let mut sums = [bias; MR_MAX];
+        for (tap, offsets) in offsets.as_chunks::<MR_MAX>().0.iter().enumerate().take(taps) {
+            let made = &products[(tap * n).min(products.len())..];
+            for (sums, offset) in sums.iter_mut().zip(offsets) {
+                // In the padding there is nothing.
+                if let Some(made) = made.get(*offset..).and_then(<[f32]>::first_chunk::<FEW>) {
+                    sums.iter_mut().zip(made).for_each(|(sum, made)| *sum += made);
                 }
-                out.copy_from_slice(&sums[..n]);
             }
         }
-    });
+        for (out, sums) in out.chunks_exact_mut(n).zip(sums) {
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum);
+        }
+    }
 }

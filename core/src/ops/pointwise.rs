@@ -1,0 +1,102 @@
+//! A convolution of one tap whose rows are brought to its weight's form by the task that multiplies
+//! them, a few at a time: what lies between stays in a core's nearest cache.
+
+use super::context::{Context, Matrix};
+use super::conv2d::{Conv2d, conv2d_into};
+use super::gemm::{COLUMN_BYTES, Epilogue, Packer, Panelled, Source};
+use super::linear::Contiguous;
+use super::norm::{self, concat};
+use super::observe::Op;
+use crate::error::{Error, Result};
+use crate::exec::{Sequential, even_share, for_each_chunk};
+use crate::mem::{bytes_of_mut, floats_of, floats_of_mut};
+use crate::tensor::packed::Sizes;
+use crate::tensor::{Joined, Packing, Shape, Tensor};
+use crate::weights::Weight;
+
+/// Rows that are made ready at a time.
+const ROWS: usize = 48;
+
+/// Rows in one task, at most.
+const TASK: usize = 256;
+
+/// Whether tasks make their rows ready themselves: where each has all columns, so that it is done
+/// once.
+fn fits(matrix: Matrix) -> bool {
+    let (sizes, form) = (matrix.sizes, matrix.packing.form());
+    let bytes = sizes.panels().saturating_mul(sizes.panel_bytes(form));
+    matrix.packing == Packing::Bf16 && sizes.taps == 1 && bytes <= COLUMN_BYTES
+}
+
+/// `[n, h, w, in]` in f32, or two tensors side by side, to `out` `[n, h, w, out]`, for a weight
+/// `[out, in, 1, 1]`.
+///
+/// # Errors
+/// [`Error::Shape`] where channels or output do not fit, and those of memory and weights.
+pub fn pointwise_conv2d_into(
+    cx: &mut Context<'_>,
+    x: impl Into<Joined>,
+    matrix: Matrix,
+    bias: Option<Weight>,
+    out: Tensor,
+) -> Result<()> {
+    let (x, form, Sizes { n, channels, .. }) = (x.into(), matrix.packing.form(), matrix.sizes);
+    if !fits(matrix) || cx.is_recording() {
+        return cx.working(|cx| {
+            let [a, b] = x.parts().map(|part| part.of());
+            let x = if x.only().is_some() { a } else { concat(cx, a, b, form)? };
+            conv2d_into(cx, x, matrix, bias, Conv2d::padded(1, 0), Epilogue::NONE, out)
+        });
+    }
+    if x.count() != channels {
+        let expected = x.shape().with_last(channels).to_dims();
+        return Err(Error::Shape { what: "conv2d", expected, found: x.shape().to_dims() });
+    }
+    out.expect("conv2d", x.shape().with_last(n))?;
+    cx.count([out.row_count(), n, 1, channels]);
+    cx.working(|cx| {
+        let row = form.row_bytes(channels) / 4;
+        let bias = bias.map(|bias| cx.load_padded(bias, n)).transpose()?;
+        let none = cx.tensor(Shape::new([row]))?;
+        let scratch = cx.tensor(Shape::new([cx.executor.workers(), ROWS, row + channels]))?;
+        let mut packer = Packer::new(cx, matrix, 1)?;
+        if cx.is_planning() || out.is_empty() {
+            return Ok(());
+        }
+        let panels = packer.fill(cx, 0..matrix.sizes.panels())?;
+        let packed = match panels {
+            Source::InPlace => none,
+            Source::Packed(packed) => packed,
+        };
+        cx.arena.write(none).fill(0.0);
+        let (isa, executor) = (cx.isa, cx.executor);
+        let ([a, b], no_bias) = (x.parts().map(|part| part.of()), bias.is_none());
+        let inputs = [a, b, packed, bias.unwrap_or(none), none];
+        let ([out, scratch], [a, b, packed, bias, zeros]) =
+            cx.arena.split_bytes_two([out, scratch], inputs);
+        let panels = match panels {
+            Source::InPlace => cx.weights.read(&matrix.weight, 0, matrix.weight.bytes, &mut [])?,
+            Source::Packed(_) => packed,
+        };
+        let source = norm::Source { x, data: [a, b].map(floats_of) };
+        let bias = (!no_bias).then_some(floats_of(bias));
+        let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));
+        let rows =
+            even_share(executor, out.len() / n, TASK.min(out.len() / n / executor.workers()));
+        for_each_chunk(executor, out, rows * n, scratch, |index, out, scratch| {
+            let (ready, scratch) = scratch.split_at_mut(ROWS * row);
+            for (number, out) in out.chunks_mut(ROWS * n).enumerate() {
+                let (first, count) = (index * rows + number * ROWS, out.len() / n);
+                let ready = bytes_of_mut(&mut ready[..count * row]);
+                source.write(isa, form, [first, count], None, scratch, ready);
+                let sizes = matrix.sizes;
+                let product =
+                    Panelled { isa, form, sizes, x: ready, panels, zeros, bias, accumulate: false };
+                product.multiply(&Sequential, &Contiguous, 0, out);
+            }
+        });
+        Ok(())
+    })?;
+    cx.ended(Op::Conv2d, out);
+    Ok(())
+}
