@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use mote::arch::Isa;
 use mote::exec::{Executor, for_each_chunk};
@@ -47,7 +46,8 @@ const PROMPTS: [&str; 4] = [
 const ROWS: usize = 256;
 
 /// Input channels of a block: of a convolution, whose taps all belong to it, and of a product of
-/// one tap.
+/// one tap. In int8 half as many and whole layers are as good; in int4 half as many gain 1 dB less,
+/// and whole layers 2 dB more for many times the work.
 const CHANNELS: [usize; 2] = [32, 256];
 
 /// The least and the most of a weight in int4.
@@ -121,7 +121,7 @@ impl Moments {
             let begin = number / of_one * channels + first;
             for squares in block_of {
                 for rows in inputs.chunks_exact(rounding::INPUTS * row) {
-                    let rows = core::array::from_fn(|r| &rows[r * row + begin..][..count]);
+                    let rows = std::array::from_fn(|r| &rows[r * row + begin..][..count]);
                     rounding::add_products(rows, squares);
                 }
             }
@@ -162,12 +162,13 @@ fn differences(kernels: &[f32], out: &mut [f32]) {
 }
 
 /// How the weights of a product are to be rounded.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Rounding {
     sizes: Sizes,
     /// Output channels of each product: all, or those of one of a doubled convolution's.
     each: usize,
-    factors: Arc<Vec<Option<Vec<f32>>>>,
+    /// Those of [`Moments::factors`].
+    factors: Vec<Option<Vec<f32>>>,
 }
 
 impl Rounding {
@@ -235,7 +236,7 @@ impl Calibration {
     pub fn rounding(&self, stored: &Stored, executor: &dyn Executor) -> Option<Rounding> {
         let moments = self.0.get(&key(&stored.source)).filter(|moments| moments.evaluations > 0)?;
         let (sizes, products) = (stored.sizes, if moments.is_doubled { DOUBLED } else { 1 });
-        let factors = Arc::new(moments.factors(executor));
+        let factors = moments.factors(executor);
         Some(Rounding { sizes, each: sizes.n / products, factors })
     }
 

@@ -183,6 +183,7 @@ impl Isa {
     }
 
     /// The best level that this program was compiled for, so that no detection is needed.
+    #[allow(unreachable_code, reason = "lower levels are, where a higher one was compiled for")]
     pub fn compiled() -> Self {
         #[cfg(all(
             target_arch = "x86_64",
@@ -205,7 +206,6 @@ impl Isa {
         return Self::compiled_neon();
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         return Self::of(&wasm_simd128::SIMD128);
-        #[allow(unreachable_code, reason = "reached where no level above was compiled for")]
         Self::SCALAR
     }
 
