@@ -275,7 +275,7 @@ impl Calibration {
             let drawn = resolved.work(number).run(&mut cx, &mut picture, &mut |progress| {
                 if progress.stage == mote::progress::Stage::Unet {
                     let part = (steps as usize * progress.done / progress.total) as u32;
-                    reporter.step(u64::from(done + part));
+                    reporter.note(u64::from(done + part), &format!("picture {}", number + 1));
                 }
                 match interrupt.pressed() {
                     true => ControlFlow::Break(()),

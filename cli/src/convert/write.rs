@@ -374,7 +374,8 @@ impl Converter<'_> {
             let panels = (0..rows).step_by(PANEL);
             let mut jobs: Vec<_> = panels.map(|first| Job::new(packing, sizes, first)).collect();
             for_each_chunk::<_, ()>(self.executor, &mut jobs, 1, &mut [], |_, jobs, _| {
-                jobs.iter_mut().for_each(|job| job.run(packing, &exact, row, start, &rounding));
+                jobs.iter_mut()
+                    .for_each(|job| job.run(packing, &exact, row, start, rounding.as_ref()));
             });
             for job in &jobs {
                 difference.add(job.difference);
@@ -429,7 +430,7 @@ impl Job {
         rows: &[f32],
         row: usize,
         start: usize,
-        rounding: &Option<Rounding>,
+        rounding: Option<&Rounding>,
     ) {
         let count = PANEL.min((rows.len() / row.max(1)).saturating_sub(self.first));
         if count == 0 {

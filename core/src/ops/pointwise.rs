@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::exec::{Sequential, even_share, for_each_chunk};
 use crate::mem::{bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::Sizes;
-use crate::tensor::{Joined, Packing, Shape, Tensor};
+use crate::tensor::{Form, Joined, Packing, Shape, Tensor};
 use crate::weights::Weight;
 
 /// Rows that are made ready at a time.
@@ -22,13 +22,14 @@ const TASK: usize = 256;
 
 /// Whether tasks make their rows ready themselves: where each has all columns, so that it is done
 /// once.
-fn fits(matrix: Matrix) -> bool {
+fn fits(x: Joined, matrix: Matrix) -> bool {
     let (sizes, form) = (matrix.sizes, matrix.packing.form());
     let bytes = sizes.panels().saturating_mul(sizes.panel_bytes(form));
-    matrix.packing == Packing::Bf16 && sizes.taps == 1 && bytes <= COLUMN_BYTES
+    let is_f32 = x.parts().iter().all(|part| part.of().form() == Form::F32);
+    is_f32 && matrix.packing == Packing::Bf16 && sizes.taps == 1 && bytes <= COLUMN_BYTES
 }
 
-/// `[n, h, w, in]` in f32, or two tensors side by side, to `out` `[n, h, w, out]`, for a weight
+/// `[n, h, w, in]`, or two tensors in f32 side by side, to `out` `[n, h, w, out]`, for a weight
 /// `[out, in, 1, 1]`.
 ///
 /// # Errors
@@ -41,7 +42,7 @@ pub fn pointwise_conv2d_into(
     out: Tensor,
 ) -> Result<()> {
     let (x, form, Sizes { n, channels, .. }) = (x.into(), matrix.packing.form(), matrix.sizes);
-    if !fits(matrix) || cx.is_recording() {
+    if !fits(x, matrix) || cx.is_recording() {
         return cx.working(|cx| {
             let [a, b] = x.parts().map(|part| part.of());
             let x = if x.only().is_some() { a } else { concat(cx, a, b, form)? };
