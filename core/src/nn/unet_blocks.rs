@@ -6,7 +6,7 @@
 use super::attention::{AttentionBlock, attention_block_replacing};
 use super::conv::{Conv, conv2d, conv2d_replacing};
 use super::copy;
-use super::norm::{Norm, group_norm};
+use super::norm::{Norm, group_norm, group_norm_replacing};
 use super::resnet::{
     ResnetBlock2d, resnet_block_2d, resnet_block_2d_joining, resnet_block_2d_replacing,
     resnet_downsample_2d, resnet_upsample_2d,
@@ -14,7 +14,7 @@ use super::resnet::{
 use super::transformer::{Transformer2d, transformer_2d_replacing};
 use crate::error::{Error, Result};
 use crate::ops::{self, Context};
-use crate::tensor::Tensor;
+use crate::tensor::{Form, Tensor};
 use crate::weights::Path;
 
 /// The most skips a UNet may leave: Stable Diffusion leaves 12, the largest published UNets 24.
@@ -135,10 +135,14 @@ pub fn conv_out_replacing(
     norm: Norm,
 ) -> Result<Tensor> {
     let (norm_at, conv_at) = (p.at("conv_norm_out"), p.at("conv_out"));
-    let conv = Conv::new(channels, 3);
-    let norm = norm.then_silu().in_form(conv.form(cx, &conv_at, x.channels())?);
+    let (norm, conv) = (norm.then_silu(), Conv::new(channels, 3));
+    let form = conv.form(cx, &conv_at, x.channels())?;
+    if form == Form::F32 {
+        let x = group_norm_replacing(cx, &norm_at, x, norm)?;
+        return conv2d_replacing(cx, &conv_at, x, conv);
+    }
     cx.replace(x, |cx| {
-        let rows = group_norm(cx, &norm_at, x, norm)?;
+        let rows = group_norm(cx, &norm_at, x, norm.in_form(form))?;
         conv2d(cx, &conv_at, rows, conv)
     })
 }

@@ -133,6 +133,17 @@ pub(super) fn prepare_rows(
     });
 }
 
+/// Whether bf16 of each of two parts fill whole words.
+fn has_even_parts(x: Joined) -> bool {
+    x.parts().iter().all(|part| part.count() > 0 && part.count().is_multiple_of(2))
+}
+
+/// Channels for which [`Source::write`] needs room to bring rows to bf16 as they are.
+pub(super) fn scratch_channels(x: Joined) -> usize {
+    let is_whole = x.only().is_some_and(|part| part.count() == part.of().channels());
+    if is_whole || has_even_parts(x) { 0 } else { x.count() }
+}
+
 /// Rows of one tensor or two, side by side.
 pub(super) struct Source<'a> {
     pub x: Joined,
@@ -156,7 +167,7 @@ impl Source<'_> {
         match (form, self.whole_rows(first, count)) {
             (Form::F32, _) => self.rows(isa, first, norm, false, floats_of_mut(out)),
             (_, Some(x)) if norm.is_none() => write_rows(isa, form, x, c, out),
-            (Form::Bf16, None) if norm.is_none() && self.has_even_parts() => {
+            (Form::Bf16, None) if norm.is_none() && has_even_parts(self.x) => {
                 let (mut at, bytes) = (0, 2 * c);
                 for (part, data) in self.x.parts().iter().zip(self.data) {
                     let (stride, width) = (part.of().channels(), part.count());
@@ -173,11 +184,6 @@ impl Source<'_> {
                 write_rows(isa, form, x, c, out);
             }
         }
-    }
-
-    /// Whether bf16 of each part fill whole words.
-    fn has_even_parts(&self) -> bool {
-        self.x.parts().iter().all(|part| part.count() > 0 && part.count().is_multiple_of(2))
     }
 
     /// Rows as they lie, where nothing lies between them.
@@ -220,6 +226,9 @@ impl Source<'_> {
         }
     }
 }
+
+/// Elements that each worker normalises in place at a time, about: they are copied beside.
+const REPLACED: usize = 1024;
 
 /// `[.., a]` and `[.., b]` to `[.., a + b]`, its rows in `form`: the channels of one behind those
 /// of the other.
@@ -265,7 +274,8 @@ pub fn group_norm_replacing(
     let c = x.channels();
     cx.working(|cx| {
         let (affine, _) = statistics(cx, x.into(), weight, bias, norm)?;
-        let scratch = cx.tensor(Shape::new([cx.executor.workers(), c]))?;
+        let at_once = (REPLACED / c.max(1)).min(x.row_count()).max(1) * c;
+        let scratch = cx.tensor(Shape::new([cx.executor.workers(), at_once]))?;
         if cx.is_planning() || x.is_empty() {
             return Ok(());
         }
@@ -275,12 +285,13 @@ pub fn group_norm_replacing(
         let rows = even_share(cx.executor, sample / c, TASK / c);
         for (x, affine) in x.chunks_exact_mut(sample).zip(affine.chunks_exact(3 * c)) {
             for_each_chunk(cx.executor, x, rows * c, scratch, |_, rows, scratch| {
-                for row in rows.chunks_exact_mut(c) {
-                    scratch.copy_from_slice(row);
+                for rows in rows.chunks_mut(at_once) {
+                    let scratch = &mut scratch[..rows.len()];
+                    scratch.copy_from_slice(rows);
                     let affine = [0, c, 2 * c].map(|first| &affine[first..][..c]);
-                    isa.normalise_f32(scratch, c, affine, false, row, c);
+                    isa.normalise_f32(scratch, c, affine, false, rows, c);
                     if let Some(activation) = norm.activation {
-                        isa.activate_f32(activation, row);
+                        isa.activate_f32(activation, rows);
                     }
                 }
             });

@@ -59,7 +59,8 @@ pub fn pointwise_conv2d_into(
         let row = form.row_bytes(channels) / 4;
         let bias = bias.map(|bias| cx.load_padded(bias, n)).transpose()?;
         let none = cx.tensor(Shape::new([row]))?;
-        let scratch = cx.tensor(Shape::new([cx.executor.workers(), ROWS, row + channels]))?;
+        let words = row + norm::scratch_channels(x);
+        let scratch = cx.tensor(Shape::new([cx.executor.workers(), ROWS, words]))?;
         let mut packer = Packer::new(cx, matrix, 1)?;
         if cx.is_planning() || out.is_empty() {
             return Ok(());

@@ -19,16 +19,19 @@ use crate::weights::Weight;
 /// The most output channels: with nine taps, three panels instead of nine.
 const FEW: usize = 4;
 
+/// The fewest input channels: of fewer, adding up takes as long as the products.
+const MANY: usize = 16;
+
 /// Pixels of the output in one task, at most: so few that the products of their taps stay in a
 /// core's cache.
 const TASK: usize = 2048;
 
 /// Whether a convolution is made that way.
 pub(super) fn fits(matrix: Matrix, epilogue: &Epilogue) -> bool {
-    let Sizes { n, taps, .. } = matrix.sizes;
+    let Sizes { n, channels, taps } = matrix.sizes;
     let Epilogue { residual, per_sample, activation, accumulate, geglu } = epilogue;
     let is_alone = residual.is_none() && per_sample.is_none() && activation.is_none();
-    let is_few = n <= FEW && 2 * columns(n, taps) <= taps * PANEL;
+    let is_few = n <= FEW && channels >= MANY && 2 * columns(n, taps) <= taps * PANEL;
     // A word holds whole elements of one channel: of four input channels it would hold integers,
     // whose sums need more than a product.
     let is_packed = matches!(matrix.packing, Packing::F32 | Packing::Bf16);
