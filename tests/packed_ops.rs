@@ -178,6 +178,18 @@ fn add_packed(weights: &mut TestWeights, packing: Packing, dims: &[usize], seed:
     stood_for(weights, packing, sizes, &values)
 }
 
+/// The sums of `left` `[m, k]` with `w` `[n, k]` and a bias.
+fn product(left: &[f64], w: &[f32], bias: &[f32], [m, k, n]: [usize; 3]) -> Vec<Sum> {
+    let mut sums = vec![Sum::default(); m * n];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        let (row, column) = (i / n, i % n);
+        sum.add(f64::from(bias[column]));
+        let pairs = left[row * k..][..k].iter().zip(&w[column * k..][..k]);
+        pairs.for_each(|(a, &b)| sum.add(a * f64::from(b)));
+    }
+    sums
+}
+
 #[test]
 fn a_linear_layer_multiplies_with_what_its_packed_weight_stands_for() {
     let sizes = [
@@ -195,14 +207,8 @@ fn a_linear_layer_multiplies_with_what_its_packed_weight_stands_for() {
         let (x, bias, residual) = (numbers(2, m * k), numbers(3, n), numbers(4, m * n));
         weights.push("bias", &[n], &bias);
         let left = in_form(packing.form(), &x, k);
-        let mut expected = vec![Sum::default(); m * n];
-        for (i, sum) in expected.iter_mut().enumerate() {
-            let (row, column) = (i / n, i % n);
-            sum.add(f64::from(bias[column]));
-            sum.add(f64::from(residual[i]));
-            let pairs = left[row * k..][..k].iter().zip(&w[column * k..][..k]);
-            pairs.for_each(|(a, &b)| sum.add(a * f64::from(b)));
-        }
+        let mut expected = product(&left, &w, &bias, [m, k, n]);
+        expected.iter_mut().zip(&residual).for_each(|(sum, &x)| sum.add(f64::from(x)));
         let walk = |cx: &mut Context<'_>| {
             let x = ops::fill(cx, Shape::new([m, k]), &x)?;
             let residual = Some(ops::fill(cx, Shape::new([m, n]), &residual)?);
@@ -236,13 +242,7 @@ fn a_shortcut_takes_one_tensor_or_two_as_it_would_take_them_joined() {
         let (x, bias) = (numbers(2, m * k), numbers(3, n));
         weights.push("bias", &[n], &bias);
         let left = in_form(packing.form(), &x, k);
-        let mut expected = vec![Sum::default(); m * n];
-        for (i, sum) in expected.iter_mut().enumerate() {
-            let (row, column) = (i / n, i % n);
-            sum.add(f64::from(bias[column]));
-            let pairs = left[row * k..][..k].iter().zip(&weight[column * k..][..k]);
-            pairs.for_each(|(a, &b)| sum.add(a * f64::from(b)));
-        }
+        let expected = product(&left, &weight, &bias, [m, k, n]);
         let part = |first: usize, count: usize| -> Vec<f32> {
             x.chunks_exact(k).flat_map(|row| row[first..first + count].to_vec()).collect()
         };

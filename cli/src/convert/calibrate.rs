@@ -11,7 +11,7 @@ use mote::mem::Arena;
 use mote::models::unet_2d::ClassEmbedding;
 use mote::ops::{Context, LeftSide};
 use mote::tensor::Packing;
-use mote::tensor::packed::{DOUBLED, GROUP, PANEL, PanelMut, Q8_MAX, Sizes};
+use mote::tensor::packed::{DOUBLED, PANEL, PanelMut, Q4_RANGE, Q8_MAX, Sizes};
 use mote::tensor::rounding::{self, Grid};
 use mote::weights::{Weight, Weights};
 
@@ -49,9 +49,6 @@ const ROWS: usize = 256;
 /// one tap. In int8 half as many and whole layers are as good; in int4 half as many gain 1 dB less,
 /// and whole layers 2 dB more for many times the work.
 const CHANNELS: [usize; 2] = [32, 256];
-
-/// The least and the most of a weight in int4.
-const Q4_LIMITS: [f32; 2] = [-8.0, 7.0];
 
 /// See [`rounding::factor`].
 const DAMPING: f64 = 0.01;
@@ -177,11 +174,11 @@ impl Rounding {
     pub fn round(&self, packing: Packing, panel: &PanelMut<'_>, first: usize, rows: &mut [f32]) {
         let Sizes { channels, taps, .. } = self.sizes;
         let (row, of_one) = ((channels * taps).max(1), block_count(self.sizes));
-        let limits = if packing == Packing::Q4 { Q4_LIMITS } else { [-Q8_MAX, Q8_MAX] };
+        let limits = if packing == Packing::Q4 { Q4_RANGE } else { [-Q8_MAX, Q8_MAX] };
         let step = |at: usize, j: usize| match packing {
             Packing::Q4 => {
-                let group = at % taps * channels.div_ceil(GROUP) + at / taps / GROUP;
-                panel.scales[j] * f32::from(panel.groups[group * PANEL + j])
+                let group = self.sizes.group_at(at % taps, at / taps, j);
+                panel.scales[j] * f32::from(panel.groups[group])
             }
             _ => panel.scales[j],
         };

@@ -206,16 +206,14 @@ impl Work {
         let Self { plan, shared, scales, scratch, .. } = self;
         let Matrix { sizes, weight, doubled, .. } = plan.matrix;
         let scales = scales.unwrap_or(*shared);
-        let (packed, part, first) = match panels {
-            Source::InPlace => (scales, sizes.panels() / DOUBLED, 0),
-            Source::Packed(packed) => (packed, block.len(), block.start),
+        let (part, first) = match panels {
+            Source::InPlace => (sizes.panels() / DOUBLED, 0),
+            Source::Packed(_) => (block.len(), block.start),
         };
+        let packed = panels.packed_or(scales);
         let ([out, scratch], [x, bias, scales, packed]) =
             cx.arena.split_bytes_two([out, *scratch], [x, *shared, scales, packed]);
-        let data = match panels {
-            Source::Packed(_) => packed,
-            Source::InPlace => cx.weights.read(&weight, 0, weight.bytes, &mut [])?,
-        };
+        let data = panels.data(cx.weights, &weight, packed)?;
         let ([out_h, out_w], channels) = (plan.out, doubled.unwrap_or(0));
         let (bias, scales, x) = (floats_of(bias), floats_of(scales), floats_of(x));
         let start = rows.start;

@@ -17,7 +17,7 @@ use crate::exec::{Executor, TileMut, for_each_chunk, for_each_tile, longest_shar
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::packed::{Sizes, expand_q4};
 use crate::tensor::{Channels, Form, PANEL, Packing, Shape, Tensor};
-use crate::weights::Weight;
+use crate::weights::{Weight, Weights};
 
 /// Bytes of panels that a task goes through again for each tile of rows: beside them a core's cache
 /// has room for the rows, and for what is fetched for the next task.
@@ -198,6 +198,32 @@ pub(super) enum Source {
     InPlace,
     /// In the arena: the block's panels of each part.
     Packed(Tensor),
+}
+
+impl Source {
+    /// The tensor that holds the panels, or `none` where they lie in the checkpoint.
+    pub fn packed_or(self, none: Tensor) -> Tensor {
+        match self {
+            Self::InPlace => none,
+            Self::Packed(packed) => packed,
+        }
+    }
+
+    /// The panels' bytes, where those of [`Source::packed_or`] are `packed`.
+    ///
+    /// # Errors
+    /// [`Error::WeightRead`].
+    pub fn data<'a>(
+        self,
+        weights: &'a mut dyn Weights,
+        weight: &Weight,
+        packed: &'a [u8],
+    ) -> Result<&'a [u8]> {
+        match self {
+            Self::InPlace => weights.read(weight, 0, weight.bytes, &mut []),
+            Self::Packed(_) => Ok(packed),
+        }
+    }
 }
 
 /// Brings panels to where a kernel can read them: of several parts of a weight, as many at a time.
@@ -423,25 +449,19 @@ impl Product {
         let Matrix { weight, sizes, packing, .. } = self.matrix;
         let (form, epilogue, none) = (packing.form(), self.epilogue, self.zeros);
         let (stride, width) = (to.of().channels(), to.count());
-        let (packed, offset) = match panels {
-            Source::InPlace => (none, 0),
-            Source::Packed(packed) => (packed, block.start),
-        };
+        let data_first = if matches!(panels, Source::Packed(_)) { block.start } else { 0 };
         let (out, [x, packed, bias, scales, zeros, residual]) = cx.arena.split_bytes(
             to.of(),
             [
                 x,
-                packed,
+                panels.packed_or(none),
                 self.biases.unwrap_or(none),
                 self.scales.unwrap_or(none),
                 none,
                 epilogue.residual.unwrap_or(none),
             ],
         );
-        let data = match panels {
-            Source::Packed(_) => packed,
-            Source::InPlace => cx.weights.read(&weight, 0, weight.bytes, &mut [])?,
-        };
+        let data = panels.data(cx.weights, &weight, packed)?;
         let m = to.of().row_count() / samples;
         let out = &mut floats_of_mut(out)[sample * m * stride..][..m * stride];
         let columns = sizes.panels() / 2;
@@ -463,7 +483,7 @@ impl Product {
             x,
             zeros,
             data,
-            data_first: offset,
+            data_first,
             gate,
             accumulate: epilogue.accumulate,
             bias: self.biases.map(|_| floats_of(bias)),

@@ -3,7 +3,7 @@
 
 use super::context::{Context, Matrix};
 use super::conv2d::{Conv2d, conv2d_into};
-use super::gemm::{COLUMN_BYTES, Epilogue, Packer, Panelled, Source};
+use super::gemm::{COLUMN_BYTES, Epilogue, Packer, Panelled};
 use super::linear::Contiguous;
 use super::norm::{self, concat};
 use super::observe::Op;
@@ -66,20 +66,13 @@ pub fn pointwise_conv2d_into(
             return Ok(());
         }
         let panels = packer.fill(cx, 0..matrix.sizes.panels())?;
-        let packed = match panels {
-            Source::InPlace => none,
-            Source::Packed(packed) => packed,
-        };
         cx.arena.write(none).fill(0.0);
         let (isa, executor) = (cx.isa, cx.executor);
         let ([a, b], no_bias) = (x.parts().map(|part| part.of()), bias.is_none());
-        let inputs = [a, b, packed, bias.unwrap_or(none), none];
+        let inputs = [a, b, panels.packed_or(none), bias.unwrap_or(none), none];
         let ([out, scratch], [a, b, packed, bias, zeros]) =
             cx.arena.split_bytes_two([out, scratch], inputs);
-        let panels = match panels {
-            Source::InPlace => cx.weights.read(&matrix.weight, 0, matrix.weight.bytes, &mut [])?,
-            Source::Packed(_) => packed,
-        };
+        let panels = panels.data(cx.weights, &matrix.weight, packed)?;
         let source = norm::Source { x, data: [a, b].map(floats_of) };
         let bias = (!no_bias).then_some(floats_of(bias));
         let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));

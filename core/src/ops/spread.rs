@@ -6,7 +6,7 @@
 use super::context::{Context, Matrix};
 use super::conv2d::Pixels;
 use super::convert::to_form;
-use super::gemm::{Epilogue, Packer, Panelled, Rows, Source};
+use super::gemm::{Epilogue, Packer, Panelled, Rows};
 use super::linear::Contiguous;
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::Result;
@@ -32,8 +32,7 @@ pub(super) fn fits(matrix: Matrix, epilogue: &Epilogue) -> bool {
     let Epilogue { residual, per_sample, activation, accumulate, geglu } = epilogue;
     let is_alone = residual.is_none() && per_sample.is_none() && activation.is_none();
     let is_few = n <= FEW && channels >= MANY && 2 * columns(n, taps) <= taps * PANEL;
-    // A word holds whole elements of one channel: of four input channels it would hold integers,
-    // whose sums need more than a product.
+    // Sums of integers need more than the product: their zero points.
     let is_packed = matches!(matrix.packing, Packing::F32 | Packing::Bf16);
     is_few && is_packed && is_alone && !accumulate && !geglu
 }
@@ -56,7 +55,7 @@ pub(super) fn conv2d_into(
     out: Tensor,
 ) -> Result<()> {
     let Sizes { n, channels, taps } = matrix.sizes;
-    let [images, h, w, _] = x.dims("conv2d")?;
+    let [_, h, w, _] = x.dims("conv2d")?;
     let ([out_h, out_w], form) = (pixels.out(), matrix.packing.form());
     let sizes = Sizes { n: columns(n, taps), channels, taps: 1 };
     let most = (TASK / out_w.max(1)).min(out_h.div_ceil(cx.executor.workers()));
@@ -82,7 +81,7 @@ pub(super) fn conv2d_into(
         let product =
             Panelled { isa, form, sizes, x, panels, zeros, bias: None, accumulate: false };
         let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));
-        for (image, out) in out.chunks_exact_mut(out_h * out_w * n).take(images).enumerate() {
+        for (image, out) in out.chunks_exact_mut(out_h * out_w * n).enumerate() {
             for_each_chunk(executor, out, lines * out_w * n, scratch, |index, out, products| {
                 let start = index * lines;
                 let rows = start..start + out.len() / (out_w * n);
@@ -111,15 +110,9 @@ fn spread(cx: &mut Context<'_>, matrix: Matrix, panels: Tensor) -> Result<()> {
         return Ok(());
     }
     let source = packer.fill(cx, 0..1)?;
-    let packed = match source {
-        Source::InPlace => panels.rows(0, 0)?,
-        Source::Packed(packed) => packed,
-    };
+    let packed = source.packed_or(panels.rows(0, 0)?);
     let (to, [packed]) = cx.arena.split_bytes(panels, [packed]);
-    let data = match source {
-        Source::InPlace => cx.weights.read(&matrix.weight, 0, matrix.weight.bytes, &mut [])?,
-        Source::Packed(_) => packed,
-    };
+    let data = source.data(cx.weights, &matrix.weight, packed)?;
     to.fill(0);
     let (to, words) = (to.as_chunks_mut::<4>().0, data.as_chunks::<4>().0);
     let steps = words.len() / (taps * PANEL);

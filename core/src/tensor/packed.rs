@@ -35,7 +35,10 @@ pub const DOUBLED: usize = 9;
 /// The largest magnitude of a quantised weight.
 pub const Q8_MAX: f32 = 127.0;
 
-/// The largest multiplier of a group in int4, whose integers lie in -8..=7: -8·15 fits an `i8`.
+/// The least and the largest integer in int4.
+pub const Q4_RANGE: [f32; 2] = [-8.0, 7.0];
+
+/// The largest multiplier of a group in int4: -8·15 fits an `i8`.
 const GROUP_MAX: i32 = 15;
 
 /// Bytes after the channels of a row of quantised activations: its scale (f32) and its zero point
@@ -172,6 +175,11 @@ impl Sizes {
     /// Groups of channels, over all taps.
     pub const fn groups(self) -> usize {
         self.taps * self.channels.div_ceil(GROUP)
+    }
+
+    /// Where the multiplier of a channel's group lies among those of a panel.
+    pub const fn group_at(self, tap: usize, channel: usize, column: usize) -> usize {
+        (tap * self.channels.div_ceil(GROUP) + channel / GROUP) * PANEL + column
     }
 
     /// The sizes of a 3×3 convolution's weight as it is packed doubled.
@@ -334,9 +342,7 @@ fn fill_absent_q4(sizes: Sizes, first: usize, data: &mut [u8]) {
 /// Quantises one output channel.
 struct Column {
     packing: Packing,
-    taps: usize,
-    /// Groups a tap.
-    groups: usize,
+    sizes: Sizes,
     j: usize,
     inverse: f32,
 }
@@ -349,8 +355,7 @@ impl Column {
         j: usize,
         panel: &mut PanelMut<'_>,
     ) -> Self {
-        let groups = sizes.channels.div_ceil(GROUP);
-        let mut column = Self { packing, taps: sizes.taps, groups, j, inverse: 0.0 };
+        let mut column = Self { packing, sizes, j, inverse: 0.0 };
         if !matches!(packing, Packing::Q8 | Packing::Q4) {
             return column;
         }
@@ -373,14 +378,16 @@ impl Column {
 
     /// The multiplier of a group, with the least squared error among the likely ones.
     fn multiplier(&self, row: &[f32], group: usize) -> i32 {
-        let (tap, first) = (group / self.groups, group % self.groups * GROUP);
-        let members = || row.iter().skip(first * self.taps + tap).step_by(self.taps).take(GROUP);
+        let Sizes { channels, taps, .. } = self.sizes;
+        let groups = channels.div_ceil(GROUP);
+        let (tap, first) = (group / groups, group % groups * GROUP);
+        let members = || row.iter().skip(first * taps + tap).step_by(taps).take(GROUP);
         let largest = members().fold(0.0f32, |largest, w| largest.max(w.abs())) * self.inverse;
         let likely = libm::ceilf(largest / 7.0) as i32;
         let error = |m: i32| {
             members().fold(0.0f32, |sum, w| {
                 let x = w * self.inverse / m as f32;
-                let q = libm::rintf(x).clamp(-8.0, 7.0);
+                let q = libm::rintf(x).clamp(Q4_RANGE[0], Q4_RANGE[1]);
                 sum + (x - q) * (x - q) * (m * m) as f32
             })
         };
@@ -393,9 +400,9 @@ impl Column {
         let x = w * self.inverse;
         let (stored, effective) = match self.packing {
             Packing::Q4 => {
-                let group = (tap * self.groups + channel / GROUP) * PANEL + self.j;
+                let group = self.sizes.group_at(tap, channel, self.j);
                 let m = i32::from(panel.groups[group]);
-                let q = libm::rintf(x / m as f32).clamp(-8.0, 7.0) as i32;
+                let q = libm::rintf(x / m as f32).clamp(Q4_RANGE[0], Q4_RANGE[1]) as i32;
                 (q, q * m)
             }
             _ => {
@@ -436,7 +443,6 @@ pub fn unpack_panel(
     assert!(out.len() == columns * channels * taps, "a panel of another size");
     let form = packing.form();
     let (step, steps) = (form.per_step(), form.steps(channels));
-    let groups = channels.div_ceil(GROUP);
     for (index, out) in out.iter_mut().enumerate() {
         let (j, channel, tap) = (index / (channels * taps), index / taps % channels, index % taps);
         let at = ((tap * steps + channel / step) * PANEL + j) * step + channel % step;
@@ -454,7 +460,7 @@ pub fn unpack_panel(
             Packing::Q4 => {
                 let (byte, high) = q4_place(at);
                 let q = (panel.data[byte] >> (4 * u8::from(high)) & 15) as i8 - 8;
-                let group = (tap * groups + channel / GROUP) * PANEL + j;
+                let group = sizes.group_at(tap, channel, j);
                 f32::from(q * panel.groups[group] as i8) * panel.scales[j]
             }
         };
