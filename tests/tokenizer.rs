@@ -339,7 +339,7 @@ fn bad_files_are_refused_with_the_place_and_the_reason() {
         ("merges.txt", b"t h\n\n", &["line 2", "two tokens"]),
         ("merges.txt", b"t zzzzz\n", &["line 1", "vocab.json has no token"]),
         ("merges.txt", b"t h\n\xff\xfe\n", &["merges.txt, line 2", "not UTF-8"]),
-        ("vocab.json", b"", &["vocab.json", "not valid JSON", "line 1"]),
+        ("vocab.json", b"", &["vocab.json", "is empty"]),
         ("vocab.json", b"{\"a\": 1,\n \"b\"}", &["vocab.json", "line 2"]),
         ("vocab.json", b"[]", &["vocab.json", "object"]),
         ("vocab.json", b"{\"a\": -1}", &["token \"a\"", "-1", "from 0 to"]),
@@ -347,7 +347,7 @@ fn bad_files_are_refused_with_the_place_and_the_reason() {
         ("vocab.json", b"{\"a\": 4294967296}", &["4294967296"]),
         ("vocab.json", b"{\"a\": 7, \"b\": 7}", &["\"a\" and \"b\" share the id 7"]),
         ("vocab.json", b"{\"a\": 0}", &["byte 0", "unk_token"]),
-        ("vocab.json", b"{\"\\ud800\": 0}", &["vocab.json", "not valid JSON"]),
+        ("vocab.json", b"{\"\\ud800\": 0}", &["vocab.json", "not JSON", "line 1 column"]),
         (
             "tokenizer.json",
             b"{\"model\": {\"type\": \"Unigram\"}}",

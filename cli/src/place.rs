@@ -105,6 +105,14 @@ impl Place {
             None => files::read(&self.path, limit),
         }
     }
+
+    /// Reads the text file here, of at most `limit` bytes, without its byte order mark.
+    ///
+    /// # Errors
+    /// As [`Place::read`], and where it is no text.
+    pub fn text(&self, limit: u64) -> Result<String> {
+        files::decode(&self.path, self.read(limit)?)
+    }
 }
 
 impl From<&Path> for Place {

@@ -16,6 +16,7 @@ use mote::models::clip_tokenizer::{
 use serde_json::{Map, Value};
 use unicode_normalization_alignments::UnicodeNormalization;
 
+use crate::config::json;
 use crate::error::{Failure, Result};
 use crate::place;
 
@@ -189,13 +190,7 @@ impl Source {
         if !file.exists() {
             return Ok(None);
         }
-        let (path, bytes) = (file.path().to_path_buf(), file.read(MAX_FILE_BYTES)?);
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + good.iter().filter(|&&b| b == b'\n').count();
-            Failure::new(format!("{}, line {line}: not UTF-8", path.display())).remedy(AGAIN)
-        })?;
-        Ok(Some(Self { path, text }))
+        Ok(Some(Self { path: file.path().to_path_buf(), text: file.text(MAX_FILE_BYTES)? }))
     }
 
     fn json(&self) -> Result<Map<String, Value>> {
@@ -203,9 +198,7 @@ impl Source {
         match serde_json::from_str(&self.text) {
             Ok(Value::Object(map)) => Ok(map),
             Ok(_) => Err(Failure::new(format!("{shown}: expected a JSON object")).remedy(AGAIN)),
-            Err(error) => {
-                Err(Failure::new(format!("{shown}: not valid JSON: {error}")).remedy(AGAIN))
-            }
+            Err(error) => Err(json::broken(&self.path, &self.text, &error)),
         }
     }
 }

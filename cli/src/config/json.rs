@@ -20,9 +20,6 @@ const MAX_BYTES: u64 = 16 << 20;
 /// The largest count or width that is believed, far above any published network's.
 const MAX_COUNT: u64 = 1 << 24;
 
-/// What to do about a file that cannot be what it should.
-const AGAIN: &str = "The file is damaged: fetch it again";
-
 /// The longest piece of a value that an error repeats, in characters.
 const MAX_SHOWN: usize = 60;
 
@@ -32,14 +29,22 @@ const MAX_SHOWN: usize = 60;
 /// Where there is no such file, or it is not JSON.
 pub fn read(file: impl Into<Place>) -> Result<Value> {
     let file = file.into();
-    let bytes = file.read(MAX_BYTES)?;
-    let name = file.path().display();
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Failure::new(format!("{name} is not JSON: it is not UTF-8")).remedy(AGAIN))?;
-    parse(&text).map_err(|error| {
-        let why = if text.trim().is_empty() { "it is empty".into() } else { error.to_string() };
-        Failure::new(format!("{name} is not JSON: {why}")).remedy(AGAIN)
-    })
+    let text = file.text(MAX_BYTES)?;
+    parse(&text).map_err(|error| broken(file.path(), &text, &error))
+}
+
+/// A JSON text, from the file at `path`, that cannot be read: what is wrong, and where.
+pub fn broken(path: &Path, text: &str, error: &serde_json::Error) -> Failure {
+    let name = path.display();
+    if text.trim().is_empty() {
+        return Failure::new(format!("{name} is empty")).remedy("Fetch or write it again");
+    }
+    if error.is_eof() {
+        let what = format!("{name} is not JSON: it ends too early, at line {}", error.line());
+        return Failure::new(what).remedy("Fetch it again, or close what is open in it");
+    }
+    Failure::new(format!("{name} is not JSON: {error}"))
+        .remedy("Mend it there, or fetch the file again")
 }
 
 /// The value of a JSON text in which Python's `NaN`, `Infinity` and `-Infinity` may stand.
