@@ -148,6 +148,26 @@ fn a_doubled_convolution_in_place_equals_that_into_another_tensor_to_the_bit() {
 }
 
 #[test]
+fn a_task_of_a_doubled_convolution_ends_with_its_band() {
+    // Narrower than a block of pixels, so that a task has two lines; bands of 51 lines.
+    let (isa, root) = (best_isa(), Path::root());
+    let (conv, layer) = (root.at("conv"), Conv::new(20, 3).upsample_to([144, 80]));
+    for packing in Packing::PACKED {
+        let mut weights = TestWeights::default();
+        let sizes = Sizes { n: 20, channels: 6, taps: DOUBLED }.doubled();
+        weights.push_packed("conv.weight", packing, &[sizes.n, 6], &numbers(5, sizes.n * 6));
+        weights.push("conv.bias", &[20], &numbers(7, 20));
+        let expected = walk_everywhere(isa, &mut weights, [1, 72, 40, 6], |cx, x| {
+            cx.replace(x, |cx| conv2d(cx, &conv, x, layer))
+        });
+        let found = walk_everywhere(isa, &mut weights, [1, 72, 40, 6], |cx, x| {
+            conv2d_in_bands_replacing(cx, None, &conv, x, layer)
+        });
+        assert_eq!(found, expected, "{packing:?}");
+    }
+}
+
+#[test]
 fn a_resnet_in_bands_equals_the_whole_one() {
     // As wide; shrinking to half, to less, to more than half; growing. More than four, to which the
     // whole one is summed in another order.

@@ -317,10 +317,11 @@ struct Picture<'a> {
 impl Picture<'_> {
     /// Some rows of the picture, some columns of the output.
     fn compute(&self, mut tile: TileMut<'_>, scratch: &mut [f32]) {
-        let (place, [h, w]) = (tile.place(), self.plan.size);
-        let out_w = self.plan.out[1];
+        let (place, [out_w, w]) = (tile.place(), [self.plan.out[1], self.plan.size[1]]);
         let first = self.start + place.row / (2 * out_w);
-        let rows = self.plan.rows.min(h - first);
+        // Those that the tile has: the rows of a band may end before the picture's do. The last row
+        // may have only one of the output.
+        let rows = place.rows.div_ceil(2 * out_w);
         let [lines, run, left, _] = self.plan.parts();
         let (lines, scratch) = scratch.split_at_mut(lines);
         let (run, scratch) = scratch.split_at_mut(run);
