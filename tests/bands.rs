@@ -7,12 +7,14 @@ use mote::nn::{
     Conv, Norm, ResnetBlock2d, conv2d, conv2d_in_bands_replacing, group_norm, resnet_block_2d,
     resnet_block_2d_in_bands,
 };
-use mote::ops::{self, BandConv2d, Context, Conv2d};
+use mote::ops::{self, BandConv2d, Context, Conv2d, Limits};
 use mote::tensor::packed::{DOUBLED, Sizes};
 use mote::tensor::{Channels, Packing, Shape, Tensor};
 use mote::weights::Path;
 use mote::{Error, Result};
-use mote_tests::{Memory, TestWeights, Threads, assert_close, best_isa, isas, numbers, run};
+use mote_tests::{
+    Memory, TestWeights, Threads, assert_close, best_isa, isas, numbers, run, run_with,
+};
 
 const NORM: Norm = Norm { groups: 2, eps: 1e-5 };
 
@@ -48,7 +50,7 @@ fn resnet(packing: Option<Packing>, c: usize, channels: usize) -> TestWeights {
 }
 
 /// What a walk gives from a picture of these dimensions: the same bits alone and with threads, in
-/// place and streamed.
+/// place and streamed, in bands of any number of rows.
 fn walk_everywhere(
     isa: mote::arch::Isa,
     weights: &mut TestWeights,
@@ -56,18 +58,19 @@ fn walk_everywhere(
     walk: impl Fn(&mut Context<'_>, Tensor) -> Result<Tensor>,
 ) -> (Vec<usize>, Vec<f32>) {
     let values = numbers(1, dims.iter().product());
-    let mut run_on = |executor: &dyn Executor, staged: bool| {
+    let mut run_on = |limits: &Limits, executor: &dyn Executor, staged: bool| {
         weights.staged = staged;
-        run(isa, executor, weights, |cx| {
+        run_with(limits, isa, executor, weights, |cx| {
             let x = ops::fill(cx, Shape::new(dims), &values)?;
             let y = walk(cx, x)?;
             assert_eq!(y.offset(), x.offset(), "the result takes the place of x");
             Ok(y)
         })
     };
-    let alone = run_on(&Sequential, false);
-    for threads in [2, 7] {
-        let together = run_on(&Threads(threads), threads == 7);
+    let alone = run_on(&Limits::DEFAULT, &Sequential, false);
+    for (threads, band_pixels) in [(2, Limits::DEFAULT.band_pixels), (2, 1), (7, 1000)] {
+        let limits = Limits { band_pixels, ..Limits::DEFAULT };
+        let together = run_on(&limits, &Threads(threads), threads == 7);
         let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert!(bits(&alone.1) == bits(&together.1), "{threads} threads change no bit");
     }

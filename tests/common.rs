@@ -12,7 +12,7 @@ pub use choices::{Choices, numbers};
 use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{ALIGNMENT, Arena};
-use mote::ops::Context;
+use mote::ops::{Context, Limits};
 use mote::tensor::packed::{PanelMut, Sizes, pack_panel};
 use mote::tensor::{DType, PANEL, Packing, Shape, Tensor};
 use mote::weights::{Weight, Weights};
@@ -271,21 +271,80 @@ pub fn run(
     weights: &mut dyn Weights,
     walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
 ) -> (Vec<usize>, Vec<f32>) {
-    let planned = plan(isa, executor, weights, &walk).expect("the plan succeeds");
+    run_with(&Limits::DEFAULT, isa, executor, weights, walk)
+}
+
+/// [`run()`] with work that is cut at other limits.
+///
+/// # Panics
+/// As [`run()`].
+pub fn run_with(
+    limits: &Limits,
+    isa: Isa,
+    executor: &dyn Executor,
+    weights: &mut dyn Weights,
+    walk: impl Fn(&mut Context<'_>) -> Result<Tensor>,
+) -> (Vec<usize>, Vec<f32>) {
+    let planned = {
+        let cx = Context::new(Arena::measuring(), isa, executor, weights);
+        let mut cx = cx.with_limits(limits);
+        walk(&mut cx).expect("the plan succeeds");
+        cx.arena().peak()
+    };
     let mut memory = Memory::dirty(planned, 0xFF);
     let result = {
-        let mut cx = Context::new(Arena::new(memory.bytes()), isa, executor, weights);
+        let cx = Context::new(Arena::new(memory.bytes()), isa, executor, weights);
+        let mut cx = cx.with_limits(limits);
         let out = walk(&mut cx).expect("the walk succeeds in the planned memory");
         assert_eq!(cx.arena().peak(), planned, "planned bytes are peak bytes");
         (out.shape().as_slice().to_vec(), cx.arena().read(out).to_vec())
     };
     if planned > 0 {
         let mut memory = Memory::dirty(planned - 1, 0x7F);
-        let mut cx = Context::new(Arena::new(memory.bytes()), isa, executor, weights);
+        let cx = Context::new(Arena::new(memory.bytes()), isa, executor, weights);
+        let mut cx = cx.with_limits(limits);
         let error = walk(&mut cx).expect_err("one byte less is an error");
         assert!(matches!(error, Error::OutOfMemory { .. }), "{error:?}");
     }
     result
+}
+
+/// Limits so small that small sizes meet every cut; some as they are by default. Those that change
+/// how sums are rounded stay.
+pub fn small_limits(choices: &mut Choices) -> Limits {
+    let mut small = |default: usize, from: &[usize]| match choices.below(4) {
+        0 => default,
+        _ => choices.pick(from),
+    };
+    let all = Limits::DEFAULT;
+    Limits {
+        least_shift_bytes: small(all.least_shift_bytes, &[1, 64, 200]),
+        moved_bytes: small(all.moved_bytes, &[1, 7, 64]),
+        elements: small(all.elements, &[1, 3, 16, 50]),
+        activated_elements: small(all.activated_elements, &[1, 5, 16, 50]),
+        converted_bytes: small(all.converted_bytes, &[1, 64, 300]),
+        column_bytes: small(all.column_bytes, &[1, 2 << 10, 5 << 10]),
+        row_bytes: small(all.row_bytes, &[1, 500, 2 << 10]),
+        packed_bytes: small(all.packed_bytes, &[1, 6 << 10, 20 << 10]),
+        tasks_per_worker: small(all.tasks_per_worker, &[1, 2, 3]),
+        least_steps: small(all.least_steps, &[1, 64]),
+        band_pixels: small(all.band_pixels, &[1, 10, 33, 100]),
+        doubled_pixels: small(all.doubled_pixels, &[1, 6, 16, 24]),
+        doubled_panels: small(all.doubled_panels, &[1, 2, 3]),
+        doubled_run: small(all.doubled_run, &[1, 2, 5]),
+        spread_pixels: small(all.spread_pixels, &[1, 10, 33, 100]),
+        pointwise_rows: small(all.pointwise_rows, &[1, 5, 16]),
+        ready_rows: small(all.ready_rows, &[1, 2, 5, 16]),
+        normalised_elements: small(all.normalised_elements, &[1, 30, 200]),
+        near_elements: small(all.near_elements, &[1, 30, 100]),
+        replaced_elements: small(all.replaced_elements, &[1, 30, 100]),
+        joined_elements: small(all.joined_elements, &[1, 30, 100]),
+        attended_bytes: small(all.attended_bytes, &[1, 20 << 10, 50 << 10]),
+        few_key_bytes: small(all.few_key_bytes, &[1, 500, 3 << 10]),
+        feed_forward_rows: small(all.feed_forward_rows, &[1, 5, 16]),
+        feed_forward_parts: small(all.feed_forward_parts, &[1, 2, 3]),
+        ..all
+    }
 }
 
 /// The bytes of arena that a walk needs.

@@ -5,10 +5,12 @@ use mote::Result;
 use mote::arch::{Activation, Isa};
 use mote::exec::Executor;
 use mote::mem::Arena;
-use mote::ops::{self, Attention, Context, Conv2d, Epilogue, GroupNorm, Recording, Tape, TapeSlot};
+use mote::ops::{
+    self, Attention, Context, Conv2d, Epilogue, GroupNorm, Limits, Recording, Tape, TapeSlot,
+};
 use mote::tensor::{Form, Packing, Shape, Tensor};
 use mote::weights::{InPlace, Index, Path, Slot, header_bytes};
-use mote_tests::{Memory, TestWeights, Threads, isas};
+use mote_tests::{Choices, Memory, TestWeights, Threads, isas, small_limits};
 
 /// Of the largest gradient of a tensor.
 const TOLERANCE: f64 = 1e-4;
@@ -45,7 +47,7 @@ fn count(dims: &[usize]) -> usize {
 }
 
 /// The gradients of `Σ probe·out` of tensors and weights, as the walk backwards has them.
-fn gradients(op: &Op, isa: Isa, executor: &dyn Executor) -> Vec<Vec<f32>> {
+fn gradients(op: &Op, isa: Isa, executor: &dyn Executor, limits: &Limits) -> Vec<Vec<f32>> {
     let mut weights = TestWeights::default();
     weights.push("aligns", &[64], &[0.0; 64]);
     for (number, (name, dims, packed)) in op.weights.iter().enumerate() {
@@ -67,7 +69,8 @@ fn gradients(op: &Op, isa: Isa, executor: &dyn Executor) -> Vec<Vec<f32>> {
     let found = {
         let (mut tape, mut arena) = (vec![TapeSlot::EMPTY; 16], Memory::dirty(1 << 20, 0xFF));
         let mut source = InPlace::new(index, memory.bytes());
-        let mut cx = Context::new(Arena::new(arena.bytes()), isa, executor, &mut source);
+        let cx = Context::new(Arena::new(arena.bytes()), isa, executor, &mut source);
+        let mut cx = cx.with_limits(limits);
         cx.begin_recording(Recording::new(Tape::new(&mut tape), &mut of_weights, begin));
         let tensors: Vec<Tensor> = (op.inputs.iter().enumerate())
             .map(|(number, dims)| {
@@ -134,9 +137,21 @@ fn differences(op: &Op) -> Vec<Vec<f64>> {
 
 fn check(op: &Op) {
     let expected = differences(op);
+    let mut choices = Choices::new(expected.len() as u64);
     for isa in isas() {
-        for workers in [1, 3] {
-            let found = gradients(op, isa, &Threads(workers));
+        let mut limits = Limits::DEFAULT;
+        for workers in [1, 3, 1, 2, 7] {
+            let found = gradients(op, isa, &Threads(workers), &limits);
+            assert_eq!(found, gradients(op, isa, &Threads(1), &limits), "{} {isa:?}", op.name);
+            limits = Limits {
+                gradient_pixels: choices.pick(&[1, 7, 20, 64]),
+                summed_rows: choices.pick(&[1, 3, 16]),
+                summed_elements: choices.pick(&[1, 20, 100]),
+                query_panels: choices.pick(&[1, 2]),
+                moment_blocks: choices.pick(&[1, 3, 64]),
+                moment_pixels: choices.pick(&[1, 5, 32]),
+                ..small_limits(&mut choices)
+            };
             assert_eq!(found.len(), expected.len());
             for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 assert_eq!(found.len(), expected.len());

@@ -15,14 +15,6 @@ const NORM_EPS: f32 = 1e-6;
 /// The epsilon of each layer normalisation.
 const LAYER_NORM_EPS: f32 = 1e-5;
 
-/// Tokens that go through the feed-forward layers together: enough that packing the weights costs
-/// little beside the product, few enough that the inner tensor, eight times as wide as a token, is
-/// not what decides the arena's size.
-const FEED_FORWARD_ROWS: usize = 512;
-
-/// The most parts that the tokens are cut into: very large pictures are cut into larger parts.
-const FEED_FORWARD_PARTS: usize = 64;
-
 /// The numbers of a [`transformer_2d_replacing`].
 #[derive(Clone, Copy, Debug)]
 pub struct Transformer2d {
@@ -105,7 +97,8 @@ fn basic_transformer_block_replacing(
 /// other, or as a whole where x is still needed.
 fn feed_forward_replacing(cx: &mut Context<'_>, p: &Path<'_>, x: Tensor) -> Result<Tensor> {
     let (rows, c) = (x.row_count(), x.channels());
-    let part = rows.div_ceil(FEED_FORWARD_PARTS).max(FEED_FORWARD_ROWS);
+    let limits = cx.limits();
+    let part = rows.div_ceil(limits.feed_forward_parts).max(limits.feed_forward_rows);
     let (widen, narrow) = (p.at("ff.net.0.proj"), p.at("ff.net.2"));
     let wide = Linear::new(4 * c).geglu();
     let form = wide.form(cx, &widen, c)?;

@@ -8,9 +8,6 @@ use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::tensor::Tensor;
 
-/// Elements in one task.
-const CHUNK: usize = 16 * 1024;
-
 /// Applies an activation to every element of x: the result is x itself or, where the walk is
 /// recorded, a new tensor.
 ///
@@ -35,9 +32,9 @@ fn activate_in_place(cx: &mut Context<'_>, x: Tensor, activation: Activation) {
     if cx.is_planning() {
         return;
     }
-    let isa = cx.isa;
+    let (isa, each) = (cx.isa, cx.limits.activated_elements);
     let values = cx.arena.write(x);
-    for_each_chunk::<_, f32>(cx.executor, values, CHUNK, &mut [], |_, x, _| {
+    for_each_chunk::<_, f32>(cx.executor, values, each, &mut [], |_, x, _| {
         isa.activate_f32(activation, x);
     });
     cx.ended(Op::Activation, x);

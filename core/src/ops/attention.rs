@@ -3,7 +3,7 @@
 //! scores.
 
 use super::context::Context;
-use super::convert::{TASK, to_form, write_rows};
+use super::convert::{to_form, write_rows};
 use super::gemm::in_panel;
 use super::observe::Op;
 use super::tape::Record;
@@ -12,12 +12,6 @@ use crate::error::{Error, Result};
 use crate::exec::{TileMut, even_share, for_each_chunk, for_each_tile};
 use crate::mem::{bytes_of, bytes_of_mut, floats_of, floats_of_mut};
 use crate::tensor::{Form, PANEL, Shape, Tensor};
-
-/// Bytes of keys and values that all queries look at before the next heads' turn.
-const CACHED: usize = 512 << 10;
-
-/// Bytes of all heads' keys, at most, that are left as rows: a core's cache holds them anyway.
-const FEW_KEYS: usize = 64 << 10;
 
 /// Channels of the result that are transposed at a time, at most: with 16 queries, no more than a
 /// tile's weights.
@@ -62,7 +56,8 @@ pub fn attention(
     let out = cx.tensor(q.shape())?;
     cx.record(|| Record::Attention { q, k, v, attention, out })?;
     cx.count([n, tq, tk, 2 * c]);
-    let sizes = Sizes { d, c, tk, causal, form, queries: cx.isa.attend_queries() };
+    let (queries, few_key_bytes) = (cx.isa.attend_queries(), cx.limits.few_key_bytes);
+    let sizes = Sizes { d, c, tk, causal, form, queries, few_key_bytes };
     cx.working(|cx| {
         let values = cx.tensor(Shape::new([heads, sizes.values_of_a_head()]))?;
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), sizes.scratch()]))?;
@@ -80,7 +75,7 @@ pub fn attention(
                 let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));
                 let sources = Sources { q: floats_of(q), k, values };
                 // So many heads at a time that their keys and values stay in a core's cache.
-                let step = d * (CACHED / sizes.bytes_of_a_head().max(1)).max(1);
+                let step = d * (cx.limits.attended_bytes / sizes.bytes_of_a_head().max(1)).max(1);
                 for first in (0..c).step_by(step) {
                     let (tile, heads) = ([sizes.queries, d], first..c.min(first + step));
                     for_each_tile(executor, out, c, heads, tile, scratch, |tile, scratch| {
@@ -116,6 +111,8 @@ struct Sizes {
     form: Form,
     /// Queries in one task.
     queries: usize,
+    /// [`Limits::few_key_bytes`](super::Limits::few_key_bytes)
+    few_key_bytes: usize,
 }
 
 impl Sizes {
@@ -153,7 +150,7 @@ impl Sizes {
         let (isa, row) = (cx.isa, form.row_bytes(d));
         let (to, [k]) = cx.arena.split_bytes(out, [k]);
         let k = floats_of(k);
-        let rows = even_share(cx.executor, to.len() / row, TASK / row);
+        let rows = even_share(cx.executor, to.len() / row, cx.limits.converted_bytes / row);
         for_each_chunk::<_, f32>(cx.executor, to, rows * row, &mut [], |index, to, _| {
             for (number, to) in (index * rows..).zip(to.chunks_exact_mut(row)) {
                 let (head, key) = (number / tk, number % tk);
@@ -166,7 +163,8 @@ impl Sizes {
 
     /// Whether the keys of all heads lie side by side, as they come.
     fn keys_are_rows(&self) -> bool {
-        self.form == Form::F32 || self.tk.saturating_mul(self.form.row_bytes(self.c)) <= FEW_KEYS
+        let bytes = self.tk.saturating_mul(self.form.row_bytes(self.c));
+        self.form == Form::F32 || bytes <= self.few_key_bytes
     }
 
     /// Bytes from key to key, and from head to head.

@@ -19,9 +19,6 @@ use crate::tensor::packed::Sizes;
 use crate::tensor::{Channels, Shape, Tensor};
 use crate::weights::Weight;
 
-/// Pixels in a band, about: enough work for many threads, and few beside a large picture.
-const BAND: usize = 8192;
-
 /// One of the convolutions of [`conv2d_in_bands`].
 #[derive(Clone, Copy, Debug)]
 pub struct BandConv2d {
@@ -68,7 +65,7 @@ pub fn conv2d_in_bands<const N: usize>(
     let [n, ..] = x.of().dims::<4>("conv2d_in_bands")?;
     let Some(&BandConv2d { out, .. }) = convs.first() else { return Ok(()) };
     let [_, height, width, _] = out.of().dims("conv2d_in_bands")?;
-    let step = (BAND / width.max(1)).clamp(1, height.max(1));
+    let step = (cx.limits.band_pixels / width.max(1)).clamp(1, height.max(1));
     let bands = height.div_ceil(step);
     let up = convs.iter().any(|conv| conv.out.of().bytes() > x.of().bytes());
     cx.working(|cx| {

@@ -1,5 +1,6 @@
 //! The context of a walk: memory, instruction set, threads and weights, handed from layer to layer.
 
+use super::limits::Limits;
 use super::observe::{Event, InputObserver, Observer, Op};
 use super::tape::{Record, Recording, State};
 use crate::arch::Isa;
@@ -9,12 +10,6 @@ use crate::mem::{Arena, bytes_of_mut};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{DType, Form, PANEL, Packing, Shape, Tensor};
 use crate::weights::{Name, Path, Weight, Weights};
-
-/// Fewer bytes than these are moved by one thread, and no further than so many bytes.
-const LEAST_SHIFT: usize = 32 << 10;
-
-/// Bytes that one task moves.
-const MOVED: usize = 16 << 10;
 
 /// What a walk has cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +29,7 @@ pub struct Context<'m> {
     pub(super) isa: Isa,
     pub(super) executor: &'m dyn Executor,
     pub(super) weights: &'m mut dyn Weights,
+    pub(super) limits: &'m Limits,
     name: Name,
     tally: Tally,
     observer: Option<&'m mut Observer<'m>>,
@@ -57,7 +53,35 @@ impl<'m> Context<'m> {
         let (name, tally, observed) = (Name::new(), Tally::default(), Tally::default());
         let (observer, inputs, recording) = (None, None, None);
         let isa = if weights.is_quantised() { isa.exact() } else { isa };
-        Self { arena, isa, executor, weights, name, tally, observer, inputs, observed, recording }
+        let limits = &Limits::DEFAULT;
+        Self {
+            arena,
+            isa,
+            executor,
+            weights,
+            limits,
+            name,
+            tally,
+            observer,
+            inputs,
+            observed,
+            recording,
+        }
+    }
+
+    /// The same context, whose ops cut their work at these limits.
+    ///
+    /// # Panics
+    /// Where a limit is 0: that is the caller's mistake.
+    #[must_use]
+    pub fn with_limits(self, limits: &'m Limits) -> Self {
+        limits.check();
+        Self { limits, ..self }
+    }
+
+    /// Where ops cut their work.
+    pub fn limits(&self) -> &'m Limits {
+        self.limits
     }
 
     /// Whether the walk is planned, not run.
@@ -230,7 +254,7 @@ impl<'m> Context<'m> {
     pub fn slide(&mut self, mark: usize, result: Tensor) -> Result<Tensor> {
         let (from, bytes) = (result.offset(), result.bytes());
         let shift = from.saturating_sub(mark);
-        if self.is_planning() || shift < LEAST_SHIFT || bytes < LEAST_SHIFT {
+        if self.is_planning() || shift.min(bytes) < self.limits.least_shift_bytes {
             return self.arena.keep(mark, result);
         }
         // Part by part, none of which goes where it lies itself.
@@ -239,7 +263,7 @@ impl<'m> Context<'m> {
             let count = shift.min(bytes - done);
             let [to, x] = [part(mark + done, count)?, part(from + done, count)?];
             let (to, [x]) = self.arena.split_bytes(to, [x]);
-            let each = even_share(self.executor, count, MOVED);
+            let each = even_share(self.executor, count, self.limits.moved_bytes);
             for_each_chunk::<_, u8>(self.executor, to, each, &mut [], |index, to, _| {
                 to.copy_from_slice(&x[index * each..][..to.len()]);
             });

@@ -9,9 +9,6 @@ use crate::mem::{floats_of, floats_of_mut};
 use crate::tensor::packed::ROW_TAIL;
 use crate::tensor::{Form, Shape, Tensor};
 
-/// Bytes in one task, about: some microseconds.
-pub(super) const TASK: usize = 16 << 10;
-
 /// x with its rows in another form, on top of the stack.
 ///
 /// # Errors
@@ -29,7 +26,7 @@ pub fn to_form(cx: &mut Context<'_>, x: Tensor, form: Form) -> Result<Tensor> {
         let isa = cx.isa;
         let (from, to) = (x.row_bytes(), out.row_bytes());
         let ([result, scratch], [source]) = cx.arena.split_bytes_two([out, scratch], [x]);
-        let rows = even_share(cx.executor, x.row_count(), TASK / from);
+        let rows = even_share(cx.executor, x.row_count(), cx.limits.converted_bytes / from);
         let scratch = floats_of_mut(scratch);
         for_each_chunk(cx.executor, result, rows * to, scratch, |index, result, scratch| {
             let source = &source[index * rows * from..][..result.len() / to * from];

@@ -20,18 +20,6 @@ use crate::tensor::packed::{DOUBLED, Sizes};
 use crate::tensor::{Form, PANEL, Shape, Tensor};
 use crate::weights::Weight;
 
-/// Pixels of a block, at most: whole tiles of rows on every instruction set.
-const BLOCK: usize = 48;
-
-/// Columns that are multiplied at a time, at most: with a block's pixels, nine products of 108 KiB.
-const COLUMNS: usize = 4 * PANEL;
-
-/// Pixels of the output in a band, about, where the output takes the place of the picture.
-const BAND: usize = 8192;
-
-/// Pixels of a line that become left sides at a time, at most.
-const RUN: usize = 16;
-
 /// The output's height and width for a picture of this size.
 ///
 /// # Errors
@@ -121,7 +109,7 @@ pub(super) fn conv2d_in_place(
         return Err(Error::Shape { what: "conv2d", expected, found: out.shape().to_dims() });
     }
     cx.count([images * h * w, channels, DOUBLED, c]);
-    let step = (BAND / (4 * w)).clamp(1, h);
+    let step = (cx.limits.band_pixels / (4 * w)).clamp(1, h);
     cx.working(|cx| {
         let plan = Plan::new(cx, matrix, [h, w], [out_h, out_w], step);
         let mut work = Work::new(cx, plan, bias)?;
@@ -258,7 +246,7 @@ impl Plan {
         out: [usize; 2],
         most: usize,
     ) -> Self {
-        let (w, workers) = (size[1], cx.executor.workers());
+        let (w, workers, limits) = (size[1], cx.executor.workers(), cx.limits);
         let wide = cx.isa.tile_panels();
         let (mr, step) = (cx.isa.tile_rows()[wide - 1], wide * PANEL);
         let mut plan =
@@ -266,10 +254,11 @@ impl Plan {
         // As large as the workers find room for in what the output takes.
         let room = out[0] * out[1] * matrix.doubled.unwrap_or(0);
         let larger = |block| {
-            let columns = [COLUMNS, step].into_iter();
-            columns.map(move |columns| Self { block, columns, run: w.min(RUN), ..plan })
+            let columns = [limits.doubled_panels * PANEL, step].into_iter();
+            let run = w.min(limits.doubled_run);
+            columns.map(move |columns| Self { block, columns, run, ..plan })
         };
-        let blocks = (1..=BLOCK.min(most * w) / mr).rev().map(|tiles| tiles * mr);
+        let blocks = (1..=limits.doubled_pixels.min(most * w) / mr).rev().map(|tiles| tiles * mr);
         let fits = |plan: &Self| plan.scratch().saturating_mul(workers) <= room;
         plan = blocks.flat_map(larger).find(fits).unwrap_or(plan);
         let blocks = (most * w).div_ceil(plan.block).max(1);

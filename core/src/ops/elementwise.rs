@@ -7,9 +7,6 @@ use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::tensor::{Channels, Shape, Tensor};
 
-/// Elements in one task: some microseconds.
-const CHUNK: usize = 8 * 1024;
-
 /// `x ← x + y`, for tensors of one shape.
 ///
 /// # Errors
@@ -20,9 +17,10 @@ pub fn add_in_place(cx: &mut Context<'_>, x: Tensor, y: Tensor) -> Result<()> {
     if cx.is_planning() {
         return Ok(());
     }
+    let each = cx.limits.elements;
     let (sums, [y]) = cx.arena.split(x, [y]);
-    for_each_chunk::<_, f32>(cx.executor, sums, CHUNK, &mut [], |chunk, x, _| {
-        x.iter_mut().zip(&y[chunk * CHUNK..]).for_each(|(x, y)| *x += y);
+    for_each_chunk::<_, f32>(cx.executor, sums, each, &mut [], |chunk, x, _| {
+        x.iter_mut().zip(&y[chunk * each..]).for_each(|(x, y)| *x += y);
     });
     cx.ended(Op::Elementwise, x);
     Ok(())
@@ -56,8 +54,9 @@ pub fn scale_shift_in_place(cx: &mut Context<'_>, x: Tensor, scale: f32, shift: 
     if cx.is_planning() {
         return Ok(());
     }
+    let each = cx.limits.elements;
     let values = cx.arena.write(x);
-    for_each_chunk::<_, f32>(cx.executor, values, CHUNK, &mut [], |_, x, _| {
+    for_each_chunk::<_, f32>(cx.executor, values, each, &mut [], |_, x, _| {
         x.iter_mut().for_each(|x| *x = *x * scale + shift);
     });
     cx.ended(Op::Elementwise, x);
@@ -87,10 +86,11 @@ pub fn scale_add_in_place(
     } else if own != 1.0 {
         scale_shift_in_place(cx, x, own, 0.0)?;
     }
+    let each = cx.limits.elements;
     for &(y, factor) in terms {
         let (sums, [y]) = cx.arena.split(x, [y]);
-        for_each_chunk::<_, f32>(cx.executor, sums, CHUNK, &mut [], |chunk, x, _| {
-            x.iter_mut().zip(&y[chunk * CHUNK..]).for_each(|(x, y)| *x += factor * y);
+        for_each_chunk::<_, f32>(cx.executor, sums, each, &mut [], |chunk, x, _| {
+            x.iter_mut().zip(&y[chunk * each..]).for_each(|(x, y)| *x += factor * y);
         });
     }
     cx.ended(Op::Elementwise, x);
@@ -144,6 +144,7 @@ pub fn slice_channels_in_place(
     if cx.is_planning() || out.is_empty() || count == c {
         return Ok(out);
     }
+    let chunk = (cx.limits.elements / count).max(1);
     let x = cx.arena.write(x);
     let mut done = 0;
     while done < rows {
@@ -154,7 +155,6 @@ pub fn slice_channels_in_place(
         } else {
             let (to, from) = x.split_at_mut(done * c);
             let to = &mut to[done * count..end * count];
-            let chunk = (CHUNK / count).max(1);
             for_each_chunk::<_, f32>(cx.executor, to, chunk * count, &mut [], |index, to, _| {
                 let from = from[index * chunk * c..].chunks_exact(c);
                 for (to, from) in to.chunks_exact_mut(count).zip(from) {

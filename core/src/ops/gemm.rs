@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use super::context::{Context, Matrix, to_f32};
 use super::convert::to_form;
+use super::limits::Limits;
 use super::observe::LeftSide;
 use crate::arch::{Activation, Finish, Gate, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, PACE, Panels};
 use crate::error::{Error, Result};
@@ -19,31 +20,14 @@ use crate::tensor::packed::{Sizes, expand_q4};
 use crate::tensor::{Channels, Form, PANEL, Packing, Shape, Tensor};
 use crate::weights::{Weight, Weights};
 
-/// Bytes of panels that a task goes through again for each tile of rows: beside them a core's cache
-/// has room for the rows, and for what is fetched for the next task.
-pub(super) const COLUMN_BYTES: usize = 256 << 10;
-
-/// Bytes of the left side's rows that belong to one task.
-const ROW_BYTES: usize = 512 << 10;
-
 /// Rows that lie a multiple of so many bytes apart share the same few places in the nearest cache,
 const ALIASED: usize = 4096;
 
 /// which are so many: with more rows, none is found there again.
 const PLACES: usize = 8;
 
-/// Bytes of panels that are packed or expanded at a time.
-const PACKED_BYTES: usize = 2 << 20;
-
 /// Elements of a plain weight converted at a time.
 const RUN: usize = 28 * MAX_TAPS;
-
-/// Tasks that each worker should find, so that all end at about the same time.
-const TASKS_PER_WORKER: usize = 8;
-
-/// Steps of a panel and a row that a task has at least: one of 16 columns takes a cycle with
-/// AVX-512, so this is two microseconds.
-const LEAST_STEPS: usize = 8 << 10;
 
 /// `[taps, MR_MAX]`: where rows begin.
 pub(super) type Offsets = [usize; MAX_TAPS * MR_MAX];
@@ -132,15 +116,17 @@ pub(super) fn multiply_panels(
     out: Tensor,
     accumulate: bool,
 ) {
-    let (isa, executor, form) = (cx.isa, cx.executor, x.form());
+    let (isa, executor, limits, form) = (cx.isa, cx.executor, cx.limits, x.form());
     let (out, [x, panels, zeros]) = cx.arena.split_bytes(out, [x, panels, zeros]);
-    let product = Panelled { isa, form, sizes, x, panels, zeros, bias: None, accumulate };
+    let bias = None;
+    let product = Panelled { isa, limits, form, sizes, x, panels, zeros, bias, accumulate };
     product.multiply(executor, rows, 0, floats_of_mut(out));
 }
 
 /// A product with panels that are at hand.
 pub(super) struct Panelled<'a> {
     pub isa: Isa,
+    pub limits: &'a Limits,
     /// That of x and of the panels.
     pub form: Form,
     pub sizes: Sizes,
@@ -163,7 +149,7 @@ impl Panelled<'_> {
         first_row: usize,
         out: &mut [f32],
     ) {
-        let Self { isa, form, sizes, x, panels, zeros, bias, accumulate } = *self;
+        let Self { isa, limits, form, sizes, x, panels, zeros, bias, accumulate } = *self;
         let n = sizes.n;
         let tiles = Tiles {
             isa,
@@ -186,7 +172,8 @@ impl Panelled<'_> {
             width: n,
         };
         let (row_bytes, panel) = (form.row_bytes(sizes.channels), sizes.panel_bytes(form));
-        let tile = tile_size(isa, executor.workers(), [out.len() / n, n], row_bytes, panel);
+        let (workers, size) = (executor.workers(), [out.len() / n, n]);
+        let tile = tile_size(isa, limits, workers, size, row_bytes, panel);
         for_each_tile(executor, out, n, 0..n, tile, &mut [], |tile, _| tiles.compute(tile));
     }
 }
@@ -251,7 +238,7 @@ impl Packer {
         let panel = sizes.panel_bytes(packing.form());
         let is_direct = matches!(packing, Packing::F32 | Packing::Bf16 | Packing::Q8);
         let copies = !is_direct || cx.weights.is_staged();
-        let count = (PACKED_BYTES / parts / panel.max(1)).max(2).min(panels);
+        let count = (cx.limits.packed_bytes / parts / panel.max(1)).max(2).min(panels);
         let mut packed = None;
         if copies {
             let bytes = panel.checked_mul(parts * count).ok_or(OVERFLOW)?;
@@ -473,7 +460,8 @@ impl Product {
         let columns = block.start * PANEL..width.min(block.end * PANEL);
         let row_bytes = form.row_bytes(sizes.channels);
         let panel = sizes.panel_bytes(form) * if gate.is_some() { 2 } else { 1 };
-        let tile = tile_size(cx.isa, cx.executor.workers(), [m, columns.len()], row_bytes, panel);
+        let (workers, size) = (cx.executor.workers(), [m, columns.len()]);
+        let tile = tile_size(cx.isa, cx.limits, workers, size, row_bytes, panel);
         let tiles = Tiles {
             isa: cx.isa,
             rows,
@@ -530,6 +518,7 @@ pub(super) fn join_biases(
 /// do.
 fn tile_size(
     isa: Isa,
+    limits: &Limits,
     workers: usize,
     [m, n]: [usize; 2],
     row_bytes: usize,
@@ -538,9 +527,9 @@ fn tile_size(
     let step = PANEL * isa.tile_panels();
     let mr = isa.tile_rows()[isa.tile_panels() - 1];
     let work = m.saturating_mul(n.div_ceil(PANEL)).saturating_mul(panel / (4 * PANEL));
-    let wanted = (workers * TASKS_PER_WORKER).min(work / LEAST_STEPS).max(1);
-    let most_columns = (COLUMN_BYTES / panel.max(1) * PANEL).max(step);
-    let most_rows = (ROW_BYTES / row_bytes.max(1)).max(mr);
+    let wanted = (workers * limits.tasks_per_worker).min(work / limits.least_steps).max(1);
+    let most_columns = (limits.column_bytes / panel.max(1) * PANEL).max(step);
+    let most_rows = (limits.row_bytes / row_bytes.max(1)).max(mr);
     let row_blocks = m.div_ceil(most_rows);
     let column_blocks = n.div_ceil(most_columns);
     // What is missing is cut from the longer side first: rows while a task keeps eight tiles, or

@@ -16,6 +16,7 @@ mod doubled;
 mod elementwise;
 mod embedding;
 mod gemm;
+mod limits;
 mod linear;
 mod norm;
 mod observe;
@@ -42,6 +43,7 @@ pub use elementwise::{
 pub use embedding::{SinusoidalEmbedding, embedding, fourier_embedding, sinusoidal_embedding};
 pub use gemm::Epilogue;
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
+pub use limits::Limits;
 pub use linear::{linear, linear_into};
 pub use norm::{GroupNorm, concat, group_norm, group_norm_replacing, layer_norm};
 pub use observe::{Event, InputObserver, LeftSide, Observer, Op};

@@ -14,15 +14,6 @@ use crate::mem::{floats_of, floats_of_mut};
 use crate::tensor::{Channels, Form, Joined, Shape, Tensor};
 use crate::weights::Weight;
 
-/// The most blocks of pixels whose statistics are taken apart, and merged afterwards.
-const MAX_BLOCKS: usize = 64;
-
-/// Elements in one task, about: some microseconds.
-const TASK: usize = 4 * 1024;
-
-/// The fewest pixels in a block.
-const MIN_BLOCK: usize = 32;
-
 /// What a group normalisation does beside normalising.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
@@ -87,8 +78,8 @@ pub fn group_norm(
 }
 
 /// Rows of c channels that are normalised at a time: few enough to stay in the nearest cache.
-fn rows_at_once(c: usize) -> usize {
-    (4096 / c.max(1)).max(1)
+fn rows_at_once(cx: &Context<'_>, c: usize) -> usize {
+    (cx.limits.near_elements / c.max(1)).max(1)
 }
 
 /// Some rows of channels for each worker, where [`prepare_rows`] needs them.
@@ -96,13 +87,9 @@ fn rows_at_once(c: usize) -> usize {
 /// # Errors
 /// Those of memory.
 pub(super) fn row_scratch(cx: &mut Context<'_>, c: usize, form: Form) -> Result<Tensor> {
-    let rows = if form == Form::F32 { 0 } else { rows_at_once(c) };
+    let rows = if form == Form::F32 { 0 } else { rows_at_once(cx, c) };
     cx.tensor(Shape::new([cx.executor.workers(), rows, c]))
 }
-
-/// Elements that each worker joins at a time, about: less than a norm's, as x, the skip, a shortcut
-/// and its rows lie beside them.
-const JOINED: usize = 1024;
 
 /// Rows of one sample as a product wants them: normalised by `[1, 3, c]` and activated, or as they
 /// are, in the form of `out`.
@@ -117,14 +104,14 @@ pub(super) fn prepare_rows(
     let [a, b] = x.parts().map(|part| part.of());
     let affine = norm.map_or(a, |(affine, _)| affine);
     let at_once = match scratch.row_count() / cx.executor.workers() {
-        0 => rows_at_once(c),
+        0 => rows_at_once(cx, c),
         rows => rows,
     };
     let ([out, scratch], [a, b, affine]) = cx.arena.split_bytes_two([out, scratch], [a, b, affine]);
     let source = Source { x, data: [a, b].map(floats_of) };
     let norm = norm.map(|(_, activation)| (floats_of(affine), activation));
     let scratch = floats_of_mut(scratch);
-    let rows = even_share(cx.executor, out.len() / bytes, TASK / c);
+    let rows = even_share(cx.executor, out.len() / bytes, cx.limits.normalised_elements / c);
     for_each_chunk(cx.executor, out, rows * bytes, scratch, |index, out, scratch| {
         for (number, out) in out.chunks_mut(at_once * bytes).enumerate() {
             let (first, count) = (index * rows + number * at_once, out.len() / bytes);
@@ -227,9 +214,6 @@ impl Source<'_> {
     }
 }
 
-/// Elements that each worker normalises in place at a time, about: they are copied beside.
-const REPLACED: usize = 1024;
-
 /// `[.., a]` and `[.., b]` to `[.., a + b]`, its rows in `form`: the channels of one behind those
 /// of the other.
 ///
@@ -244,7 +228,8 @@ pub fn concat(cx: &mut Context<'_>, a: Tensor, b: Tensor, form: Form) -> Result<
     }
     cx.working(|cx| {
         let c = joined.count();
-        let rows = if form == Form::F32 { 0 } else { (JOINED / c.max(1)).max(1) };
+        let rows =
+            if form == Form::F32 { 0 } else { (cx.limits.joined_elements / c.max(1)).max(1) };
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), rows, c]))?;
         if cx.is_planning() || out.is_empty() {
             return without_channels(cx, out);
@@ -274,7 +259,7 @@ pub fn group_norm_replacing(
     let c = x.channels();
     cx.working(|cx| {
         let (affine, _) = statistics(cx, x.into(), weight, bias, norm)?;
-        let at_once = (REPLACED / c.max(1)).min(x.row_count()).max(1) * c;
+        let at_once = (cx.limits.replaced_elements / c.max(1)).min(x.row_count()).max(1) * c;
         let scratch = cx.tensor(Shape::new([cx.executor.workers(), at_once]))?;
         if cx.is_planning() || x.is_empty() {
             return Ok(());
@@ -282,7 +267,7 @@ pub fn group_norm_replacing(
         let isa = cx.isa;
         let ([x, scratch], [affine]) = cx.arena.split_two([x, scratch], [affine]);
         let sample = x.len() / (affine.len() / (3 * c));
-        let rows = even_share(cx.executor, sample / c, TASK / c);
+        let rows = even_share(cx.executor, sample / c, cx.limits.normalised_elements / c);
         for (x, affine) in x.chunks_exact_mut(sample).zip(affine.chunks_exact(3 * c)) {
             for_each_chunk(cx.executor, x, rows * c, scratch, |_, rows, scratch| {
                 for rows in rows.chunks_mut(at_once) {
@@ -326,7 +311,7 @@ pub(super) fn statistics(
     if let Some(scale_shift) = norm.scale_shift {
         scale_shift.expect("group_norm's scale and shift", Shape::new([n, 2 * c]))?;
     }
-    let block = pixels.div_ceil(MAX_BLOCKS).max(MIN_BLOCK);
+    let block = pixels.div_ceil(cx.limits.moment_blocks).max(cx.limits.moment_pixels);
     let blocks = pixels.div_ceil(block);
     let affine = cx.tensor(Shape::new([n, 3, c]))?;
     let inverses = cx.tensor(Shape::new([n, norm.groups]))?;
@@ -484,7 +469,7 @@ pub fn layer_norm(
             return without_channels(cx, out);
         }
         let (isa, bytes) = (cx.isa, out.row_bytes());
-        let rows = even_share(cx.executor, x.row_count(), TASK / c);
+        let rows = even_share(cx.executor, x.row_count(), cx.limits.normalised_elements / c);
         let ([out, scratch], [x, weight, bias]) =
             cx.arena.split_bytes_two([out, scratch], [x, weight, bias]);
         let [x, weight, bias] = [x, weight, bias].map(floats_of);

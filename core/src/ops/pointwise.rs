@@ -3,7 +3,8 @@
 
 use super::context::{Context, Matrix};
 use super::conv2d::{Conv2d, conv2d_into};
-use super::gemm::{COLUMN_BYTES, Epilogue, Packer, Panelled};
+use super::gemm::{Epilogue, Packer, Panelled};
+use super::limits::Limits;
 use super::linear::Contiguous;
 use super::norm::{self, concat};
 use super::observe::Op;
@@ -14,19 +15,14 @@ use crate::tensor::packed::Sizes;
 use crate::tensor::{Form, Joined, Packing, Shape, Tensor};
 use crate::weights::Weight;
 
-/// Rows that are made ready at a time.
-const ROWS: usize = 48;
-
-/// Rows in one task, at most.
-const TASK: usize = 256;
-
 /// Whether tasks make their rows ready themselves: where each has all columns, so that it is done
-/// once.
-fn fits(x: Joined, matrix: Matrix) -> bool {
+/// once, and all panels are packed together.
+fn fits(limits: &Limits, x: Joined, matrix: Matrix) -> bool {
     let (sizes, form) = (matrix.sizes, matrix.packing.form());
     let bytes = sizes.panels().saturating_mul(sizes.panel_bytes(form));
     let is_f32 = x.parts().iter().all(|part| part.of().form() == Form::F32);
-    is_f32 && matrix.packing == Packing::Bf16 && sizes.taps == 1 && bytes <= COLUMN_BYTES
+    let most = limits.column_bytes.min(limits.packed_bytes);
+    is_f32 && matrix.packing == Packing::Bf16 && sizes.taps == 1 && bytes <= most
 }
 
 /// `[n, h, w, in]`, or two tensors in f32 side by side, to `out` `[n, h, w, out]`, for a weight
@@ -42,7 +38,7 @@ pub fn pointwise_conv2d_into(
     out: Tensor,
 ) -> Result<()> {
     let (x, form, Sizes { n, channels, .. }) = (x.into(), matrix.packing.form(), matrix.sizes);
-    if !fits(x, matrix) || cx.is_recording() {
+    if !fits(cx.limits, x, matrix) || cx.is_recording() {
         return cx.working(|cx| {
             let [a, b] = x.parts().map(|part| part.of());
             let x = if x.only().is_some() { a } else { concat(cx, a, b, form)? };
@@ -56,11 +52,12 @@ pub fn pointwise_conv2d_into(
     out.expect("conv2d", x.shape().with_last(n))?;
     cx.count([out.row_count(), n, 1, channels]);
     cx.working(|cx| {
-        let row = form.row_bytes(channels) / 4;
+        let limits = cx.limits;
+        let (row, at_once) = (form.row_bytes(channels) / 4, limits.ready_rows);
         let bias = bias.map(|bias| cx.load_padded(bias, n)).transpose()?;
         let none = cx.tensor(Shape::new([row]))?;
         let words = row + norm::scratch_channels(x);
-        let scratch = cx.tensor(Shape::new([cx.executor.workers(), ROWS, words]))?;
+        let scratch = cx.tensor(Shape::new([cx.executor.workers(), at_once, words]))?;
         let mut packer = Packer::new(cx, matrix, 1)?;
         if cx.is_planning() || out.is_empty() {
             return Ok(());
@@ -76,17 +73,18 @@ pub fn pointwise_conv2d_into(
         let source = norm::Source { x, data: [a, b].map(floats_of) };
         let bias = (!no_bias).then_some(floats_of(bias));
         let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));
-        let rows =
-            even_share(executor, out.len() / n, TASK.min(out.len() / n / executor.workers()));
+        let all = out.len() / n;
+        let most = limits.pointwise_rows.min(all / executor.workers());
+        let rows = even_share(executor, all, most);
         for_each_chunk(executor, out, rows * n, scratch, |index, out, scratch| {
-            let (ready, scratch) = scratch.split_at_mut(ROWS * row);
-            for (number, out) in out.chunks_mut(ROWS * n).enumerate() {
-                let (first, count) = (index * rows + number * ROWS, out.len() / n);
+            let (ready, scratch) = scratch.split_at_mut(at_once * row);
+            for (number, out) in out.chunks_mut(at_once * n).enumerate() {
+                let (first, count) = (index * rows + number * at_once, out.len() / n);
                 let ready = bytes_of_mut(&mut ready[..count * row]);
                 source.write(isa, form, [first, count], None, scratch, ready);
-                let sizes = matrix.sizes;
+                let (sizes, x, accumulate) = (matrix.sizes, &*ready, false);
                 let product =
-                    Panelled { isa, form, sizes, x: ready, panels, zeros, bias, accumulate: false };
+                    Panelled { isa, limits, form, sizes, x, panels, zeros, bias, accumulate };
                 product.multiply(&Sequential, &Contiguous, 0, out);
             }
         });

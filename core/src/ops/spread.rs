@@ -22,10 +22,6 @@ const FEW: usize = 4;
 /// The fewest input channels: of fewer, adding up takes as long as the products.
 const MANY: usize = 16;
 
-/// Pixels of the output in one task, at most: so few that the products of their taps stay in a
-/// core's cache.
-const TASK: usize = 2048;
-
 /// Whether a convolution is made that way.
 pub(super) fn fits(matrix: Matrix, epilogue: &Epilogue) -> bool {
     let Sizes { n, channels, taps } = matrix.sizes;
@@ -58,7 +54,7 @@ pub(super) fn conv2d_into(
     let [_, h, w, _] = x.dims("conv2d")?;
     let ([out_h, out_w], form) = (pixels.out(), matrix.packing.form());
     let sizes = Sizes { n: columns(n, taps), channels, taps: 1 };
-    let most = (TASK / out_w.max(1)).min(out_h.div_ceil(cx.executor.workers()));
+    let most = (cx.limits.spread_pixels / out_w.max(1)).min(out_h.div_ceil(cx.executor.workers()));
     let lines = even_share(cx.executor, out_h, most);
     cx.count([out.row_count(), n, taps, channels]);
     cx.working(|cx| {
@@ -73,13 +69,14 @@ pub(super) fn conv2d_into(
             return Ok(());
         }
         cx.arena.write(zeros).fill(0.0);
-        let (isa, executor) = (cx.isa, cx.executor);
+        let (isa, executor, limits) = (cx.isa, cx.executor, cx.limits);
         let bias = bias.and_then(|bias| cx.arena.read(bias).first_chunk().copied());
         let bias = bias.unwrap_or([0.0; FEW]);
         let ([out, scratch], [x, panels, zeros]) =
             cx.arena.split_bytes_two([out, scratch], [x, panels, zeros]);
+        let (no_bias, accumulate) = (None, false);
         let product =
-            Panelled { isa, form, sizes, x, panels, zeros, bias: None, accumulate: false };
+            Panelled { isa, limits, form, sizes, x, panels, zeros, bias: no_bias, accumulate };
         let (out, scratch) = (floats_of_mut(out), floats_of_mut(scratch));
         for (image, out) in out.chunks_exact_mut(out_h * out_w * n).enumerate() {
             for_each_chunk(executor, out, lines * out_w * n, scratch, |index, out, products| {

@@ -14,9 +14,6 @@ use crate::ops::attention::Attention;
 use crate::ops::context::Context;
 use crate::tensor::{PANEL, Shape, Tensor};
 
-/// Queries in a block: whole panels.
-const QUERIES: usize = 64;
-
 pub(super) fn attention(
     cx: &mut Context<'_>,
     [q, k, v]: [Tensor; 3],
@@ -27,7 +24,8 @@ pub(super) fn attention(
     let [n, tq, c] = q.dims("attention's queries")?;
     let [_, tk, _] = k.dims("attention's keys")?;
     let Attention { heads, causal, .. } = attention;
-    let head = Head { d: c / heads, c, tq, tk, causal };
+    let queries = cx.limits.query_panels * PANEL;
+    let head = Head { d: c / heads, c, tq, tk, causal, queries };
     let results = cx.tensor(Shape::new([n, heads, head.results()]))?;
     let scratch = cx.tensor(Shape::new([cx.executor.workers(), head.scratch()]))?;
     cx.count([n, tq, tk, 5 * c]);
@@ -70,6 +68,8 @@ struct Head {
     tq: usize,
     tk: usize,
     causal: bool,
+    /// Queries in a block: whole panels.
+    queries: usize,
 }
 
 impl Head {
@@ -93,8 +93,8 @@ impl Head {
         // gradients, and one of them transposed; sums of whole panels.
         2 * self.d * self.keys()
             + self.tk * self.width()
-            + 2 * QUERIES * self.width()
-            + 3 * QUERIES * self.keys()
+            + 2 * self.queries * self.width()
+            + 3 * self.queries * self.keys()
     }
 
     fn backward(
@@ -104,24 +104,24 @@ impl Head {
         results: &mut [f32],
         scratch: &mut [f32],
     ) {
-        let Self { d, c, tq, tk, .. } = *self;
+        let Self { d, c, tq, tk, queries, .. } = *self;
         let (width, keys) = (self.width(), self.keys());
         let (keys_across, rest) = scratch.split_at_mut(d * keys);
         let (values_across, rest) = rest.split_at_mut(d * keys);
         let (keys_along, rest) = rest.split_at_mut(tk * width);
-        let (queries_along, rest) = rest.split_at_mut(QUERIES * width);
-        let (dy_along, rest) = rest.split_at_mut(QUERIES * width);
-        let (weights, rest) = rest.split_at_mut(QUERIES * keys);
-        let (scores, rest) = rest.split_at_mut(QUERIES * keys);
-        let turned = &mut rest[..QUERIES * keys];
+        let (queries_along, rest) = rest.split_at_mut(queries * width);
+        let (dy_along, rest) = rest.split_at_mut(queries * width);
+        let (weights, rest) = rest.split_at_mut(queries * keys);
+        let (scores, rest) = rest.split_at_mut(queries * keys);
+        let turned = &mut rest[..queries * keys];
         self.across(k, keys_across);
         self.across(v, values_across);
         self.along(k, tk, keys_along);
         results.fill(0.0);
         let (dq, rest) = results.split_at_mut(tq * width);
         let (dk, dv) = rest.split_at_mut(tk * width);
-        for first in (0..tq).step_by(QUERIES) {
-            let count = QUERIES.min(tq - first);
+        for first in (0..tq).step_by(queries) {
+            let count = queries.min(tq - first);
             let rows = |data| Left { data, row: c, first: first * c, steps: d };
             rows(q).multiply(isa, keys_across, weights, count, keys, false);
             rows(dy).multiply(isa, values_across, scores, count, keys, false);
@@ -130,17 +130,17 @@ impl Head {
             self.along(&dy[first * c..], count, dy_along);
             let turn = |from: &[f32], to: &mut [f32]| {
                 for key in (0..keys).step_by(PANEL) {
-                    let to = &mut to[key * QUERIES..];
-                    isa.transpose_f32(&from[key..], keys, count, to, QUERIES);
+                    let to = &mut to[key * queries..];
+                    isa.transpose_f32(&from[key..], keys, count, to, queries);
                 }
             };
             turn(weights, turned);
-            let left = Left { data: &*turned, row: QUERIES, first: 0, steps: count };
-            left.multiply(isa, panels(dy_along, count), dv, tk, width, true);
+            let left = Left { data: &*turned, row: queries, first: 0, steps: count };
+            left.multiply(isa, self.panels(dy_along, count), dv, tk, width, true);
             self.score_gradients(weights, &mut scores[..count * keys]);
             turn(scores, turned);
-            let left = Left { data: &*turned, row: QUERIES, first: 0, steps: count };
-            left.multiply(isa, panels(queries_along, count), dk, tk, width, true);
+            let left = Left { data: &*turned, row: queries, first: 0, steps: count };
+            left.multiply(isa, self.panels(queries_along, count), dk, tk, width, true);
             let left = Left { data: &*scores, row: keys, first: 0, steps: tk };
             left.multiply(isa, keys_along, &mut dq[first * width..], count, width, false);
         }
@@ -166,6 +166,11 @@ impl Head {
                 to[..channels].copy_from_slice(from);
             }
         }
+    }
+
+    /// The panels that [`Head::along`] has made of `count` rows.
+    fn panels<'a>(&self, along: &'a [f32], count: usize) -> &'a [f32] {
+        &along[..self.width() * count]
     }
 
     /// The weights of a block of queries, from their products with the keys; 0 where a key is not
@@ -195,9 +200,4 @@ impl Head {
             dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = p * (*dp - sum) * scale);
         }
     }
-}
-
-/// The panels that `along` has made of `count` rows.
-fn panels(along: &[f32], count: usize) -> &[f32] {
-    &along[..along.len() / QUERIES * count]
 }

@@ -20,9 +20,6 @@ use crate::error::Result;
 use crate::exec::for_each_chunk;
 use crate::tensor::{DType, Shape, Tensor};
 
-/// Elements in one task.
-const CHUNK: usize = 16 * 1024;
-
 /// A walk that can be begun again: where it is recorded with checkpoints, they are walked again.
 pub type Walk<'w, 'm> = dyn FnMut(&mut Context<'m>) -> Result<Tensor> + 'w;
 
@@ -95,8 +92,9 @@ impl<'m> Context<'m> {
         let end = self.arena.top();
         let gradients = self.tensor(Shape::new([(end - first) / 4]))?;
         if !self.is_planning() {
+            let each = self.limits.activated_elements;
             let values = self.arena.write(gradients);
-            for_each_chunk::<_, f32>(self.executor, values, CHUNK, &mut [], |_, x, _| x.fill(0.0));
+            for_each_chunk::<_, f32>(self.executor, values, each, &mut [], |_, x, _| x.fill(0.0));
         }
         Ok(Block { first, end, shift: gradients.offset() - first })
     }

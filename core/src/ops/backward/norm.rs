@@ -8,9 +8,6 @@ use crate::ops::context::Context;
 use crate::ops::tape::{Record, Recording};
 use crate::tensor::{Shape, Tensor};
 
-/// Elements whose sum is one partial sum.
-const SUMMED: usize = 8 * 1024;
-
 /// With `x̂ = (x − mean)·r` and `y = x̂·w + b` for the scale w and shift b of a channel, and means
 /// over a group: `dx = r·(dy·w − mean(dy·w) − x̂·mean(dy·w·x̂))`.
 pub(super) fn group_norm(
@@ -32,7 +29,7 @@ pub(super) fn group_norm(
     };
     let [samples, pixels, c] = x.samples("group_norm")?;
     let dy = mirror.of_result(out)?;
-    let rows = rows_of_a_block(pixels, c);
+    let rows = rows_of_a_block(cx.limits.summed_elements, pixels, c);
     let blocks = pixels / rows;
     let partial = cx.tensor(Shape::new([samples, blocks, 2 * c]))?;
     let sums = cx.tensor(Shape::new([samples, 2, c]))?;
@@ -76,8 +73,8 @@ pub(super) fn group_norm(
 }
 
 /// Rows of pixels whose sums are taken together: as many as divide a picture, up to some limit.
-fn rows_of_a_block(pixels: usize, c: usize) -> usize {
-    let most = (SUMMED / c.max(1)).clamp(1, pixels.max(1));
+fn rows_of_a_block(elements: usize, pixels: usize, c: usize) -> usize {
+    let most = (elements / c.max(1)).clamp(1, pixels.max(1));
     (1..=most).rev().find(|rows| pixels.is_multiple_of(*rows)).unwrap_or(1)
 }
 
@@ -163,7 +160,7 @@ pub(super) fn layer_norm(
     let Record::LayerNorm { x, weight, bias, eps, out } = record else { return Ok(()) };
     let c = x.channels();
     let dy = mirror.of_result(out)?;
-    let rows = (SUMMED / c.max(1)).max(1);
+    let rows = (cx.limits.summed_elements / c.max(1)).max(1);
     let blocks = x.row_count().div_ceil(rows);
     let partial = cx.tensor(Shape::new([blocks, 2 * c]))?;
     let sums = cx.tensor(Shape::new([2, c]))?;

@@ -20,20 +20,13 @@ use crate::ops::tape::{Product, Recording};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{PANEL, Packing, Shape, Tensor};
 
-/// Pixels of the grid in a band, about: so few that some rows of the transposed input and a panel
-/// of the output's gradient stay in a core's cache.
-const BAND: usize = 1536;
-
-/// Rows whose sum is one partial sum of a bias's gradient.
-const SUMMED: usize = 256;
-
 pub(super) fn linear(
     cx: &mut Context<'_>,
     product: Product,
     mirror: &Mirror,
     recording: &mut Recording<'_>,
 ) -> Result<()> {
-    let grid = Grid::of_rows(product.x.row_count());
+    let grid = Grid::of_rows(product.x.row_count(), cx.limits.gradient_pixels);
     common(cx, &product, mirror, recording, &grid)?;
     let Some(dx) = mirror.of(product.x)? else { return Ok(()) };
     input_gradient(cx, &product, mirror, dx, &Contiguous)
@@ -48,9 +41,10 @@ pub(super) fn conv2d(
 ) -> Result<()> {
     let [n, h, w, _] = product.x.dims("conv2d")?;
     let [_, height, width, _] = product.out.dims("conv2d")?;
+    let points = cx.limits.gradient_pixels;
     let grid = match conv == Conv2d::padded(1, 0) {
-        true => Grid::of_rows(product.x.row_count()),
-        false => Grid::new([n, h, w], [height, width], conv),
+        true => Grid::of_rows(product.x.row_count(), points),
+        false => Grid::new([n, h, w], [height, width], conv, points),
     };
     common(cx, &product, mirror, recording, &grid)?;
     let Some(dx) = mirror.of(product.x)? else { return Ok(()) };
@@ -93,7 +87,8 @@ fn added_gradients(
     }
     let samples = product.per_sample.map_or(1, |shift| shift.row_count());
     let (rows, n) = (dy.row_count() / samples.max(1), dy.channels());
-    let blocks = rows.div_ceil(SUMMED);
+    let summed = cx.limits.summed_rows;
+    let blocks = rows.div_ceil(summed);
     let partial = cx.tensor(Shape::new([samples, blocks, n]))?;
     let sums = cx.tensor(Shape::new([samples, n]))?;
     if cx.is_planning() || dy.is_empty() {
@@ -102,10 +97,10 @@ fn added_gradients(
     let isa = cx.isa;
     let (out, [values]) = cx.arena.split(partial, [dy]);
     for_each_chunk::<_, f32>(cx.executor, out, n, &mut [], |index, sums, _| {
-        let (sample, first) = (index / blocks, index % blocks * SUMMED);
+        let (sample, first) = (index / blocks, index % blocks * summed);
         let start = (sample * rows + first) * n;
         sums.fill(0.0);
-        isa.sum_rows_f32(&values[start..start + SUMMED.min(rows - first) * n], sums);
+        isa.sum_rows_f32(&values[start..start + summed.min(rows - first) * n], sums);
     });
     let (out, [partial]) = cx.arena.split(sums, [partial]);
     out.fill(0.0);
@@ -141,20 +136,21 @@ struct Grid {
 
 impl Grid {
     /// Rows without neighbours, as one picture whose last row may be shorter.
-    fn of_rows(count: usize) -> Self {
-        let size = [count.div_ceil(BAND), count.min(BAND)];
-        let grid = Self::new([1, size[0], size[1]], size, Conv2d::padded(1, 0));
+    fn of_rows(count: usize, points: usize) -> Self {
+        let size = [count.div_ceil(points), count.min(points)];
+        let grid = Self::new([1, size[0], size[1]], size, Conv2d::padded(1, 0), points);
         Self { pixels: count, ..grid }
     }
 
-    fn new([pictures, h, w]: [usize; 3], out: [usize; 2], conv: Conv2d) -> Self {
+    /// `points`: those of a band, about.
+    fn new([pictures, h, w]: [usize; 3], out: [usize; 2], conv: Conv2d, points: usize) -> Self {
         let Conv2d { kernel, stride, padding: [top, _, left, _], .. } = conv;
         // Points of the grid that an output may lie on, and what taps reach beyond them.
         let span = |size: usize, out: usize| size.max((out.max(1) - 1) * stride + 1);
         let reach = |kernel: usize, before: usize| before.max(kernel - 1 - before.min(kernel - 1));
         let pitch = span(w, out[1]) + reach(kernel[1], left);
         let lines = span(h, out[0]) + reach(kernel[0], top);
-        let band = (BAND / pitch.max(1)).clamp(1, (pictures * lines).max(1));
+        let band = (points / pitch.max(1)).clamp(1, (pictures * lines).max(1));
         Self {
             pictures,
             pixels: pictures * h * w,

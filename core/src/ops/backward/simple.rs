@@ -1,6 +1,6 @@
 //! Backwards through what has neither weights nor sums, and through a table of embeddings.
 
-use super::{CHUNK, Mirror};
+use super::Mirror;
 use crate::error::Result;
 use crate::exec::for_each_chunk;
 use crate::ops::context::Context;
@@ -14,9 +14,10 @@ pub(super) fn add(cx: &mut Context<'_>, from: Tensor, to: Tensor) {
     if cx.is_planning() {
         return;
     }
+    let each = cx.limits.activated_elements;
     let (sums, [from]) = cx.arena.split(to, [from]);
-    for_each_chunk::<_, f32>(cx.executor, sums, CHUNK, &mut [], |chunk, to, _| {
-        to.iter_mut().zip(&from[chunk * CHUNK..]).for_each(|(to, from)| *to += from);
+    for_each_chunk::<_, f32>(cx.executor, sums, each, &mut [], |chunk, to, _| {
+        to.iter_mut().zip(&from[chunk * each..]).for_each(|(to, from)| *to += from);
     });
 }
 
@@ -28,10 +29,10 @@ pub(super) fn simple(cx: &mut Context<'_>, record: Record, mirror: &Mirror) -> R
             if cx.is_planning() {
                 return Ok(());
             }
-            let isa = cx.isa;
+            let (isa, each) = (cx.isa, cx.limits.activated_elements);
             let (dx, [x, dy]) = cx.arena.split(dx, [x, dy]);
-            for_each_chunk::<_, f32>(cx.executor, dx, CHUNK, &mut [], |chunk, dx, _| {
-                let range = chunk * CHUNK..chunk * CHUNK + dx.len();
+            for_each_chunk::<_, f32>(cx.executor, dx, each, &mut [], |chunk, dx, _| {
+                let range = chunk * each..chunk * each + dx.len();
                 isa.activate_backward_f32(activation, &x[range.clone()], &dy[range], dx);
             });
         }
@@ -55,8 +56,9 @@ pub(super) fn simple(cx: &mut Context<'_>, record: Record, mirror: &Mirror) -> R
         Record::Scale { x, scale } => {
             let Some(dx) = mirror.of(x)? else { return Ok(()) };
             if !cx.is_planning() {
+                let each = cx.limits.activated_elements;
                 let values = cx.arena.write(dx);
-                for_each_chunk::<_, f32>(cx.executor, values, CHUNK, &mut [], |_, dx, _| {
+                for_each_chunk::<_, f32>(cx.executor, values, each, &mut [], |_, dx, _| {
                     dx.iter_mut().for_each(|dx| *dx *= scale);
                 });
             }
@@ -94,7 +96,7 @@ pub(super) fn simple(cx: &mut Context<'_>, record: Record, mirror: &Mirror) -> R
 fn concat_part(cx: &mut Context<'_>, dy: Tensor, to: Option<Tensor>, first: usize) {
     let Some(to) = to.filter(|to| !cx.is_planning() && !to.is_empty()) else { return };
     let (all, c) = (dy.channels(), to.channels());
-    let rows = (CHUNK / c).max(1);
+    let rows = (cx.limits.activated_elements / c).max(1);
     let (sums, [dy]) = cx.arena.split(to, [dy]);
     for_each_chunk::<_, f32>(cx.executor, sums, rows * c, &mut [], |chunk, to, _| {
         let dy = dy[chunk * rows * all..].chunks_exact(all);
