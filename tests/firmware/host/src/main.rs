@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use mote::arch::Isa;
@@ -176,6 +176,46 @@ fn within_budget(program: &str, model: u64, ram: u64) -> Result<()> {
     }
 }
 
+/// A picture in the file format PPM.
+fn read_ppm(path: &Path) -> Result<Picture> {
+    let explain = || format!("{}: it is no PPM with 8 bits", path.display());
+    let file = read(path)?;
+    let mut parts = file.splitn(4, |&byte| byte == b'\n');
+    let mut line = || parts.next().ok_or_else(explain);
+    let (kind, size, most, rgb) = (line()?, line()?, line()?, line()?.to_vec());
+    let size = String::from_utf8_lossy(size);
+    let numbers: Vec<u32> = size.split(' ').filter_map(|n| n.parse().ok()).collect();
+    match numbers[..] {
+        [width, height]
+            if (kind, most) == (b"P6", b"255") && rgb.len() == (3 * width * height) as usize =>
+        {
+            Ok(Picture { width, height, rgb })
+        }
+        _ => Err(explain()),
+    }
+}
+
+/// Compares what the project of `core/FIRMWARE.md` drew with the command line's picture, both in
+/// `FOLDER/hello`; yields a line of the table.
+fn hello(folder: &Path, board: &str, elf: &Path) -> Result<String> {
+    let folder = folder.join("hello");
+    let (found, expected) =
+        (read_ppm(&folder.join("apple.ppm"))?, read_png(&folder.join("apple.png"))?);
+    let worst = difference(&found, &expected)?;
+    if worst > 0 {
+        return Err(format!("a pixel is {worst} levels from the host's"));
+    }
+    let [flash, ram] = sizes(elf)?;
+    let model = ["model.safetensors", "tokenizer.bin"].map(|name| read(&folder.join(name)));
+    let [file, tokenizer] = model;
+    let model = (file?.len() + tokenizer?.len()) as u64;
+    let (code, drawn) = (flash - model, format!("1: {worst}"));
+    Ok(format!(
+        "{board:9} {:8} {model:7} {code:7} {ram:7} {:>6} {:>7} {drawn:>6}",
+        "hello", "-", "-"
+    ))
+}
+
 /// Compares one program's pictures with the host's; yields a line of the table.
 fn program(folder: &Path, board: &str, program: &str, elf: &Path) -> Result<String> {
     let path = |end: &str| folder.join(format!("{board}-{program}.{end}"));
@@ -256,7 +296,12 @@ fn run(folder: &Path) -> Result<bool> {
     for line in text(&folder.join("runs"))?.lines() {
         let parts: Vec<&str> = line.splitn(3, ' ').collect();
         let &[board, name, elf] = &parts[..] else { return Err(format!("no run: {line}")) };
-        match program(folder, board, name, &PathBuf::from(elf)) {
+        let elf = Path::new(elf);
+        let compared = match name {
+            "hello" => hello(folder, board, elf),
+            _ => program(folder, board, name, elf),
+        };
+        match compared {
             Ok(line) => println!("{}", line.trim_end()),
             Err(error) => {
                 println!("{board:8} {name:8} DIFFERS: {error}");

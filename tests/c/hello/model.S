@@ -1,4 +1,7 @@
-/* The packed model MODEL, in the section for constants: flash, on a part that has some. */
+/* The packed model, in the section for constants: flash, on a part that has some. */
+#ifndef MODEL
+#define MODEL "model.safetensors"
+#endif
     .section .rodata.model, "a"
     .balign 64
     .global model
@@ -7,6 +10,4 @@ model:
     .global model_end
 model_end:
     .byte 0
-#if defined(__linux__)
     .section .note.GNU-stack, "", %progbits
-#endif
