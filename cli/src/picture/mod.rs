@@ -1,14 +1,21 @@
 //! Pictures to start from: PNG, JPEG or WebP in, 8-bit RGB of the size asked for out.
 //!
-//! A picture is refused by its size before a pixel of it is decoded. It is turned as its EXIF note
-//! says, laid on white where it is transparent, and resized by Lanczos' filter in the arithmetic of
-//! Pillow, which diffusers uses: the pixels are the same.
+//! A picture is refused by its size before a pixel of it is decoded. A JPEG is decoded as
+//! libjpeg-turbo does it (`jpeg`). A picture is turned as its EXIF note says (`orientation`), laid
+//! on white where it is transparent, and resized by Lanczos' filter in the arithmetic of Pillow,
+//! which diffusers uses: the pixels are the same.
+
+mod jpeg;
+mod orientation;
 
 use std::f64::consts::PI;
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{
+    DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits,
+};
+use jpeg::Jpeg;
 
 use crate::error::{Failure, Result};
 use crate::files;
@@ -45,49 +52,75 @@ pub struct Picture {
 /// # Errors
 /// Where it cannot be read, is none of these, is damaged, or is too large.
 pub fn read(path: &Path) -> Result<Picture> {
-    let bytes = files::read(path, MAX_FILE_BYTES)?;
+    decode(&files::read(path, MAX_FILE_BYTES)?, path, MAX_PIXELS)
+}
+
+/// The picture that a file holds; `path` is what it is called.
+///
+/// # Errors
+/// Where it is neither PNG, JPEG nor WebP, is damaged, or has more than so many pixels.
+pub fn decode(bytes: &[u8], path: &Path, max_pixels: u64) -> Result<Picture> {
     let shown = path.display();
-    let format = image::guess_format(&bytes).ok();
-    let known = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP];
-    let Some(format) = format.filter(|format| known.contains(format)) else {
-        return Err(Failure::new(format!("{shown} is no PNG, JPEG or WebP picture"))
-            .remedy("Convert it to PNG first"));
-    };
-    let damaged = |error| {
+    let damaged = |error: String| {
         Failure::new(format!("{shown} cannot be decoded: {error}"))
             .remedy("Fetch or write the file again; it may have been cut off")
     };
-    if format == ImageFormat::Jpeg && !jpeg_ends(&bytes) {
-        return Err(damaged("its end is missing".to_string()));
+    let check = |size| check_size(path, size, max_pixels);
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => {
+            let jpeg = Jpeg::new(bytes).map_err(damaged)?;
+            check(jpeg.size())?;
+            let notes = jpeg.notes();
+            let Picture { width, height, rgb } = jpeg.decode().map_err(damaged)?;
+            let rgb = ImageBuffer::from_raw(width as u32, height as u32, rgb);
+            let rgb = rgb.ok_or_else(|| damaged("pixels are missing".into()))?;
+            Ok(turned(DynamicImage::ImageRgb8(rgb), notes))
+        }
+        Ok(format @ (ImageFormat::Png | ImageFormat::WebP)) => {
+            if let (ImageFormat::Png, Some(size)) = (format, png_size(bytes)) {
+                check(size)?;
+            }
+            let damaged = |error: ImageError| damaged(error.to_string());
+            let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+            let mut limits = Limits::default();
+            limits.max_alloc = Some(MAX_DECODING_BYTES);
+            reader.limits(limits);
+            let mut decoder = reader.into_decoder().map_err(damaged)?;
+            check(decoder.dimensions().into())?;
+            let notes = [decoder.exif_metadata(), decoder.xmp_metadata()];
+            let notes = notes.map(|note| note.ok().flatten());
+            Ok(turned(DynamicImage::from_decoder(decoder).map_err(damaged)?, notes))
+        }
+        _ => Err(Failure::new(format!("{shown} is no PNG, JPEG or WebP picture"))
+            .remedy("Convert it to PNG first")),
     }
-    let mut reader = ImageReader::with_format(Cursor::new(&bytes), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODING_BYTES);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|error| damaged(error.to_string()))?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        let what = format!("{shown} is too large: {width}x{height} pixels");
-        let most = MAX_PIXELS >> 20;
-        return Err(Failure::new(what).remedy(format!(
-            "Scale it down first: mote takes {most} million pixels, such as 8192x8192"
-        )));
-    }
-    let orientation = decoder.orientation();
-    let picture = DynamicImage::from_decoder(decoder);
-    let mut picture = picture.map_err(|error| damaged(error.to_string()))?;
-    if let Ok(orientation) = orientation {
-        picture.apply_orientation(orientation);
-    }
-    let [width, height] = [picture.width(), picture.height()].map(|side| side as usize);
-    Ok(Picture { width, height, rgb: on_white(picture) })
 }
 
-/// Whether a JPEG file's last scan is followed by the mark of its end. (Decoders tend to fill in
-/// grey for what is missing. In the data of a scan the marks cannot occur.)
-fn jpeg_ends(bytes: &[u8]) -> bool {
-    let last = |mark: [u8; 2]| bytes.windows(2).rposition(|pair| pair == mark);
-    last([0xFF, 0xD9]) > last([0xFF, 0xDA])
+/// Refuses a picture that is too large.
+fn check_size(path: &Path, [width, height]: [u32; 2], max_pixels: u64) -> Result<()> {
+    if u64::from(width) * u64::from(height) <= max_pixels {
+        return Ok(());
+    }
+    let most = max_pixels >> 20;
+    let side = max_pixels.isqrt();
+    Err(Failure::new(format!("{} is too large: {width}x{height} pixels", path.display())).remedy(
+        format!("Scale it down first: mote takes {most} million pixels, such as {side}x{side}"),
+    ))
+}
+
+/// Width and height as the header of a PNG file claims them: its decoder speaks of damage where
+/// they are beyond all reason.
+fn png_size(bytes: &[u8]) -> Option<[u32; 2]> {
+    let header = bytes.get(12..24)?.strip_prefix(b"IHDR")?;
+    let (sides, _) = header.as_chunks();
+    Some([u32::from_be_bytes(*sides.first()?), u32::from_be_bytes(*sides.get(1)?)])
+}
+
+/// The picture turned as its notes say, in 8-bit RGB.
+fn turned(mut picture: DynamicImage, notes: [Option<Vec<u8>>; 2]) -> Picture {
+    picture.apply_orientation(orientation::of([notes[0].as_deref(), notes[1].as_deref()]));
+    let [width, height] = [picture.width(), picture.height()].map(|side| side as usize);
+    Picture { width, height, rgb: on_white(picture) }
 }
 
 /// 8-bit RGB, what is transparent laid on white.
@@ -208,8 +241,9 @@ fn lanczos(x: f64) -> f64 {
 mod tests {
     use std::fs;
 
-    use image::codecs::jpeg::JpegEncoder;
-    use image::{ImageBuffer, ImageEncoder, Luma, LumaA, Rgb, RgbImage, Rgba};
+    use image::codecs::png::PngEncoder;
+    use image::{ExtendedColorType, ImageEncoder, Luma, LumaA, Rgb, RgbImage, Rgba};
+    use libjpeg_turbo_rs::{Encoder, PixelFormat};
 
     use super::*;
 
@@ -219,7 +253,15 @@ mod tests {
         RgbImage::from_fn(width, height, |x, y| Rgb(pixel(x, y)))
     }
 
+    fn jpeg(picture: &RgbImage) -> Encoder<'_> {
+        let [width, height] = [picture.width(), picture.height()].map(|side| side as usize);
+        Encoder::new(picture.as_raw(), width, height, PixelFormat::Rgb).quality(90)
+    }
+
     fn encoded(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+        if format == ImageFormat::Jpeg {
+            return jpeg(&picture.into().into_rgb8()).encode().unwrap();
+        }
         let mut bytes = Cursor::new(Vec::new());
         picture.into().write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
@@ -262,17 +304,89 @@ mod tests {
         assert_eq!(png(grey.into()), [127; 3]);
     }
 
+    /// One entry: orientation (0x112), a long, 6: to be turned right by a quarter.
+    const NOTE: &[u8] = b"II*\0\x08\0\0\0\x01\0\x12\x01\x04\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+
     #[test]
     fn a_photograph_is_turned_as_its_note_says() {
-        let mut bytes = Vec::new();
-        let mut encoder = JpegEncoder::new(&mut bytes);
-        // One entry: orientation (0x112), a short, 6: to be turned right by a quarter.
-        let note = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
-        encoder.set_exif_metadata(note.to_vec()).unwrap();
         let picture = formula([16, 8]);
-        encoder.write_image(picture.as_raw(), 16, 8, image::ExtendedColorType::Rgb8).unwrap();
+        let xmp = b"<rdf:Description tiff:Orientation=\"6\"/>";
+        for bytes in [jpeg(&picture).exif_data(NOTE), jpeg(&picture).xmp_data(xmp)] {
+            let found = decoded(&bytes.encode().unwrap()).unwrap();
+            assert_eq!((found.width, found.height), (8, 16));
+        }
+        let mut bytes = Vec::new();
+        let mut encoder = PngEncoder::new(&mut bytes);
+        encoder.set_exif_metadata(NOTE.to_vec()).unwrap();
+        encoder.write_image(picture.as_raw(), 16, 8, ExtendedColorType::Rgb8).unwrap();
         let found = decoded(&bytes).unwrap();
         assert_eq!((found.width, found.height), (8, 16));
+        let turned = image::imageops::rotate90(&picture);
+        assert_eq!(&found.rgb, turned.as_raw());
+    }
+
+    #[test]
+    fn a_jpeg_has_the_pixels_that_pillow_makes_of_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/jpeg");
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = files.filter(|path| path.extension().unwrap() == "jpg").collect();
+        assert_eq!(files.len(), 16);
+        for path in files {
+            let [found, expected] =
+                [path.clone(), path.with_extension("png")].map(|path| read(&path).unwrap());
+            assert_eq!(found, expected, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_a_jpegs_end_is_passed_over() {
+        let picture = formula([40, 30]);
+        let thumbnail = encoded(formula([8, 8]), ImageFormat::Jpeg);
+        let exif = [NOTE, &thumbnail].concat();
+        for encoder in
+            [jpeg(&picture), jpeg(&picture).progressive(true), jpeg(&picture).exif_data(&exif)]
+        {
+            let whole = encoder.encode().unwrap();
+            let expected = decoded(&whole).unwrap();
+            let without_end = &whole[..whole.len() - 2];
+            for behind in [
+                &b"\xff\xd9"[..],
+                b"MotionPhoto_Data\xff\xda\0\x0c\xff\xd9\xff\xda\0",
+                b"\xff\xd8\xff\xda",
+                &[0; 5000],
+                &[0xFF; 7],
+                &whole,
+                &whole[..whole.len() / 2],
+                without_end,
+                &thumbnail,
+            ] {
+                assert_eq!(decoded(&[&whole, behind].concat()).unwrap(), expected);
+                if behind != b"\xff\xd9" {
+                    let cut = &whole[..whole.len() - 30];
+                    for start in [without_end, cut] {
+                        let said = decoded(&[start, behind].concat()).unwrap_err().to_string();
+                        assert!(said.contains("cannot be decoded"), "{said}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_side_beyond_all_reason_is_too_large_and_not_damage() {
+        for side in [8193u32, 1 << 20, (1 << 31) - 1, 1 << 31, u32::MAX] {
+            let mut bytes = encoded(formula([1, 1]), ImageFormat::Png);
+            bytes[16..20].copy_from_slice(&side.to_be_bytes());
+            bytes[20..24].copy_from_slice(&side.to_be_bytes());
+            let said = decoded(&bytes).unwrap_err().to_string();
+            assert!(said.contains(&format!("too large: {side}x{side} pixels")), "{said}");
+            assert!(!said.contains("cut off"), "{said}");
+        }
+        let mut bytes = encoded(formula([8, 8]), ImageFormat::Jpeg);
+        let frame = bytes.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+        bytes[frame + 5..frame + 9].fill(0xFF);
+        let said = decoded(&bytes).unwrap_err().to_string();
+        assert!(said.contains("too large: 65535x65535 pixels"), "{said}");
     }
 
     #[test]
