@@ -134,6 +134,19 @@ pub fn scheduler(bytes: &[u8]) {
     });
 }
 
+/// The most pixels of a picture here: larger ones cost time and find nothing more.
+const MAX_PIXELS: u64 = 1 << 16;
+
+/// A picture, PNG, JPEG or WebP, with its notes: it is decoded and made smaller, or refused.
+pub fn picture(bytes: &[u8]) {
+    let Ok(picture) = mote_cli::picture::decode(bytes, Path::new("picture"), MAX_PIXELS) else {
+        return;
+    };
+    assert_eq!(picture.rgb.len(), 3 * picture.width * picture.height, "three bytes a pixel");
+    assert!((picture.width * picture.height) as u64 <= MAX_PIXELS, "no larger than it may be");
+    assert_eq!(picture.resized([5, 7]).rgb.len(), 3 * 5 * 7);
+}
+
 /// Small numbers out of a stranger's bytes; zeros when they are used up.
 struct Numbers<'a>(&'a [u8]);
 
@@ -305,6 +318,11 @@ mod tests {
     #[test]
     fn the_corpus_of_scheduler_is_read_without_a_finding() {
         replay("scheduler", scheduler);
+    }
+
+    #[test]
+    fn the_corpus_of_picture_is_decoded_without_a_finding() {
+        replay("picture", picture);
     }
 
     #[test]
