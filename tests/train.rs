@@ -230,6 +230,175 @@ fn a_training_may_be_told_to_go_on_for_longer() {
 }
 
 #[test]
+fn fewer_steps_than_are_done_train_nothing_and_it_is_said() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 7.into();
+    let bench = Bench::new(&recipe);
+    bench.train("model", &["--quiet"]);
+    let before = fs::read(state(&bench.path("model"))).unwrap();
+    for steps in ["7", "5"] {
+        let told = bench.train("model", &["--resume", "--steps", steps]);
+        assert!(told.contains("step 7 is done already, and nothing is trained"), "{told}");
+        assert!(!told.contains("going on after"), "{told}");
+    }
+    assert!(fs::read(state(&bench.path("model"))).unwrap() == before);
+}
+
+#[test]
+fn the_first_sheet_comes_early() {
+    let mut recipe = recipe();
+    recipe["training"]["sample_every"] = 2000.into();
+    recipe["training"]["steps"] = 101.into();
+    let bench = Bench::new(&recipe);
+    bench.train("model", &["--quiet"]);
+    let sheets = |folder: &str| -> Vec<_> {
+        let names = files(&bench.path(folder)).into_iter().map(|(path, _)| path);
+        let names = names.map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("sheet")).collect()
+    };
+    assert_eq!(sheets("model"), ["sheet-0000100.png", "sheet-0000101.png"]);
+    recipe["training"]["sample_every"] = 0.into();
+    fs::write(bench.path("recipe.json"), recipe.to_string()).unwrap();
+    bench.train("none", &["--quiet"]);
+    assert!(sheets("none").is_empty());
+}
+
+#[test]
+fn a_sheet_that_was_not_made_is_made_when_the_training_goes_on() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 100.into();
+    let bench = Bench::new(&recipe);
+    bench.train("model", &["--quiet"]);
+    let sheet = bench.path("model/training/sheet-0000100.png");
+    let before = fs::read(&sheet).unwrap();
+    fs::remove_file(&sheet).unwrap();
+    bench.train("model", &["--quiet", "--resume", "--steps", "102"]);
+    assert!(fs::read(&sheet).unwrap() == before, "the same samples of the same parameters");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_says_one_thing_what_was_left_and_how_to_go_on() {
+    let bench = Bench::new(&recipe());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    command.args(bench.arguments("model", &["--steps", "1000000"])).stderr(Stdio::piped());
+    let child = command.spawn().expect("the binary runs");
+    let curve = bench.path("model/training/loss.tsv");
+    while fs::read_to_string(&curve).map_or(0, |text| text.lines().count()) < 3 {
+        sleep(Duration::from_millis(2));
+    }
+    interrupt(&child);
+    let ended = child.wait_with_output().unwrap();
+    let said = text(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("error: stopped after step "), "{said}");
+    assert!(last.contains("model has its state and model. Go on from there with --resume."));
+    assert_eq!(said.matches("stopped").count(), 1, "{said}");
+    assert!(
+        state(&bench.path("model")).is_file() && bench.path("model/model_index.json").is_file()
+    );
+    bench.train("model", &["--quiet", "--resume", "--steps", "1"]);
+}
+
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_is_heard_in_a_measurement() {
+    use std::io::{BufRead, BufReader};
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 3.into();
+    let bench = Bench::new(&recipe);
+    bench.train("model", &["--quiet"]);
+    let of = |name: &str| bench.path(name).display().to_string();
+    let (model, data, captions) = (of("model"), of("data"), of("captions.tsv"));
+    // The first line comes before the loss is measured, the second before samples are drawn.
+    for (lines, times) in [(1, "1000"), (2, "1")] {
+        let known = ["eval", "-m", &model, "--data", &data, "--captions", &captions];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        command.args(known).args(["--steps", "1000", "--times", times]).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let first: Vec<_> = stderr.by_ref().take(lines).collect();
+        assert!(first.iter().all(|line| line.starts_with("loss and bound of")), "{first:?}");
+        interrupt(&child);
+        let rest: Vec<_> = stderr.collect();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+        let goes_on = |line: &String| line.contains("held out") || line.contains("nearest");
+        assert!(!rest.iter().any(goes_on), "{rest:?}");
+        assert!(rest.last().unwrap().starts_with("error: stopped;"), "{rest:?}");
+    }
+}
+
+/// What a run that succeeds writes to standard output.
+fn told(arguments: &[&str]) -> String {
+    let ran = mote(&arguments.iter().map(|argument| argument.to_string()).collect::<Vec<_>>());
+    assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
+    text(&ran.stdout)
+}
+
+#[test]
+fn a_recipe_of_the_program_is_printed_and_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.json");
+    for name in ["emoji16", "emoji32"] {
+        fs::write(&path, told(&["train", "--print-config", name])).unwrap();
+        let plan = told(&["plan", "--train", path.to_str().unwrap()]);
+        assert_eq!(plan, told(&["plan", "--train", name]));
+    }
+    let refused = mote(&["train", "--print-config", "emoji8"].map(String::from));
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("emoji16"), "{}", text(&refused.stderr));
+    let refused = mote(&["plan", "--train", "emoji8"].map(String::from));
+    assert!(text(&refused.stderr).contains("mote train --print-config emoji32"));
+}
+
+#[test]
+fn the_recipe_in_the_readme_trains() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```json\n").expect("there is a recipe");
+    let (recipe, _) = rest.split_once("```").expect("it has an end");
+    let mut recipe: Value = serde_json::from_str(recipe).unwrap();
+    for key in ["steps", "batch_size", "warmup_steps"] {
+        recipe["training"][key] = 2.into();
+    }
+    let bench = Bench::new(&recipe);
+    let told = bench.train("model", &["--resize"]);
+    assert!(told.contains("wrote "), "{told}");
+}
+
+#[test]
+fn pictures_inside_are_pointed_to_and_hidden_ones_are_none() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 1.into();
+    let bench = Bench::new(&recipe);
+    for name in ["32", "64", ".ipynb_checkpoints"] {
+        bench.picture(&format!("flat/{name}/red.png"), [8, 8], [9, 9, 9]);
+    }
+    let of = |name: &str| bench.path(name).display().to_string();
+    let (flat, out, config) = (of("data/flat"), of("m"), of("recipe.json"));
+    let train = |data: &str, more: &[&str]| {
+        let all = ["train", "--data", data, "--config", &config, "-o", &out];
+        mote(&[&all[..], more].concat().iter().map(|a| a.to_string()).collect::<Vec<_>>())
+    };
+    let captions = of("captions.tsv");
+    let refused = text(&train(&flat, &["--captions", &captions]).stderr);
+    let expected =
+        format!("Folders inside have some: give those to --data ({flat}/32, {flat}/64).");
+    assert!(refused.contains(&expected), "{refused}");
+    let refused = train("no folder", &["--hold-out", "no list"]);
+    assert!(text(&refused.stderr).contains("cannot open no list"));
+    // Taken as classes, the hidden folder is none.
+    let ran = train(&flat, &["--resize"]);
+    assert!(text(&ran.stderr).contains(", 2 pictures, "), "{}", text(&ran.stderr));
+}
+
+#[test]
 fn pictures_are_learned_in_blocks_of_pixels() {
     let mut recipe = recipe();
     let unet = recipe["unet"].as_object_mut().unwrap();
@@ -383,7 +552,9 @@ fn what_cannot_be_used_is_refused_in_one_sentence() {
     bench.train("c", &["--resize", "--quiet"]);
     fs::write(bench.path("data/blue.png"), &fs::read(bench.path("data/blue.png")).unwrap()[..40])
         .unwrap();
-    assert!(bench.fails("d", &["--resize"]).contains("blue.png cannot be decoded"));
+    let undecodable = bench.fails("d", &["--resize"]);
+    assert!(undecodable.contains("blue.png cannot be decoded"), "{undecodable}");
+    assert!(undecodable.contains("--skip-bad"), "{undecodable}");
     fs::write(state(&bench.path("c")), "half").unwrap();
     assert!(
         bench

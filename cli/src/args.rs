@@ -3,9 +3,11 @@
 //! Flags have the spelling that stable-diffusion.cpp's users know; diffusers' words are aliases.
 //! What is not given stays `None` here: `resolve` fills it in from the checkpoint.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use mote::arch::Level;
 
@@ -13,6 +15,7 @@ use crate::built_in;
 use crate::isa;
 use crate::size;
 use crate::train::data::{Folder, HoldOut};
+use crate::train::recipe::PRESETS;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -110,9 +113,12 @@ pub enum Command {
     /// The folder that -o names becomes a model in diffusers' layout, from which `generate` draws
     /// at once and which `convert` packs into one file. Beside it, in `training/`, lie the state
     /// (written every so many steps, always whole), the curve of the loss, sheets of samples and
-    /// the recipe. A training that was ended, however, goes on with --resume, to the same bits.
+    /// the recipe. A training that was ended, however, goes on with --resume, to the same bits:
+    /// Ctrl-C ends it after the step, and leaves state and model.
     #[command(after_help = "Examples:\n  \
         mote train --data pictures --config emoji32 -o model       pictures/NAME/*.png\n  \
+        mote train --print-config emoji32 > mine.json              a recipe to begin with\n  \
+        mote train --data pictures --resize --config mine.json -o model\n  \
         mote train --data flat --data 3d:3d --captions captions.tsv --config emoji32 -o model\n  \
         mote train --data flat --data 3d:3d --captions captions.tsv --config emoji32 -o model \
         --resume")]
@@ -196,6 +202,7 @@ pub struct Plan {
     /// What `mote train` would need for a recipe, without its pictures: a JSON file, emoji32 or
     /// emoji16.
     #[arg(long, value_name = "FILE|NAME", help_heading = MACHINE)]
+    #[arg(value_parser = RecipeName, hide_possible_values = true)]
     #[arg(conflicts_with_all = ["json", "rust", "c", "target_flash", "target_ram", "prompt"])]
     pub train: Option<String>,
 }
@@ -304,8 +311,13 @@ pub struct Train {
     pub data: Data,
     /// The recipe: a JSON file with networks, schedule and training, or one of those in the
     /// program: emoji32 (32x32, 2.4 MB in int8) and emoji16 (16x16, for microcontrollers).
-    #[arg(long, value_name = "FILE|NAME", help_heading = TRAINING)]
-    pub config: String,
+    #[arg(long, value_name = "FILE|NAME", help_heading = TRAINING, required = true)]
+    #[arg(value_parser = RecipeName, hide_possible_values = true)]
+    pub config: Option<String>,
+    /// Prints a recipe of the program, to be changed and given to --config: emoji32 or emoji16.
+    #[arg(long, value_name = "NAME", help_heading = TRAINING, exclusive = true)]
+    #[arg(value_parser = PRESETS.map(|(name, _)| name), hide_possible_values = true)]
+    pub print_config: Option<String>,
     /// How many steps, instead of the recipe's.
     #[arg(long, value_name = "COUNT", help_heading = TRAINING, allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
@@ -391,8 +403,8 @@ pub struct Eval {
 /// Pictures, and what they show.
 #[derive(Clone, Debug, Args)]
 pub struct Data {
-    /// A folder of PNG or JPEG pictures, and perhaps a word for their style, which goes behind
-    /// their captions (`red apple, 3d`). May be given several times.
+    /// A folder of PNG, JPEG or WebP pictures, and perhaps a word for their style, which goes
+    /// behind their captions (`red apple, 3d`). May be given several times.
     #[arg(long, value_name = "FOLDER[:STYLE]", help_heading = DATA, required = true)]
     pub data: Vec<Folder>,
     /// A table of what the pictures show: a first line with the columns' names, tabs between the
@@ -586,6 +598,27 @@ pub struct Machine {
     /// from their files. What would need more is refused before it starts.
     #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
     pub memory_limit: Option<u64>,
+}
+
+/// The name of a recipe in the program, which completion offers, or any file.
+#[derive(Clone, Copy, Debug)]
+struct RecipeName;
+
+impl TypedValueParser for RecipeName {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(PRESETS.iter().map(|(name, _)| PossibleValue::new(name))))
+    }
 }
 
 /// A seed, or the wish for a random one.

@@ -38,6 +38,19 @@ impl Failure {
         self
     }
 
+    /// The same failure with one more way out of it: a clause without its full stop.
+    #[must_use]
+    pub fn or(mut self, other: &str) -> Self {
+        self.remedy = Some(match self.remedy.take() {
+            Some(remedy) => format!("{remedy}, or {other}"),
+            None => {
+                let (first, rest) = other.split_at(other.len().min(1));
+                first.to_uppercase() + rest
+            }
+        });
+        self
+    }
+
     /// The same failure, found in `place`.
     #[must_use]
     pub fn within(mut self, place: impl fmt::Display) -> Self {
@@ -57,13 +70,14 @@ impl Failure {
         }
     }
 
-    /// The host asked to stop.
+    /// The host asked to stop, and there is nothing to keep.
     pub fn interrupted() -> Self {
-        Self {
-            what: "stopped; nothing half made was left behind".into(),
-            remedy: None,
-            code: INTERRUPTED,
-        }
+        Self::stopped("stopped; nothing half made was left behind")
+    }
+
+    /// The host asked to stop, and `what` says what was kept: a sentence without its full stop.
+    pub fn stopped(what: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: None, code: INTERRUPTED }
     }
 
     /// The exit code.
@@ -104,6 +118,8 @@ mod tests {
         let failure = Failure::new("needs 1.3 GiB, the limit is 1.0 GiB").remedy("Try --taesd");
         assert_eq!(failure.to_string(), "needs 1.3 GiB, the limit is 1.0 GiB. Try --taesd.");
         assert_eq!(Failure::new("no").within("unet").to_string(), "unet: no.");
+        let other = Failure::new("no").or("try this").or("that");
+        assert_eq!(other.to_string(), "no. Try this, or that.");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `mote generate`: makes pictures.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -109,10 +108,7 @@ impl Run<'_> {
         let mut cx = Context::new(Arena::new(memory), self.isa, self.pool, weights);
         let mut watch = |progress: Progress<'_>| {
             watch.progress(&progress);
-            match self.interrupt.pressed() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
+            self.interrupt.flow()
         };
         let result = self.resolved.work(index).run(&mut cx, &mut sink, &mut watch);
         result.map_err(|error| {

@@ -2,6 +2,7 @@
 //! asked for. And Ctrl-C, which ends the work between two steps.
 
 use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -187,6 +188,14 @@ impl Interrupt {
             let _ = std::fs::remove_file(path);
         }
         std::process::exit(i32::from(INTERRUPTED));
+    }
+
+    /// What the core is to do after a step: end where Ctrl-C was pressed.
+    pub fn flow(&self) -> ControlFlow<()> {
+        match self.pressed() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 
     /// Whether Ctrl-C was pressed.

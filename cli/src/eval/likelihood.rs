@@ -19,8 +19,9 @@ use mote::tensor::{Shape, Tensor};
 use mote::train::Bound;
 use mote::weights::{Path, Weights};
 
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::memory::Block;
+use crate::progress::Interrupt;
 use crate::resolve::{Networks, explain};
 use crate::train::data::{self, COLOURS, Example};
 use crate::train::draw::{Draw, Purpose};
@@ -81,6 +82,8 @@ pub struct Predictor<'a> {
     pub isa: Isa,
     /// The threads.
     pub executor: &'a dyn Executor,
+    /// Ctrl-C, which ends the measurement between two evaluations.
+    pub interrupt: &'a Interrupt,
 }
 
 /// The mean of pictures.
@@ -161,6 +164,9 @@ impl Predictor<'_> {
             let (mut noise, mut x) = (vec![0.0; picture.len()], vec![0.0; picture.len()]);
             sum.bound += bound.prior(&picture).map_err(wrong)?;
             for &[first, end] in &spans {
+                if self.interrupt.pressed() {
+                    return Err(Failure::interrupted());
+                }
                 let t = (first + draw.below(end - first)) as u32;
                 Noise::new(NoiseKind::Pcg, draw.bits()).fill(&mut noise);
                 self.schedule.add_noise(t as usize, &picture, &noise, &mut x).map_err(wrong)?;

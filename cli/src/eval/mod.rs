@@ -8,8 +8,6 @@
 mod likelihood;
 mod samples;
 
-use std::ops::ControlFlow;
-
 use mote::arch::Isa;
 use mote::diffusion::prediction::Clipping;
 use mote::diffusion::schedule::Schedule;
@@ -204,6 +202,7 @@ impl Eval<'_> {
             size: self.resolved.size,
             isa: self.isa,
             executor: self.pool,
+            interrupt: &self.interrupt,
         };
         let mut with_ids = Vec::with_capacity(examples.len());
         for &example in examples {
@@ -257,7 +256,7 @@ impl Eval<'_> {
         let mut cx = Context::new(Arena::new(memory), self.isa, self.pool, weights);
         let mut keep = Keep::default();
         let work = self.resolved.work(number);
-        let drawn = work.run(&mut cx, &mut keep, &mut |_| ControlFlow::Continue(()));
+        let drawn = work.run(&mut cx, &mut keep, &mut |_| self.interrupt.flow());
         drawn.map_err(|error| explain(error, cx.weight_name()))?;
         Ok(keep.0)
     }

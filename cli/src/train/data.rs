@@ -5,11 +5,12 @@
 //! table, and each may have a word for its style, which goes behind its pictures' captions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::draw::{Draw, Fingerprint, Purpose};
-use crate::checkpoint;
+use super::folder;
 use crate::error::{Failure, Result};
 use crate::files;
 use crate::picture::{self, Picture};
@@ -20,11 +21,11 @@ const MAX_TABLE_BYTES: u64 = 64 << 20;
 /// The most bytes that all pictures may take, as they are kept in memory.
 const MAX_PICTURE_BYTES: usize = 4 << 30;
 
-/// The endings of pictures, without regard to case; files of others are passed over.
-const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
-
 /// How many names a sentence lists before it counts the rest.
 const NAMED: usize = 3;
+
+/// How far down it is looked for pictures where a folder has none.
+const DEPTH: usize = 3;
 
 /// A folder of pictures, and the word for their style.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,13 +206,19 @@ impl DataSet {
 /// over.
 pub fn read(folders: &[Folder], options: &Options<'_>) -> Result<DataSet> {
     let table = options.captions.map(read_table).transpose()?;
+    // Read first: its want would else be told after an hour of pictures.
+    let listed = options.hold_out.names()?;
     let mut reader = Reader { options, skipped: Vec::new(), bytes: 0 };
-    let mut examples = Vec::new();
+    let (mut examples, mut empty) = (Vec::new(), Vec::new());
     for folder in folders {
+        let before = reader.skipped.len();
         let found = match &table {
             Some(table) => reader.tabled(folder, table)?,
             None => reader.classes(folder)?,
         };
+        if found.is_empty() && reader.skipped.len() == before {
+            empty.push(folder.path.as_path());
+        }
         for (path, caption) in found {
             if let Some(rgb) = reader.picture(&path)? {
                 examples.push(Example { path, caption, rgb });
@@ -219,13 +226,14 @@ pub fn read(folders: &[Folder], options: &Options<'_>) -> Result<DataSet> {
         }
     }
     let skipped = reader.skipped;
-    if examples.is_empty() {
-        let names: Vec<_> = folders.iter().map(|f| f.path.display().to_string()).collect();
-        let found = if skipped.is_empty() { "no pictures" } else { "no usable pictures" };
-        return Err(Failure::new(format!("there are {found} in {}", names.join(", ")))
-            .remedy("Give folders of PNG or JPEG files"));
+    if !empty.is_empty() {
+        return Err(no_pictures("no pictures", &empty, options));
     }
-    let kept = held_back(&examples, options)?;
+    if examples.is_empty() {
+        let all: Vec<_> = folders.iter().map(|folder| folder.path.as_path()).collect();
+        return Err(no_pictures("no usable pictures", &all, options));
+    }
+    let kept = held_back(&examples, options, listed)?;
     let (held_out, examples): (Vec<_>, Vec<_>) =
         examples.into_iter().partition(|example| kept.contains(&example.caption.name));
     if examples.is_empty() {
@@ -235,8 +243,41 @@ pub fn read(folders: &[Folder], options: &Options<'_>) -> Result<DataSet> {
     Ok(DataSet { examples, held_out, skipped })
 }
 
-/// The names that are kept back, in all styles.
-fn held_back(examples: &[Example], options: &Options<'_>) -> Result<BTreeSet<String>> {
+/// Folders have no pictures. Where folders inside them have, these are named.
+fn no_pictures(what: &str, folders: &[&Path], options: &Options<'_>) -> Failure {
+    let names = listed(folders.iter().map(|path| path.display().to_string()));
+    let failure = Failure::new(format!("there are {what} in {names}"));
+    // Where a folder is a caption, the folder around it is what --data takes.
+    let has_classes = options.captioned && options.captions.is_none();
+    let deeper = folders.iter().flat_map(|path| folder::with_pictures(path, DEPTH));
+    let deeper = deeper.filter_map(|path| match has_classes {
+        true => path.parent().map(Path::to_path_buf),
+        false => Some(path),
+    });
+    let deeper: BTreeSet<_> = deeper.filter(|path| !folders.contains(&path.as_path())).collect();
+    if deeper.is_empty() {
+        return failure.remedy("Give --data folders of PNG, JPEG or WebP files");
+    }
+    let deeper = listed(deeper.iter().map(|path| path.display().to_string()));
+    failure.remedy(format!("Folders inside have some: give those to --data ({deeper})"))
+}
+
+impl HoldOut {
+    /// The names in the file, where there is one.
+    fn names(&self) -> Result<BTreeSet<String>> {
+        let Self::Names(path) = self else { return Ok(BTreeSet::new()) };
+        let text = files::text(path, MAX_TABLE_BYTES)?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        Ok(lines.map(String::from).collect())
+    }
+}
+
+/// The names that are kept back, in all styles: those listed, or so many.
+fn held_back(
+    examples: &[Example],
+    options: &Options<'_>,
+    listed: BTreeSet<String>,
+) -> Result<BTreeSet<String>> {
     let names: BTreeSet<String> = examples.iter().map(|e| e.caption.name.clone()).collect();
     match options.hold_out {
         HoldOut::Count(count) => {
@@ -244,26 +285,15 @@ fn held_back(examples: &[Example], options: &Options<'_>) -> Result<BTreeSet<Str
             Draw::new(options.seed, Purpose::HoldOut, 0).shuffle(&mut names);
             Ok(names.into_iter().take(*count).collect())
         }
-        HoldOut::Names(path) => {
-            let text = read_text(path)?;
-            let listed = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            let kept: BTreeSet<_> = listed.map(String::from).collect();
-            match kept.iter().find(|name| !names.contains(*name)) {
-                Some(name) => Err(Failure::new(format!(
-                    "{} holds out {name:?}, and no picture has that name",
-                    path.display()
-                ))
-                .remedy("Write one name a line, as the captions have it")),
-                None => Ok(kept),
-            }
-        }
+        HoldOut::Names(path) => match listed.iter().find(|name| !names.contains(*name)) {
+            Some(name) => Err(Failure::new(format!(
+                "{} holds out {name:?}, and no picture has that name",
+                path.display()
+            ))
+            .remedy("Write one name a line, as the captions have it")),
+            None => Ok(listed),
+        },
     }
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(files::read(path, MAX_TABLE_BYTES)?).map_err(|_| {
-        Failure::new(format!("{} is not UTF-8", path.display())).remedy("Save it as UTF-8")
-    })
 }
 
 /// The captions by the names of files, and where they came from.
@@ -274,7 +304,7 @@ struct Table<'a> {
 
 /// Reads a table: a header that names the columns, then a line for each picture.
 fn read_table(path: &Path) -> Result<Table<'_>> {
-    let (text, shown) = (read_text(path)?, path.display());
+    let (text, shown) = (files::text(path, MAX_TABLE_BYTES)?, path.display());
     let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let header: Vec<&str> = lines.next().map_or("", |(_, line)| line).split('\t').collect();
     let column = |name: &str| header.iter().position(|found| found.trim() == name);
@@ -307,23 +337,23 @@ fn read_table(path: &Path) -> Result<Table<'_>> {
 /// A picture's file, and what it shows.
 type Found = Vec<(PathBuf, Caption)>;
 
-/// The names of pictures among files.
-fn pictures(names: Vec<String>) -> Vec<String> {
-    let is_picture = |name: &String| {
-        let ending = Path::new(name).extension().map(|e| e.to_string_lossy().to_lowercase());
-        !name.starts_with('.') && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
-    };
-    names.into_iter().filter(is_picture).collect()
-}
-
 /// `a, b, c and 12 more`.
-fn listed(names: &[&String]) -> String {
-    let first: Vec<_> = names.iter().take(NAMED).map(|name| name.as_str()).collect();
-    match names.len() - first.len() {
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let names: Vec<_> = names.collect();
+    let (first, rest) = names.split_at(names.len().min(NAMED));
+    match rest.len() {
         0 => first.join(", "),
         rest => format!("{} and {rest} more", first.join(", ")),
     }
 }
+
+/// Names as a sentence shows them.
+fn shown<'n>(names: impl IntoIterator<Item = &'n OsString>) -> String {
+    listed(names.into_iter().map(|name| name.to_string_lossy().into_owned()))
+}
+
+/// What helps with whatever cannot be used.
+const SKIP: &str = "pass over such with --skip-bad";
 
 struct Reader<'a> {
     options: &'a Options<'a>,
@@ -338,31 +368,44 @@ impl Reader<'_> {
             self.skipped.push(what);
             return Ok(());
         }
-        Err(Failure::new(what).remedy(format!("{remedy}, or pass over such with --skip-bad")))
+        Err(Failure::new(what).remedy(remedy).or(SKIP))
+    }
+
+    /// Tells of pictures in folders that nobody asked for.
+    fn too_deep(&mut self, folder: &Path, inside: &[OsString]) {
+        for path in inside.iter().map(|name| folder.join(name)) {
+            let count = folder::list(&path).unwrap_or_default().pictures.len();
+            if count > 0 {
+                let what = if count == 1 { "one picture" } else { "pictures" };
+                self.skipped.push(format!("{what} in {}, a folder too deep", path.display()));
+            }
+        }
     }
 
     /// The pictures of a folder with captions from a table.
     fn tabled(&mut self, folder: &Folder, table: &Table<'_>) -> Result<Found> {
-        let names = pictures(checkpoint::list(&folder.path)?);
-        let (shown, path) = (table.path.display(), folder.path.display());
-        let without: Vec<_> =
-            names.iter().filter(|name| !table.captions.contains_key(*name)).collect();
+        let found = folder::list(&folder.path)?;
+        let names = found.pictures;
+        if names.is_empty() {
+            return Ok(Found::new());
+        }
+        self.too_deep(&folder.path, &found.folders);
+        let (source, path) = (table.path.display(), folder.path.display());
+        let caption = |name: &OsString| table.captions.get(name.to_str()?);
+        let without: Vec<_> = names.iter().filter(|name| caption(name).is_none()).collect();
         if !without.is_empty() {
-            let what = format!("{shown} has no caption for {} in {path}", listed(&without));
+            let what = format!("{source} has no caption for {} in {path}", shown(without));
             self.bad(what, "Add a line for each, or take them away")?;
         }
-        let there: BTreeSet<_> = names.iter().collect();
-        let missing: Vec<_> = table.captions.keys().filter(|file| !there.contains(file)).collect();
-        if !missing.is_empty() && !names.is_empty() {
-            let what = format!(
-                "{path} has no picture {}, for which {shown} has captions",
-                listed(&missing)
-            );
+        let there: BTreeSet<_> = names.iter().filter_map(|name| name.to_str()).collect();
+        let missing = table.captions.keys().filter(|file| !there.contains(file.as_str()));
+        let missing = listed(missing.cloned());
+        if !missing.is_empty() {
+            let what = format!("{path} has no picture {missing}, for which {source} has captions");
             self.bad(what, "Take the lines away")?;
         }
-        let with_caption = |name: &String| {
-            let caption = table.captions.get(name)?;
-            let caption = Caption { style: folder.style.clone(), ..caption.clone() };
+        let with_caption = |name: &OsString| {
+            let caption = Caption { style: folder.style.clone(), ..caption(name)?.clone() };
             Some((folder.path.join(name), caption))
         };
         Ok(names.iter().filter_map(with_caption).collect())
@@ -370,22 +413,34 @@ impl Reader<'_> {
 
     /// The pictures of a folder's folders, each a class.
     fn classes(&mut self, folder: &Folder) -> Result<Found> {
-        let names = checkpoint::list(&folder.path)?;
-        let (mut found, style) = (Vec::new(), &folder.style);
-        for class in names.iter().filter(|name| folder.path.join(name).is_dir()) {
+        let listing = folder::list(&folder.path)?;
+        let (mut found, style) = (Found::new(), &folder.style);
+        for class in &listing.folders {
             let inside = folder.path.join(class);
-            let (name, style) = (class.clone(), style.clone());
-            let caption = Caption { name, style, ..Caption::default() };
-            let pictures = pictures(checkpoint::list(&inside)?).into_iter();
-            found.extend(pictures.map(|name| (inside.join(name), caption.clone())));
+            let folder::Listing { pictures, folders } = folder::list(&inside)?;
+            self.too_deep(&inside, &folders);
+            let name = match class.to_str() {
+                Some(name) => name.to_string(),
+                // Nobody is told its name.
+                None if !self.options.captioned => String::new(),
+                None if pictures.is_empty() => continue,
+                None => {
+                    let what = "is not UTF-8, and no caption can be";
+                    let what = format!("the name of the folder {} {what}", inside.display());
+                    self.bad(what, "Rename it")?;
+                    continue;
+                }
+            };
+            let caption = Caption { name, style: style.clone(), ..Caption::default() };
+            found.extend(pictures.into_iter().map(|name| (inside.join(name), caption.clone())));
         }
-        let loose = pictures(names);
+        let loose = listing.pictures;
         if !self.options.captioned {
             let caption = Caption { style: style.clone(), ..Caption::default() };
             found.extend(loose.into_iter().map(|n| (folder.path.join(n), caption.clone())));
         } else if !loose.is_empty() {
-            let (path, loose) = (folder.path.display(), loose.iter().collect::<Vec<_>>());
-            let what = format!("nothing says what {} in {path} show", listed(&loose));
+            let path = folder.path.display();
+            let what = format!("nothing says what {} in {path} show", shown(&loose));
             self.bad(what, "Give a table with --captions, or put them in folders named so")?;
         }
         Ok(found)
@@ -400,7 +455,7 @@ impl Reader<'_> {
                 self.skipped.push(failure.to_string().trim_end_matches('.').into());
                 return Ok(None);
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => return Err(failure.or(SKIP)),
         };
         let picture = match [picture.height, picture.width] == self.options.size {
             true => picture,
@@ -522,7 +577,9 @@ mod tests {
         png(&path.join("b.png"), [5, 4], [1, 2, 3]);
         assert!(said(path, &strict).contains("b.png is 5x4, and the model draws 4x4. Resize"));
         fs::write(path.join("b.png"), "no picture").unwrap();
-        assert!(said(path, &strict).contains("b.png is no PNG, JPEG or WebP picture"));
+        let no_picture = said(path, &strict);
+        assert!(no_picture.contains("b.png is no PNG, JPEG or WebP picture"), "{no_picture}");
+        assert!(no_picture.ends_with(", or pass over such with --skip-bad."), "{no_picture}");
         let lenient = Options { skip_bad: true, ..strict };
         let set = read(&of(path), &lenient).unwrap();
         assert_eq!((set.examples.len(), set.skipped.len()), (1, 1));
@@ -531,6 +588,113 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         assert!(said(empty.path(), &lenient).contains("there are no pictures in"));
         assert!(said(&path.join("gone"), &lenient).contains("no such file"));
+    }
+
+    #[test]
+    fn pictures_are_used_or_named() {
+        let (folder, table) = folder();
+        let path = folder.path();
+        fs::write(path.join("b.png"), "GIF89a").unwrap();
+        fs::rename(path.join("b.png"), path.join("b.gif")).unwrap();
+        let text = fs::read_to_string(&table).unwrap().replace("b.png", "b.gif");
+        fs::write(&table, text).unwrap();
+        let strict = options(Some(&table));
+        assert!(said(path, &strict).contains("b.gif is no PNG, JPEG or WebP picture"));
+        let lenient = Options { skip_bad: true, ..strict };
+        assert!(read(&of(path), &lenient).unwrap().skipped[0].contains("b.gif"));
+        // A class's folder in a class's folder is no class.
+        let classes = tempfile::tempdir().unwrap();
+        png(&classes.path().join("red/1.png"), [4, 4], [255, 0, 0]);
+        png(&classes.path().join("red/more/2.png"), [4, 4], [255, 0, 0]);
+        png(&classes.path().join("red/.ipynb_checkpoints/1.png"), [4, 4], [255, 0, 0]);
+        png(&classes.path().join(".thumbnails/1.png"), [4, 4], [255, 0, 0]);
+        png(&classes.path().join("__MACOSX/1.png"), [4, 4], [255, 0, 0]);
+        for captioned in [true, false] {
+            let set = read(&of(classes.path()), &Options { captioned, ..options(None) }).unwrap();
+            assert_eq!(set.examples.len(), 1);
+            assert_eq!(set.skipped.len(), 1);
+            assert!(set.skipped[0].contains("more, a folder too deep"), "{:?}", set.skipped);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_not_utf_8_are_used_or_named() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let name = std::ffi::OsStr::from_bytes;
+        png(&folder.path().join("red").join(name(b"\x90\xd4.png")), [4, 4], [255, 0, 0]);
+        assert_eq!(read(&of(folder.path()), &options(None)).unwrap().examples.len(), 1);
+        png(&folder.path().join(name(b"\x90\xc2")).join("1.png"), [4, 4], [0, 0, 255]);
+        let error = said(folder.path(), &options(None));
+        assert!(error.contains("is not UTF-8") && error.contains("--skip-bad"), "{error}");
+        let lenient = Options { skip_bad: true, ..options(None) };
+        let set = read(&of(folder.path()), &lenient).unwrap();
+        assert_eq!((set.examples.len(), set.skipped.len()), (1, 1));
+        let untold = Options { captioned: false, ..options(None) };
+        assert_eq!(read(&of(folder.path()), &untold).unwrap().examples.len(), 2);
+        let table = folder.path().join("captions.tsv");
+        fs::write(&table, "filename\tname\n1.png\tred\n").unwrap();
+        let red = folder.path().join("red");
+        assert!(said(&red, &options(Some(&table))).contains("has no caption for"));
+    }
+
+    #[test]
+    fn folders_without_pictures_are_refused_and_those_inside_named() {
+        let root = tempfile::tempdir().unwrap();
+        let [flat, full] = ["flat", "full"].map(|name| root.path().join(name));
+        let table = root.path().join("captions.tsv");
+        fs::write(&table, "filename\tname\na.png\tred\n").unwrap();
+        for path in [flat.join("32/a.png"), flat.join("64/a.png"), full.join("a.png")] {
+            png(&path, [4, 4], [255, 0, 0]);
+        }
+        let both = [of(&full), of(&flat)].concat();
+        let error = read(&both, &options(Some(&table))).unwrap_err().to_string();
+        let [small, large] = ["32", "64"].map(|name| flat.join(name).display().to_string());
+        let expected = format!("no pictures in {}. Folders inside", flat.display());
+        assert!(error.contains(&expected), "{error}");
+        assert!(error.contains(&format!("({small}, {large})")), "{error}");
+        // Where a folder's name is the caption, the one around it is meant.
+        let outer = tempfile::tempdir().unwrap();
+        png(&outer.path().join("set/train/red/1.png"), [4, 4], [255, 0, 0]);
+        let error = said(outer.path(), &options(None));
+        let inner = outer.path().join("set/train").display().to_string();
+        assert!(error.contains(&format!("({inner})")), "{error}");
+    }
+
+    #[test]
+    fn tables_and_lists_are_read_however_they_were_saved() {
+        let (folder, table) = folder();
+        let held = folder.path().join("held.txt");
+        let text = fs::read_to_string(&table).unwrap();
+        let hold_out = HoldOut::Names(held.clone());
+        let options = Options { hold_out: &hold_out, ..options(Some(&table)) };
+        let marked = |text: &str| format!("\u{FEFF}{text}").into_bytes();
+        let wide = |text: &str| {
+            let units = text.encode_utf16().flat_map(u16::to_le_bytes);
+            [0xFF, 0xFE].into_iter().chain(units).collect::<Vec<u8>>()
+        };
+        let list = "green\n";
+        let [windows, windows_list] = [&text, list].map(|text: &str| text.replace('\n', "\r\n"));
+        for [table_bytes, list_bytes] in [
+            [text.clone().into_bytes(), list.into()],
+            [marked(&text), marked(list)],
+            [marked(&windows), marked(&windows_list)],
+            [wide(&windows), wide(&windows_list)],
+        ] {
+            fs::write(&table, table_bytes).unwrap();
+            fs::write(&held, list_bytes).unwrap();
+            let set = read(&of(folder.path()), &options).unwrap();
+            assert_eq!(set.examples[0].caption.keywords, ["one", "two"]);
+            assert_eq!(set.held_out[0].caption.name, "green");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_not_there_is_told_before_the_folders() {
+        let hold_out = HoldOut::Names("gone.txt".into());
+        let error = said(Path::new("no folder"), &Options { hold_out: &hold_out, ..options(None) });
+        assert!(error.contains("cannot open gone.txt"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod data;
 pub mod draw;
 pub mod export;
 pub mod fit;
+mod folder;
 mod log;
 pub mod recipe;
 mod recolour;
@@ -29,7 +30,7 @@ use serde_json::json;
 
 use crate::args;
 use crate::convert::Network;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, INTERRUPTED, Result};
 use crate::output::FileWriter;
 use crate::progress::{self, Interrupt, Reporter};
 use crate::resolve::explain;
@@ -39,7 +40,7 @@ use batch::{Batches, Step, Words};
 use data::{DataSet, Options};
 use fit::{Fit, Task, Told};
 use log::Log;
-use recipe::{Changes, Networks, Recipe};
+use recipe::{Changes, Networks, Recipe, Training};
 use recolour::Recolouring;
 use sheet::Sampler;
 use state::Mark;
@@ -52,6 +53,10 @@ const NAME_WEIGHT: u64 = 4;
 /// How much a colour counts that pictures are shown in: it stands in many captions.
 const COLOUR_WEIGHT: u64 = 16 * NAME_WEIGHT;
 
+/// The step after which the first sheet of samples is drawn, however seldom the others are: some
+/// seconds of a small model's training, and its colours are there.
+const FIRST_SHEET: u64 = 100;
+
 /// The folder inside the model's with all that belongs to the training alone.
 const FOLDER: &str = "training";
 
@@ -60,8 +65,13 @@ const FOLDER: &str = "training";
 /// # Errors
 /// What went wrong, as sentences; the last state is whole.
 pub fn run(args: &args::Train) -> Result<()> {
+    if let Some(name) = &args.print_config {
+        return print::bytes(recipe::preset(name)?.as_bytes());
+    }
+    let none = || Failure::new("there is no recipe").remedy("Name one with --config");
+    let config = args.config.as_ref().ok_or_else(none)?;
     let changes = Changes { steps: args.steps, seed: args.seed, learning_rate: args.learning_rate };
-    let mut recipe = recipe::read(&args.config, changes)?;
+    let mut recipe = recipe::read(config, changes)?;
     let output = Output::new(args.output.as_deref(), args.resume, args.plan)?;
     let reporter = Reporter::new(args.quiet);
     let data = read_data(args, &recipe)?;
@@ -87,7 +97,9 @@ pub fn run(args: &args::Train) -> Result<()> {
     }
     needs.check(args.memory_limit)?;
     let Some(output) = output.filter(|_| !args.plan) else { return Ok(()) };
-    let sampler = Sampler { recipe, networks, words, isa, executor: &pool };
+    let interrupt = Interrupt::listen()?;
+    let stop = interrupt.clone();
+    let sampler = Sampler { recipe, networks, words, isa, executor: &pool, interrupt: stop };
     let mark = Mark { step: 0, recipe: recipe.fingerprint(), data: data.fingerprint() };
     let times = schedule.alphas_cumprod().len();
     let mut run = Run {
@@ -104,7 +116,7 @@ pub fn run(args: &args::Train) -> Result<()> {
         sampler,
         output,
         mark,
-        interrupt: Interrupt::listen()?,
+        interrupt,
         reporter,
     };
     if args.resume {
@@ -347,8 +359,15 @@ impl Run<'_> {
         }
         let epochs = training.steps * training.batch_size as u64 / examples.max(1) as u64;
         text.push_str(&format!("; {} steps, {epochs} epochs", training.steps));
-        if self.mark.step > 0 {
-            text.push_str(&format!("; going on after step {}", self.mark.step));
+        match self.mark.step {
+            0 => {}
+            done if done < training.steps => {
+                text.push_str(&format!("; going on after step {done}"));
+            }
+            done => {
+                let left = "nothing is trained: to go on, give more --steps";
+                text.push_str(&format!("; step {done} is done already, and {left}"));
+            }
         }
         self.reporter.say(&text);
     }
@@ -359,6 +378,10 @@ impl Run<'_> {
         let mut log = Log::open(&self.output.log(), self.mark.step, &self.interrupt)?;
         let mut examples = Step::default();
         let mut pace = Pace::new(training.batch_size);
+        // Ctrl-C ends a sheet before it is whole, and its step is not done again.
+        if self.sheet_is_due() && !self.output.sheet(self.mark.step).exists() {
+            self.sheet()?;
+        }
         self.reporter.begin("step", training.steps);
         for number in self.mark.step + 1..=training.steps {
             let begun = Instant::now();
@@ -369,19 +392,18 @@ impl Run<'_> {
             self.mark.step = number;
             self.reporter.note(number, &pace.told(told, training.steps - number));
             // The sheet comes first: once a state is kept, its step is not done again.
-            let (ends, every) = (number == training.steps, training.sample_every);
-            if every > 0 && (ends || number.is_multiple_of(every)) {
+            if self.sheet_is_due() {
                 self.sheet()?;
             }
             let is_due = number.is_multiple_of(training.checkpoint_every);
-            if ends || is_due || self.interrupt.pressed() {
+            if number == training.steps || is_due || self.interrupt.pressed() {
                 self.keep()?;
             }
             if self.interrupt.pressed() {
                 self.reporter.end();
-                let say = format!("stopped after step {number}; --resume goes on from there");
-                self.reporter.say(&say);
-                return Err(Failure::interrupted());
+                let kept = self.output.folder.display();
+                let what = format!("stopped after step {number}; {kept} has its state and model");
+                return Err(Failure::stopped(what).remedy("Go on from there with --resume"));
             }
         }
         self.reporter.end();
@@ -389,6 +411,15 @@ impl Run<'_> {
         self.export()?;
         self.reporter.say(&format!("wrote {}", self.output.folder.display()));
         Ok(())
+    }
+
+    /// Whether the last step is one after which samples are drawn: every so many, the last of all
+    /// and, so that one sees early that it works, one of the first.
+    fn sheet_is_due(&self) -> bool {
+        let Training { steps, sample_every: every, .. } = self.recipe.training;
+        let step = self.mark.step;
+        let is_due = step == steps || step == FIRST_SHEET || step.is_multiple_of(every.max(1));
+        every > 0 && step > 0 && is_due
     }
 
     /// Writes the state, then the model.
@@ -405,8 +436,12 @@ impl Run<'_> {
         export::write(folder, self.recipe, self.vocabulary, average, &self.interrupt)
     }
 
+    /// Draws samples; none where Ctrl-C is pressed meanwhile.
     fn sheet(&mut self) -> Result<()> {
-        let sheet = self.sampler.sheet(&mut self.fit.average.weights()?)?;
+        let sheet = match self.sampler.sheet(&mut self.fit.average.weights()?) {
+            Err(failure) if failure.code() == INTERRUPTED => return Ok(()),
+            sheet => sheet?,
+        };
         let samples = &self.recipe.samples;
         let about = json!({
             "step": self.mark.step, "steps": samples.steps, "cfg_scale": samples.cfg_scale,

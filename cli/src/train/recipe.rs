@@ -134,23 +134,36 @@ pub struct Changes {
     pub learning_rate: Option<f64>,
 }
 
+/// The text of a preset.
+///
+/// # Errors
+/// Where there is none of that name.
+pub fn preset(name: &str) -> Result<&'static str> {
+    let preset = PRESETS.iter().find(|(preset, _)| *preset == name);
+    preset.map(|(_, text)| *text).ok_or_else(|| unknown(name))
+}
+
+/// There is no recipe of that name.
+fn unknown(name: &str) -> Failure {
+    Failure::new(format!("there is no recipe {name}")).remedy(format!(
+        "Give a JSON file, or one of {}; `mote train --print-config {}` prints one to begin with",
+        PRESETS.map(|(name, _)| name).join(", "),
+        PRESETS[0].0
+    ))
+}
+
 /// Reads a preset or, where there is none of that name, a file.
 ///
 /// # Errors
 /// Where there is neither, or it holds what is not supported.
 pub fn read(name: &str, changes: Changes) -> Result<Recipe> {
-    let preset = PRESETS.iter().find(|(preset, _)| *preset == name);
-    let (path, mut json) = match preset {
-        Some((_, text)) => {
+    let (path, mut json) = match preset(name) {
+        Ok(text) => {
             let wrong = |error| Failure::new(format!("the preset {name} is not JSON: {error}"));
             (Path::new(name), serde_json::from_str(text).map_err(wrong)?)
         }
-        None if !Path::new(name).exists() => {
-            let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-            return Err(Failure::new(format!("there is no recipe {name}"))
-                .remedy(format!("Give a JSON file, or one of {}", names.join(", "))));
-        }
-        None => (Path::new(name), json::read(Path::new(name))?),
+        Err(unknown) if !Path::new(name).exists() => return Err(unknown),
+        Err(_) => (Path::new(name), json::read(Path::new(name))?),
     };
     let given = [
         ("steps", changes.steps.map(Value::from)),

@@ -1,7 +1,6 @@
 //! Samples of a model that is being trained, on one sheet: the same captions and seeds each time,
 //! so that sheets can be compared.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use mote::arch::Isa;
@@ -37,6 +36,8 @@ pub struct Sampler<'a> {
     pub isa: Isa,
     /// The threads.
     pub executor: &'a dyn Executor,
+    /// Ctrl-C, which ends a sample between two steps.
+    pub interrupt: Interrupt,
 }
 
 /// A sink that keeps a picture.
@@ -134,7 +135,7 @@ impl Sampler<'_> {
     /// One sample.
     ///
     /// # Errors
-    /// Where the networks yield what is no number.
+    /// Where the networks yield what is no number, or Ctrl-C was pressed.
     pub fn picture(
         &self,
         table: &Table,
@@ -146,7 +147,7 @@ impl Sampler<'_> {
         self.with_work(table, cfg_scale, wish, |work| {
             let mut cx = Context::new(Arena::new(memory), self.isa, self.executor, weights);
             let mut keep = Keep::default();
-            let drawn = work.run(&mut cx, &mut keep, &mut |_| ControlFlow::Continue(()));
+            let drawn = work.run(&mut cx, &mut keep, &mut |_| self.interrupt.flow());
             drawn.map_err(|error| explain(error, cx.weight_name()))?;
             Ok(keep.0)
         })
@@ -155,7 +156,7 @@ impl Sampler<'_> {
     /// A sheet of the recipe's samples; picture k has the seed k.
     ///
     /// # Errors
-    /// Where the networks yield what is no number, or there is no memory.
+    /// Where the networks yield what is no number, there is no memory, or Ctrl-C was pressed.
     pub fn sheet(&self, weights: &mut dyn Weights) -> Result<Picture> {
         let samples = &self.recipe.samples;
         let table = self.table(samples.steps)?;
