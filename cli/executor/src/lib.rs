@@ -55,6 +55,18 @@ struct Job {
     panic: Mutex<Option<Panic>>,
 }
 
+impl Job {
+    /// Keeps the first panic. A later one is forgotten and not dropped: to drop it runs code of the
+    /// task's, which may panic once more, and then this thread would never be counted out.
+    fn keep(&self, panic: Panic) {
+        let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*first {
+            None => *first = Some(panic),
+            Some(_) => std::mem::forget(panic),
+        }
+    }
+}
+
 /// A number on cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
@@ -199,7 +211,7 @@ impl Shared {
             let job = unsafe { &*job };
             // SAFETY: as above; the task lives as long as its job.
             if let Err(panic) = unsafe { self.work(job, worker) } {
-                job.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+                job.keep(panic);
             }
         }
         if self.working.0.fetch_sub(1, SeqCst) == 1 && self.waits.load(SeqCst) {
@@ -290,9 +302,11 @@ unsafe impl Executor for Pool {
         self.shared.open(&job);
         // SAFETY: the task is borrowed until this function returns.
         let own = unsafe { self.shared.work(&job, 0) };
+        // Whatever has happened: nothing unwinds before every thread is counted out.
         self.shared.close();
-        let others = job.panic.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(payload) = own.err().or(others) {
+        own.unwrap_or_else(|panic| job.keep(panic));
+        let first = job.panic.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(payload) = first {
             panic::resume_unwind(payload);
         }
     }
@@ -339,12 +353,13 @@ mod tests {
     fn many_short_jobs_in_a_row_lose_nothing() {
         let pool = Pool::new(4).unwrap();
         let sum = AtomicUsize::new(0);
-        for _ in 0..20_000 {
+        let jobs = if cfg!(miri) { 50 } else { 20_000 };
+        for _ in 0..jobs {
             pool.run(5, &|index, _| {
                 sum.fetch_add(index, Ordering::Relaxed);
             });
         }
-        assert_eq!(sum.into_inner(), 20_000 * 10);
+        assert_eq!(sum.into_inner(), jobs * 10);
     }
 
     #[test]
@@ -358,20 +373,86 @@ mod tests {
         });
     }
 
+    /// Jobs that a panic ends; Miri takes its time.
+    const PANICS: usize = if cfg!(miri) { 3 } else { 50 };
+
+    /// What comes of `task` for so many indices: the message of its panic.
+    fn panic_of(pool: &Pool, count: usize, task: &Task<'_>) -> String {
+        let result = panic::catch_unwind(AssertUnwindSafe(|| pool.run(count, task)));
+        let payload = result.expect_err("a task has panicked");
+        let text = payload.downcast_ref::<&str>().map(|text| text.to_string());
+        text.or_else(|| payload.downcast_ref::<String>().cloned()).expect("it is a text")
+    }
+
+    fn assert_lives(pool: &Pool) {
+        let calls: Vec<_> = (0..100).map(|_| AtomicU32::new(0)).collect();
+        pool.run(100, &|index, _| {
+            calls[index].fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(calls.iter().all(|calls| calls.load(Ordering::Relaxed) == 1));
+    }
+
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = Pool::new(3).unwrap();
-        for _ in 0..50 {
-            let result = panic::catch_unwind(AssertUnwindSafe(|| {
-                pool.run(100, &|index, _| assert!(index != 37, "thirty-seven"));
-            }));
-            let payload = result.unwrap_err();
-            assert_eq!(payload.downcast_ref::<&str>(), Some(&"thirty-seven"));
+        for workers in [1, 2, 3] {
+            let pool = Pool::new(workers).unwrap();
+            for at in (0..PANICS).map(|round| round * 2) {
+                let said = panic_of(&pool, 100, &|index, _| assert!(index != at, "at {at}"));
+                assert_eq!(said, format!("at {at}"));
+            }
+            assert_lives(&pool);
         }
-        let calls = AtomicUsize::new(0);
-        pool.run(100, &|_, _| {
-            calls.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(calls.into_inner(), 100);
+    }
+
+    #[test]
+    fn panics_on_all_threads_at_once_end_in_one() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..PANICS {
+            // Nobody goes on before all are here.
+            let all = std::sync::Barrier::new(3);
+            let said = panic_of(&pool, 3, &|index, _| {
+                all.wait();
+                panic!("{index} of 3");
+            });
+            assert!(said.ends_with("of 3"), "{said}");
+        }
+        assert_lives(&pool);
+    }
+
+    #[test]
+    fn a_panic_whose_message_panics_when_it_is_dropped_holds_nobody_up() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                assert!(thread::panicking(), "dropped");
+            }
+        }
+        let pool = Pool::new(3).unwrap();
+        let all = std::sync::Barrier::new(3);
+        let result = panic::catch_unwind(AssertUnwindSafe(|| {
+            pool.run(3, &|_, _| {
+                all.wait();
+                panic::panic_any(Bomb);
+            });
+        }));
+        // It is this test's now, and goes off in nobody's hands.
+        std::mem::forget(result.unwrap_err());
+        assert_lives(&pool);
+    }
+
+    #[test]
+    fn nothing_of_a_job_runs_any_more_once_its_panic_is_with_the_caller() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..PANICS {
+            let running = AtomicUsize::new(0);
+            panic_of(&pool, 64, &|index, _| {
+                running.fetch_add(1, Ordering::SeqCst);
+                assert!(index != 1, "at one");
+                thread::yield_now();
+                running.fetch_sub(1, Ordering::SeqCst);
+            });
+            // The one that panicked never came to its end.
+            assert_eq!(running.load(Ordering::SeqCst), 1);
+        }
     }
 }
