@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use mote::arch::Level;
 
 use crate::built_in;
+use crate::error::{FAILED, FAULT, INTERRUPTED};
 use crate::isa;
 use crate::size;
 use crate::train::data::{Folder, HoldOut};
@@ -31,7 +32,10 @@ fn environment() -> String {
     let names: Vec<_> = Level::ALL.iter().map(|level| level.name()).collect();
     format!(
         "Environment:\n  {}=NAME  Takes this instruction set instead of the best that the CPU has: \
-         {}.\n\n`mote --version` tells which one is in use.",
+         {}.\n\n`mote --version` tells which one is in use.\n\nExit codes:\n  \
+         0 all is done; {FAILED} it failed, and standard error says why; 2 the arguments are \
+         wrong; {FAULT} mote itself is at fault: please report it; {INTERRUPTED} stopped by \
+         Ctrl-C.",
         isa::VARIABLE,
         names.join(", ")
     )

@@ -13,6 +13,9 @@ pub type Result<T> = std::result::Result<T, Failure>;
 /// Exit code of a failure. (Bad arguments end with 2, as is the custom.)
 pub const FAILED: u8 = 1;
 
+/// Exit code of a fault of mote's own: `EX_SOFTWARE` of BSD's sysexits.
+pub const FAULT: u8 = 70;
+
 /// Exit code after Ctrl-C: 128 and the number of the signal.
 pub const INTERRUPTED: u8 = 130;
 
@@ -78,6 +81,17 @@ impl Failure {
     /// The host asked to stop, and `what` says what was kept: a sentence without its full stop.
     pub fn stopped(what: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: None, code: INTERRUPTED }
+    }
+
+    /// mote itself is at fault: a panic, which `said` tells in a line.
+    pub fn fault(said: &str) -> Self {
+        let remedy = "Please report this line with the command line, what `mote --version` says, \
+                      the kind of model (`mote inspect`) and the CPU (`lscpu`)";
+        Self {
+            what: format!("mote itself is at fault, and nothing half made was left behind: {said}"),
+            remedy: Some(remedy.into()),
+            code: FAULT,
+        }
     }
 
     /// The exit code.

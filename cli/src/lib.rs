@@ -27,6 +27,8 @@ pub mod files;
 #[forbid(unsafe_code)]
 pub mod generate;
 #[forbid(unsafe_code)]
+pub mod guard;
+#[forbid(unsafe_code)]
 pub mod inspect;
 pub mod isa;
 #[forbid(unsafe_code)]
@@ -64,9 +66,13 @@ use error::Result;
 /// Does what the arguments say.
 ///
 /// # Errors
-/// What went wrong, as sentences.
+/// What went wrong, as sentences; a panic, too.
 pub fn run(arguments: args::Cli) -> Result<()> {
-    match arguments.command {
+    guard::guarded(|| dispatch(arguments.command))
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -1,0 +1,105 @@
+//! A panic, as the command line meets one: from the thread that asks and from a worker of the pool,
+//! while a file is being written. It must become a failure, and leave what was there as it was.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use mote::exec::Executor;
+use mote_cli::error::{FAULT, Failure, Result};
+use mote_cli::executor::Pool;
+use mote_cli::guard::guarded;
+use mote_cli::output::{FileWriter, PngWriter};
+use mote_cli::progress::Interrupt;
+
+/// While one test keeps panics quiet, no other does: that is a matter of the whole process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn failure(work: impl FnOnce() -> Result<()>) -> Failure {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    guarded(work).expect_err("the work panics")
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    fs::read_dir(folder).unwrap().map(|e| name(e).into_string().unwrap()).collect()
+}
+
+fn is_a_request_for_a_report(failure: &Failure, said: &str) {
+    let text = failure.to_string();
+    assert_eq!(failure.code(), FAULT, "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let place = format!("{said} (tests/../tests/faults.rs:");
+    let place = [place.as_str(), &format!("{said} (cli/../tests/faults.rs:")]
+        .into_iter()
+        .any(|place| text.contains(place));
+    assert!(place, "{text}");
+    for word in ["report", "command line", "mote --version", "mote inspect", "lscpu"] {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+}
+
+#[test]
+fn a_panic_of_the_calling_thread_is_a_failure_that_asks_for_a_report() {
+    let failure = failure(|| panic!("range end index {}\n out of range", 2304));
+    is_a_request_for_a_report(&failure, "range end index 2304 out of range");
+}
+
+#[test]
+fn a_panic_of_a_worker_is_the_same_failure_and_the_pool_ends() {
+    for workers in [1, 2, 5] {
+        let failure = failure(|| {
+            let pool = Pool::new(workers).unwrap();
+            pool.run(100, &|index, _| assert!(index != 73, "row {index}"));
+            Ok(())
+        });
+        is_a_request_for_a_report(&failure, "row 73");
+    }
+}
+
+#[test]
+fn what_was_being_written_is_taken_away_and_what_was_there_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let [picture, model] = ["a.png", "b.safetensors"].map(|name| folder.path().join(name));
+    for path in [&picture, &model] {
+        fs::write(path, "as it was").unwrap();
+    }
+    let failure = failure(|| {
+        let interrupt = Interrupt::default();
+        let mut png = PngWriter::begin(Some(&picture), [2, 3], "", &interrupt)?;
+        let mut file = FileWriter::begin(Some(&model), &interrupt)?;
+        png.row(&[0; 6])?;
+        file.write(&[0; 1 << 16])?;
+        assert_eq!(names(folder.path()).len(), 4, "both are being written");
+        Pool::new(3).unwrap().run(9, &|index, _| assert!(index != 8, "the last"));
+        png.end()?;
+        file.end()
+    });
+    is_a_request_for_a_report(&failure, "the last");
+    let mut left = names(folder.path());
+    left.sort();
+    assert_eq!(left, ["a.png", "b.safetensors"]);
+    for path in [&picture, &model] {
+        assert_eq!(fs::read_to_string(path).unwrap(), "as it was");
+    }
+}
+
+#[test]
+fn a_failure_passes_through_and_a_success_is_one() {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(guarded(|| Ok(())), Ok(()));
+    let wrong = Failure::new("no");
+    assert_eq!(guarded(|| Err(Failure::new("no"))), Err(wrong));
+}
+
+#[test]
+fn the_program_that_is_shipped_unwinds_and_firmware_aborts() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let profile = |file: &str| {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let release = text.split("[profile.release]").nth(1).unwrap().to_string();
+        release.split("\n[").next().unwrap().to_string()
+    };
+    assert!(!profile("Cargo.toml").contains("panic"), "a panic must unwind to become a sentence");
+    assert!(profile("tests/firmware/Cargo.toml").contains("panic = \"abort\""));
+}
