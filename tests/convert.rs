@@ -477,8 +477,8 @@ const DAMAGES: [Damage; 13] = [
     ("version \"2\"", |header| header["__metadata__"]["version"] = "2".into()),
     ("version \"\"", |header| header["__metadata__"]["version"] = 1.into()),
     ("the type \"int2\"", |header| header["__metadata__"]["type"] = "int2".into()),
-    ("none that `mote convert` wrote", |header| header["__metadata__"]["format"] = "pt".into()),
-    ("none that `mote convert` wrote", |header| header["__metadata__"] = json!(["mote"])),
+    ("no model that mote knows", |header| header["__metadata__"]["format"] = "pt".into()),
+    ("no model that mote knows", |header| header["__metadata__"] = json!(["mote"])),
     ("`unet.mid_block.resnets.0.conv1.weight.scale`: is missing", |header| {
         header.as_object_mut().unwrap().remove("unet.mid_block.resnets.0.conv1.weight.scale");
     }),

@@ -51,7 +51,7 @@ fn environment() -> String {
     long_about = "Samples diffusion models on the CPU, in memory known before it starts.\n\n\
         A model is a folder as diffusers' `save_pretrained` writes it, its weights in \
         safetensors:\n\n  \
-        mote inspect FOLDER                    tells what is in it\n  \
+        mote inspect [FOLDER]                  tells what is in it, or in the program\n  \
         mote plan -m FOLDER -p \"a lighthouse\"  tells the memory a picture takes\n  \
         mote generate -m FOLDER -p \"a lighthouse\" -o lighthouse.png\n  \
         mote convert -m FOLDER --type int8 -o FILE  packs it into one file, smaller and faster",
@@ -185,9 +185,11 @@ pub struct Plan {
     pub json: bool,
     /// Writes the plan of a packed model as a constant for a program in Rust that has no allocator.
     #[arg(long, help_heading = OUTPUT, conflicts_with_all = ["json", "c"])]
+    #[arg(conflicts_with_all = NOT_IN_A_CONSTANT)]
     pub rust: bool,
     /// The same for a program in C, beside mote.h, and the token ids of a prompt.
     #[arg(long, help_heading = OUTPUT, conflicts_with = "json")]
+    #[arg(conflicts_with_all = NOT_IN_A_CONSTANT)]
     pub c: bool,
     /// With --rust, also writes the tokenizer's table into a file, which the core reads in place:
     /// for a program that is given words, not token ids.
@@ -197,17 +199,18 @@ pub struct Plan {
     /// Suggests a type, a size and steps for a part with so much flash for the model, such as
     /// 256KiB, or says by how much none fits.
     #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
-    #[arg(conflicts_with_all = ["json", "rust", "c"])]
+    #[arg(conflicts_with_all = ["json", "rust", "c"], conflicts_with_all = NOT_ON_A_PART)]
     pub target_flash: Option<u64>,
     /// The same for a part with so much memory, beside the stack.
     #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
-    #[arg(conflicts_with_all = ["json", "rust", "c"])]
+    #[arg(conflicts_with_all = ["json", "rust", "c"], conflicts_with_all = NOT_ON_A_PART)]
     pub target_ram: Option<u64>,
     /// What `mote train` would need for a recipe, without its pictures: a JSON file, emoji32 or
     /// emoji16.
     #[arg(long, value_name = "FILE|NAME", help_heading = MACHINE)]
     #[arg(value_parser = RecipeName, hide_possible_values = true)]
-    #[arg(conflicts_with_all = ["json", "rust", "c", "target_flash", "target_ram", "prompt"])]
+    #[arg(conflicts_with_all = ["json", "rust", "c", "target_flash", "target_ram"])]
+    #[arg(conflicts_with_all = NOT_IN_TRAINING)]
     pub train: Option<String>,
 }
 
@@ -262,7 +265,9 @@ pub struct Bench {
 #[derive(Clone, Debug, Args)]
 pub struct Inspect {
     /// A model's folder, a safetensors file, or a PNG file that mote or a web UI has written.
+    /// Without it the model in the program is described, with the names it was trained on.
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    #[arg(default_value = built_in::NAME, hide_default_value = true)]
     pub path: PathBuf,
     /// Writes what is found as JSON, with every tensor.
     #[arg(long)]
@@ -299,11 +304,11 @@ pub struct Convert {
     /// Writes the report as JSON, with every layer.
     #[arg(long)]
     pub json: bool,
-    /// Shows nothing but errors.
+    /// Shows nothing but errors, and the report where it is asked for with --json.
     #[arg(long)]
     pub quiet: bool,
-    /// Says more: every layer's error, and not the worst ones' alone.
-    #[arg(short, long, conflicts_with = "quiet")]
+    /// Says more: every layer's error, and not the worst ones' alone. As JSON it is told anyway.
+    #[arg(short, long, conflicts_with_all = ["quiet", "json"])]
     pub verbose: bool,
 }
 
@@ -437,6 +442,53 @@ pub struct Completions {
     #[arg(value_name = "SHELL")]
     pub shell: clap_complete::Shell,
 }
+
+/// What a plan as a constant does not depend on, or a program without operating system not do.
+const NOT_IN_A_CONSTANT: [&str; 12] = [
+    "threads",
+    "memory_limit",
+    "batch_count",
+    "seed",
+    "init_img",
+    "strength",
+    "eta",
+    "prediction",
+    "scheduler",
+    "vae",
+    "taesd",
+    "dtype",
+];
+
+/// What a suggestion for a part does not depend on.
+const NOT_ON_A_PART: [&str; 6] =
+    ["threads", "memory_limit", "batch_count", "seed", "init_img", "strength"];
+
+/// What says how pictures are drawn, and nothing about a training.
+const NOT_IN_TRAINING: [&str; 23] = [
+    "model",
+    "vae",
+    "taesd",
+    "dtype",
+    "prompt",
+    "negative_prompt",
+    "init_img",
+    "strength",
+    "width",
+    "height",
+    "class_label",
+    "batch_count",
+    "seed",
+    "steps",
+    "cfg_scale",
+    "sampling_method",
+    "scheduler",
+    "prediction",
+    "eta",
+    "clip_skip",
+    "vae_tiling",
+    "vae_tile_size",
+    "rng",
+];
 
 const MODEL: &str = "Model";
 const DATA: &str = "Data";
@@ -699,7 +751,7 @@ pub enum Method {
     /// Song et al. 2020; deterministic unless --eta is given.
     #[value(alias = "DDIMScheduler")]
     Ddim,
-    /// Pseudo numerical methods, Liu et al. 2022.
+    /// Pseudo numerical methods (Liu et al. 2022), called PLMS elsewhere: `plms` will do.
     #[value(aliases = ["plms", "PNDMScheduler"])]
     Pndm,
     /// Euler's method (Karras et al. 2022, Algorithm 2 without churn).
@@ -910,6 +962,32 @@ mod tests {
             let args = generate(&["--sampling-method", name]).unwrap();
             assert_eq!(args.request.sampling_method, Some(method), "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_plan_would_pass_over_is_refused() {
+        for (what, wrong) in [
+            ("--rust", "-t 2"),
+            ("--c", "-s 7"),
+            ("--rust", "--eta 0.5"),
+            ("--c", "--scheduler karras"),
+            ("--target-flash 1MiB", "--memory-limit 1MiB"),
+            ("--target-ram 1MiB", "-b 2"),
+            ("--train emoji32", "-W 64"),
+            ("--train emoji32", "-m model"),
+            ("--train emoji32", "--steps 10"),
+            ("--train emoji32", "--rng cpu"),
+        ] {
+            let all = format!("mote plan {what} {wrong}");
+            assert!(Cli::try_parse_from(all.split(' ')).is_err(), "{all}");
+        }
+        for good in ["--rust --steps 9 -W 8", "--train emoji32 -t 2 --memory-limit 1GiB"] {
+            let all = format!("mote plan {good}");
+            assert!(Cli::try_parse_from(all.split(' ')).is_ok(), "{all}");
+        }
+        assert!(
+            Cli::try_parse_from("mote convert -m a --type int8 -o b --json -v".split(' ')).is_err()
+        );
     }
 
     #[test]

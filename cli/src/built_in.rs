@@ -12,6 +12,14 @@ struct Aligned<T: ?Sized>(T);
 
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../model/emoji32.safetensors"));
 
+/// The names of the pictures that it was trained on, one a line.
+static NAMES: &str = include_str!("../model/names.txt");
+
+/// The names that it was trained on, in alphabetical order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.lines()
+}
+
 /// The file.
 pub fn file() -> &'static [u8] {
     &MODEL.0

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::config::json;
 use crate::error::{Failure, Result};
 use crate::files;
+use crate::foreign::{self, Format};
 
 /// The file stems by which diffusers and transformers call weights.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
@@ -24,6 +25,9 @@ const FOREIGN: [&str; 8] = ["bin", "pth", "pt", "ckpt", "gguf", "msgpack", "onnx
 
 /// The most files one network may be split into: far above any published one.
 const MAX_SHARDS: usize = 1024;
+
+/// The most files of a folder that a sentence names.
+const MAX_NAMED: usize = 8;
 
 /// Where the bytes of a file are at hand.
 #[derive(Debug)]
@@ -75,9 +79,8 @@ impl Mapped {
         // the bargain, as with every program that maps its data.
         let map = unsafe { Mmap::map(file) };
         let map = map.map_err(|error| Failure::file("map", path, &error))?;
-        if map.starts_with(b"version https://git-lfs") {
-            return Err(Failure::new(format!("{} is a pointer of Git LFS", path.display()))
-                .remedy("Fetch the file itself with `git lfs pull`"));
+        if let Some(format) = Format::of(&map) {
+            return Err(format.failure(path));
         }
         Self::of_bytes(path, Bytes::Map(map))
     }
@@ -98,6 +101,11 @@ impl Mapped {
         Index::parse(&map[header.clone()], len, &mut slots)
             .map_err(|error| damaged(path, error))?;
         Ok(Self { path: path.into(), map, header, slots })
+    }
+
+    /// Whether it is part of the program.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self.map, Bytes::BuiltIn(_))
     }
 
     /// Where the file lies.
@@ -178,7 +186,13 @@ impl Checkpoint {
         for name in &names {
             refuse_foreign(&folder.join(name))?;
         }
-        let found = if names.is_empty() { "nothing".into() } else { names.join(", ") };
+        let found = match names.as_slice() {
+            [] => "nothing".into(),
+            names if names.len() > MAX_NAMED => {
+                format!("{} and {} more", names[..MAX_NAMED].join(", "), names.len() - MAX_NAMED)
+            }
+            names => names.join(", "),
+        };
         Err(Failure::new(format!("no weights in {}: it holds {found}", folder.display())).remedy(
             "mote looks for diffusion_pytorch_model.safetensors, model.safetensors or their index",
         ))
@@ -276,40 +290,27 @@ fn pick<'n>(
     }
 }
 
-/// Refuses a file that is not safetensors by its name, with what to do.
+/// Refuses a file whose name says that it is not safetensors, with what to do; its first bytes say
+/// what it is instead.
 ///
 /// # Errors
-/// Where its name says so.
+/// Where its name says so, and its bytes do not say otherwise.
 pub fn refuse_foreign(path: &Path) -> Result<()> {
     let Some(ending) = path.extension().and_then(|ending| ending.to_str()) else { return Ok(()) };
     let ending = ending.to_ascii_lowercase();
-    if !FOREIGN.contains(&ending.as_str()) {
+    if !FOREIGN.contains(&ending.as_str()) || foreign::claims_safetensors(path) {
         return Ok(());
     }
-    let name = path.display();
-    let failure = Failure::new(match ending.as_str() {
-        "bin" | "pth" | "pt" | "ckpt" => {
-            format!("{name} is a pickle, which may run any program when it is read; mote does not")
+    Err(match (foreign::format_of(path), ending.as_str()) {
+        (None | Some(Format::Archive), "bin" | "pth" | "pt" | "ckpt") => {
+            Format::Pickle.failure(path)
         }
-        _ => format!("{name} is of a format that mote does not read"),
-    });
-    Err(match ending.as_str() {
-        "ckpt" => failure.remedy(format!(
-            "Convert it once: python -c \"from diffusers import StableDiffusionPipeline as P; \
-             P.from_single_file('{name}').save_pretrained('model')\""
-        )),
-        "bin" | "pth" | "pt" => {
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let stem = if stem == "pytorch_model" { "model" } else { stem };
-            let to = path.with_file_name(format!("{stem}.safetensors"));
-            let to = to.display();
-            failure.remedy(format!(
-                "Convert it once: python -c \"import torch; from safetensors.torch import \
-                 save_file; save_file({{k: v.clone().contiguous() for k, v in torch.load('{name}', \
-                 weights_only=True).items()}}, '{to}')\""
-            ))
+        (Some(format), _) => format.failure(path),
+        (None, "gguf") => Format::Gguf.failure(path),
+        (None, _) => {
+            Failure::new(format!("{} is of a format that mote does not read", path.display()))
+                .remedy("Ask for a version of the model in diffusers' layout with safetensors")
         }
-        _ => failure.remedy("Ask for a version of the model in diffusers' layout with safetensors"),
     })
 }
 
@@ -438,6 +439,10 @@ mod tests {
     fn a_folder_without_weights_says_what_it_holds() {
         assert!(failure(&[("config.json", b"{}")]).contains("it holds config.json"));
         assert!(failure(&[]).contains("it holds nothing"));
+        let names: Vec<String> = (0..50).map(|number| format!("{number:02}.png")).collect();
+        let files: Vec<(&str, &[u8])> = names.iter().map(|name| (&name[..], &b"x"[..])).collect();
+        let said = failure(&files);
+        assert!(said.contains("06.png, 07.png and 42 more") && !said.contains("08.png"), "{said}");
     }
 
     #[cfg(unix)]

@@ -13,12 +13,14 @@ use mote::weights::Weight;
 use serde_json::{Value, json};
 
 use crate::args::Inspect;
+use crate::built_in;
 use crate::checkpoint::{self, Checkpoint, Mapped};
 use crate::config::scheduler::SchedulerConfig;
 use crate::config::taesd::{self, Taesd};
 use crate::config::{self, json as config_json};
 use crate::convert::{GROUPS, SCALE};
 use crate::error::{Failure, Result};
+use crate::foreign::{self, Format, Holds};
 use crate::packed::Packed;
 use crate::parameters::{KEYWORD, Parameters};
 use crate::place::Place;
@@ -26,6 +28,9 @@ use crate::{files, output, print, size};
 
 /// The folders of a pipeline that may hold weights.
 const NETWORKS: [&str; 3] = ["text_encoder", "unet", "vae"];
+
+/// The longest line of a list of names.
+const MAX_LINE: usize = 100;
 
 /// What a PNG file begins with.
 const PNG: &[u8] = b"\x89PNG";
@@ -47,16 +52,35 @@ pub fn run(args: &Inspect) -> Result<()> {
     } else if is_png(path)? {
         picture(path)?
     } else {
-        let network = Network::new(path, None, &mut [weights(path)?])?;
-        Report { text: network.text(true), json: network.json() }
+        file(path)?
     };
     let text = if args.json { format!("{:#}\n", report.json) } else { harmless(&report.text) };
     print::bytes(text.as_bytes())
 }
 
+/// A file of weights, and what they make up, where their names tell.
+fn file(path: &Path) -> Result<Report> {
+    let network = Network::new(path, None, &mut [weights(path)?])?;
+    let (mut text, mut json) = (String::new(), network.json());
+    let names = network.tensors.iter().map(|tensor| (&tensor.name[..], tensor.shape.len()));
+    if let Some(holds) = Holds::of(names) {
+        let _ = writeln!(text, "{} is {}.", path.display(), holds.what());
+        json["holds"] = holds.what().into();
+        if let Some(why) = holds.unsupported() {
+            let _ = writeln!(text, "Not supported: {why}.");
+            json["problem"] = why.into();
+        }
+    }
+    text.push_str(&network.text(true));
+    Ok(Report { text, json })
+}
+
 /// A file of weights; one that neither is nor claims to be one is told so.
 fn weights(path: &Path) -> Result<Mapped> {
     checkpoint::refuse_foreign(path)?;
+    if let Some(format) = foreign::format_of(path).filter(|format| *format != Format::Json) {
+        return Err(format.failure(path));
+    }
     let claims = path.extension().is_some_and(|ending| ending == "safetensors");
     Mapped::open(path).map_err(|failure| match claims {
         true => failure,
@@ -188,7 +212,29 @@ fn pipeline(model: &Place) -> Result<Report> {
     if let Some(problem) = problem {
         json["problem"] = problem.to_string().into();
     }
+    if model.is_built_in() {
+        text.push_str(&names());
+        json["names"] = built_in::names().collect();
+    }
     Ok(Report { text, json })
+}
+
+/// The names that the model in the program was trained on, in lines.
+fn names() -> String {
+    let mut text = "\nwords\n  It was trained on the names below, and draws mixtures of them, too \
+        (red heart, blue\n  heart); \", 3d\" behind one asks for that style.\n"
+        .to_string();
+    let mut line = String::new();
+    for name in built_in::names() {
+        if line.chars().count() + name.chars().count() + 4 > MAX_LINE {
+            let _ = writeln!(text, "  {line}");
+            line.clear();
+        }
+        line.push_str(name);
+        line.push_str(", ");
+    }
+    let _ = writeln!(text, "  {}", line.trim_end_matches([',', ' ']));
+    text.replace(", \n", ",\n")
 }
 
 /// What mote has against a network's configuration.
@@ -367,19 +413,21 @@ impl Network {
             ]
         };
         let header = ["  tensor", "type", "shape", "size"].map(str::to_string).to_vec();
-        std::iter::once(header).chain(self.tensors.iter().map(row)).collect()
+        let mut tensors: Vec<_> = self.tensors.iter().collect();
+        tensors.sort_by_cached_key(|tensor| Natural::new(tensor.name.clone()));
+        std::iter::once(header).chain(tensors.into_iter().map(row)).collect()
     }
 
     /// The tensors summed up by the beginning of their names: `down_blocks.0`, `conv_in`.
     fn layer_rows(&self) -> Vec<Vec<String>> {
-        let mut layers = BTreeMap::<String, [u64; 2]>::new();
+        let mut layers = BTreeMap::<Natural, [u64; 2]>::new();
         for tensor in &self.tensors {
-            let sums = layers.entry(layer_of(&tensor.name)).or_default();
+            let sums = layers.entry(Natural::new(layer_of(&tensor.name))).or_default();
             sums[0] += tensor.parameters();
             sums[1] += tensor.bytes as u64;
         }
-        let row = |(layer, [parameters, bytes]): (String, [u64; 2])| {
-            vec![format!("  {layer}"), size::show_count(parameters), size::show(bytes)]
+        let row = |(layer, [parameters, bytes]): (Natural, [u64; 2])| {
+            vec![format!("  {}", layer.name), size::show_count(parameters), size::show(bytes)]
         };
         let header = ["  layer", "parameters", "size"].map(str::to_string).to_vec();
         std::iter::once(header).chain(layers.into_iter().map(row)).collect()
@@ -402,6 +450,24 @@ impl Network {
     }
 }
 
+/// A name that stands where people look for it: `layers.2` before `layers.10`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Natural {
+    /// Segments: numbers by their value, before words.
+    segments: Vec<(Option<u64>, String)>,
+    name: String,
+}
+
+impl Natural {
+    fn new(name: String) -> Self {
+        let segment = |segment: &str| match segment.parse() {
+            Ok(number) => (Some(number), String::new()),
+            Err(_) => (None, segment.to_string()),
+        };
+        Self { segments: name.split('.').map(segment).collect(), name }
+    }
+}
+
 /// The part of a tensor's name that names its layer: through the first number, or two segments.
 fn layer_of(name: &str) -> String {
     let segments: Vec<_> = name.split('.').collect();
@@ -414,6 +480,13 @@ fn layer_of(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_in_names_are_sorted_by_their_value() {
+        let mut names = ["a.10.b", "a.2.c", "a.2.b", "b", "a", "a.02.b", "a.x"].map(String::from);
+        names.sort_by_cached_key(|name| Natural::new(name.clone()));
+        assert_eq!(names, ["a", "a.x", "a.02.b", "a.2.b", "a.2.c", "a.10.b", "b"]);
+    }
 
     #[test]
     fn tensors_are_summed_up_by_layer() {

@@ -25,6 +25,8 @@ pub use mote_executor as executor;
 #[forbid(unsafe_code)]
 pub mod files;
 #[forbid(unsafe_code)]
+pub mod foreign;
+#[forbid(unsafe_code)]
 pub mod generate;
 #[forbid(unsafe_code)]
 pub mod guard;

@@ -112,6 +112,11 @@ impl Packed {
         self.mapped.path()
     }
 
+    /// Whether it is part of the program.
+    pub fn is_built_in(&self) -> bool {
+        self.mapped.is_built_in()
+    }
+
     /// The type that it was converted to.
     pub fn dtype(&self) -> Type {
         self.dtype

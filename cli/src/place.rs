@@ -60,6 +60,11 @@ impl Place {
         self.packed.as_ref()
     }
 
+    /// Whether this is the model in the program, and not one that is given.
+    pub fn is_built_in(&self) -> bool {
+        self.packed.as_ref().is_some_and(|packed| packed.is_built_in())
+    }
+
     /// The packed file, and the path in it with `/` between its parts.
     fn inside(&self) -> Option<(&Packed, String)> {
         let packed = self.packed.as_deref()?;

@@ -86,6 +86,7 @@ impl Subjects {
         ];
         let present: Vec<_> = present.iter().filter(|(_, has)| *has).map(|(c, _)| *c).collect();
         check_present(folder, args.component, &present)?;
+        check_meaning(args)?;
         let vae = has_vae.then(|| resolve::vae(folder, &args.model, false)).transpose()?;
         let unet = has("unet").then(|| Unet::read(folder)).transpose()?;
         let scale = match (&vae, &unet) {
@@ -138,6 +139,23 @@ fn check_present(folder: &Place, asked: Component, present: &[Component]) -> Res
     let (folder, title) = (folder.path().display(), asked.title());
     Err(Failure::new(format!("the model in {folder} has no {title}"))
         .remedy(format!("Take --component {}", names.join(" or "))))
+}
+
+/// Refuses what the one network that is asked for does not look at.
+fn check_meaning(args: &args::Bench) -> Result<()> {
+    let (is_text, is_vae) = (args.component == Component::Text, args.component == Component::Vae);
+    let title = args.component.title();
+    for (given, flag, why) in [
+        (is_text && args.width.is_some(), "--width", "it sees no picture"),
+        (is_text && args.height.is_some(), "--height", "it sees no picture"),
+        ((is_text || is_vae) && args.batch != 1, "--batch", "it is for the unet"),
+    ] {
+        if given {
+            let what = format!("{flag} has no meaning for the {title}: {why}");
+            return Err(Failure::new(what).remedy("Leave it out"));
+        }
+    }
+    Ok(())
 }
 
 /// A noise predictor of either kind.

@@ -118,6 +118,11 @@ impl Keys {
         Failure::new(format!("{}: `{key}` is {}; {what}", self.path.display(), shown(value)))
     }
 
+    /// The value of `key`, if it is there, which is left there.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key)
+    }
+
     /// The value of `key`, if it is there.
     pub fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key)

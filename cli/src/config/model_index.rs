@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::json::Keys;
 use crate::error::{Failure, Result};
+use crate::foreign;
 use crate::place::Place;
 
 /// The pipelines that mote runs.
@@ -68,11 +69,7 @@ pub fn read(folder: impl Into<Place>) -> Result<ModelIndex> {
     let folder = folder.path();
     let name = folder.display();
     if folder.is_file() {
-        let what = "is a file, and none that `mote convert` wrote";
-        return Err(Failure::new(format!("{name} {what}")).remedy(
-            "Convert a single file once: python -c \"from diffusers import StableDiffusionPipeline \
-             as P; P.from_single_file('FILE').save_pretrained('FOLDER')\"",
-        ));
+        return Err(foreign::no_model(folder));
     }
     if !folder.is_dir() {
         return Err(Failure::new(format!("there is no folder {name}")).remedy(
@@ -196,7 +193,7 @@ mod tests {
         let said = read(folder.path().join("gone")).unwrap_err().to_string();
         assert!(said.contains("there is no folder"), "{said}");
         let file = folder.path().join("v1-5.safetensors");
-        std::fs::write(&file, b"").unwrap();
-        assert!(read(&file).unwrap_err().to_string().contains("from_single_file"));
+        std::fs::write(&file, b"<html>").unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("web page"));
     }
 }

@@ -176,6 +176,7 @@ pub fn read(file: impl Into<Place>, method: Option<Method>) -> Result<SchedulerC
 }
 
 pub(crate) fn from_keys(mut keys: Keys, method: Option<Method>) -> Result<SchedulerConfig> {
+    not_flow_matching(&keys)?;
     let method = match method {
         Some(method) => method,
         None => own_method(&mut keys)?,
@@ -209,6 +210,28 @@ pub(crate) fn from_keys(mut keys: Keys, method: Option<Method>) -> Result<Schedu
     };
     keys.finish(&KNOWN)?;
     Ok(config)
+}
+
+/// Refuses a model of flow matching (Lipman et al. 2023): its noise levels and its predictions are
+/// others, and no sampler of mote's would draw but a wrong picture.
+fn not_flow_matching(keys: &Keys) -> Result<()> {
+    let class = keys.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+    let prediction = keys.get("prediction_type").and_then(Value::as_str).unwrap_or_default();
+    let is_on = |key: &str| keys.get(key) == Some(&Value::Bool(true));
+    let what = match () {
+        () if class.contains("FlowMatch") => format!("`_class_name` is \"{class}\""),
+        () if prediction.starts_with("flow") => format!("`prediction_type` is \"{prediction}\""),
+        // The others of diffusers' schedulers do not look at it.
+        () if is_on("use_flow_sigmas") && class.contains("Multistep") => {
+            "`use_flow_sigmas` is true".into()
+        }
+        () => return Ok(()),
+    };
+    let path = keys.path().display();
+    Err(Failure::new(format!(
+        "{path}: {what}: a model of flow matching, which no sampler of mote's draws from"
+    ))
+    .remedy("mote runs models of diffusion: Stable Diffusion 1.x and 2.x, DDPM and their kind"))
 }
 
 /// The sampler that the file names.

@@ -60,6 +60,9 @@ pub fn run(args: &args::Eval) -> Result<()> {
             .remedy("Leave out --type, or convert it first"));
     }
     let has_words = matches!(resolved.networks, Networks::TextToImage(_));
+    if !has_words {
+        check_meaning(args)?;
+    }
     let data = read_data(args, &resolved, has_words)?;
     let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
     let tokenizer =
@@ -78,6 +81,23 @@ pub fn run(args: &args::Eval) -> Result<()> {
     let report = model.with_weights(|weights| eval.measure(weights))??;
     let text = if args.json { format!("{:#}\n", report.json()) } else { report.text() };
     print::bytes(text.as_bytes())
+}
+
+/// Refuses what says how samples are drawn, of a model that knows no captions to draw them of.
+fn check_meaning(args: &args::Eval) -> Result<()> {
+    for (given, flag) in [
+        (args.cfg_scale != 1.0, "--cfg-scale"),
+        (args.sampling_method.is_some(), "--sampling-method"),
+        (args.steps != Request::default().steps, "--steps"),
+    ] {
+        if given {
+            let what = "this model knows no text, and samples are drawn of captions";
+            return Err(
+                Failure::new(format!("{flag} has no meaning here: {what}")).remedy("Leave it out")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A request for a picture that stands for all of them.
