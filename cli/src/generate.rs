@@ -1,26 +1,31 @@
 //! `mote generate`: makes pictures.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mote::diffusion::sampler::Row;
 use mote::mem::Arena;
-use mote::ops::Context;
+use mote::ops::{Context, Event};
 use mote::pipeline::ImageSink;
-use mote::progress::{Progress, Stage};
+use mote::progress::Progress;
 use mote::weights::Weights;
 
 use crate::args;
 use crate::convert;
+use crate::course::Course;
 use crate::error::{Failure, Result};
 use crate::executor::Pool;
 use crate::memory::Block;
+use crate::notes;
 use crate::output::{Destination, PngWriter};
 use crate::place::Place;
 use crate::plan::{self, Model};
 use crate::progress::{Interrupt, Reporter};
 use crate::resolve::{self, Resolved, explain};
 use crate::{isa, size};
+
+/// A conversion on the way in that takes so long is better done once.
+const WORTH_KEEPING: Duration = Duration::from_secs(5);
 
 /// Makes the pictures that the arguments ask for.
 ///
@@ -37,6 +42,8 @@ pub fn run(args: &args::Generate) -> Result<()> {
 pub fn interruptible(args: &args::Generate, interrupt: &Interrupt) -> Result<()> {
     let count = args.request.batch_count;
     let destination = Destination::new(&args.output, count)?;
+    let mut reporter = Reporter::new(args.quiet);
+    reporter.begin("loading", 0);
     let place = Place::model(&args.model.model)?;
     if let Some(packed) = place.packed() {
         packed.verify_if_small()?;
@@ -47,7 +54,7 @@ pub fn interruptible(args: &args::Generate, interrupt: &Interrupt) -> Result<()>
     let mut model = Model::open(&resolved)?;
     let planned = model.with_weights(|weights| plan::plan(&resolved, isa, &pool, weights))??;
     plan::check_limit(&resolved, &planned, args.machine.memory_limit, isa, &pool)?;
-    let mut reporter = Reporter::new(args.quiet);
+    resolved.notes.iter().for_each(|note| reporter.say(&format!("note: {note}")));
     if args.verbose {
         reporter.say(plan::to_table(&resolved, &planned, count).trim_end());
         let taken = size::show(planned.arena_bytes as u64);
@@ -58,20 +65,27 @@ pub fn interruptible(args: &args::Generate, interrupt: &Interrupt) -> Result<()>
             plan::plan_as_it_is(&resolved, isa, &pool, weights).map(drop)
         };
         let work = convert::OnTheWay { plan: &plan, to, isa, pool: &pool };
+        let begun = Instant::now();
         model = work.convert(&mut model, &mut reporter, interrupt)?;
+        if begun.elapsed() >= WORTH_KEEPING {
+            reporter.say(&notes::convert_once(&args.model.model, to, begun.elapsed()));
+        }
     }
     let mut block = Block::new(planned.arena_bytes)?;
     let run = Run { resolved: &resolved, isa, pool: &pool, interrupt };
     for index in 0..count {
         let path = destination.path(index);
-        let title = if count == 1 { "step".into() } else { format!("{}/{count} step", index + 1) };
-        let mut watch = Watch::new(&mut reporter, &resolved.table.rows, title);
+        let prefix = if count == 1 { String::new() } else { format!("{}/{count} ", index + 1) };
+        let course = Course::new(&planned, &resolved.table.rows, prefix);
+        course.begin(&mut reporter);
+        let watch = RefCell::new(Watch { course, reporter: &mut reporter });
         model.with_weights(|weights| {
-            run.picture(index, path.as_deref(), block.bytes(), weights, &mut watch)
+            run.picture(index, path.as_deref(), block.bytes(), weights, &watch)
         })??;
-        let times = watch.times();
+        let Watch { course, .. } = watch.into_inner();
+        course.end(&mut reporter, index + 1 == count);
         if args.verbose {
-            reporter.say(&times);
+            reporter.say(&course.times());
         }
         if let Some(path) = path {
             let seed = resolved.seed.wrapping_add(u64::from(index));
@@ -79,6 +93,12 @@ pub fn interruptible(args: &args::Generate, interrupt: &Interrupt) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// Sees how far a picture is, and tells it.
+struct Watch<'c, 'r> {
+    course: Course<'c>,
+    reporter: &'r mut Reporter,
 }
 
 /// What all pictures share.
@@ -96,7 +116,7 @@ impl Run<'_> {
         path: Option<&Path>,
         memory: &mut [u8],
         weights: &mut dyn Weights,
-        watch: &mut Watch<'_>,
+        watch: &RefCell<Watch<'_, '_>>,
     ) -> Result<()> {
         let mut sink = PngSink {
             path: path.map(Path::to_path_buf),
@@ -105,9 +125,15 @@ impl Run<'_> {
             writer: None,
             failure: None,
         };
+        let mut observer = |event: Event<'_>| {
+            let Watch { course, reporter } = &mut *watch.borrow_mut();
+            course.op_ended(&event, reporter);
+        };
         let mut cx = Context::new(Arena::new(memory), self.isa, self.pool, weights);
+        cx.observe(&mut observer);
         let mut watch = |progress: Progress<'_>| {
-            watch.progress(&progress);
+            let Watch { course, reporter } = &mut *watch.borrow_mut();
+            course.progress(&progress, reporter);
             self.interrupt.flow()
         };
         let result = self.resolved.work(index).run(&mut cx, &mut sink, &mut watch);
@@ -155,66 +181,5 @@ impl ImageSink for PngSink {
     fn end(&mut self) -> mote::Result<()> {
         let Some(writer) = self.writer.take() else { return Err(mote::Error::Sink) };
         self.keep(writer.end())
-    }
-}
-
-/// Watches a run: shows its steps and adds up the time of its stages.
-struct Watch<'a> {
-    reporter: &'a mut Reporter,
-    rows: &'a [Row],
-    title: String,
-    last: Instant,
-    times: Vec<(Stage, Duration)>,
-}
-
-impl<'a> Watch<'a> {
-    fn new(reporter: &'a mut Reporter, rows: &'a [Row], title: String) -> Self {
-        let watch = Self { reporter, rows, title, last: Instant::now(), times: Vec::new() };
-        // The first step's pace counts from here; what comes before it is short.
-        let steps = watch.steps_before(rows.len());
-        watch.reporter.begin(&watch.title, steps);
-        watch
-    }
-
-    fn progress(&mut self, progress: &Progress<'_>) {
-        let took = self.last.elapsed();
-        self.last = Instant::now();
-        match self.times.iter_mut().find(|(stage, _)| *stage == progress.stage) {
-            Some((_, time)) => *time += took,
-            None => {
-                if progress.stage == Stage::Unet {
-                    self.reporter.restart_clock(took);
-                }
-                self.times.push((progress.stage, took));
-            }
-        }
-        if progress.stage == Stage::Unet {
-            let (before, now) =
-                (self.steps_before(progress.done - 1), self.steps_before(progress.done));
-            if now > before {
-                self.reporter.step(now);
-            }
-            if progress.done == progress.total {
-                self.reporter.end();
-            }
-        }
-    }
-
-    /// How many steps are whole after `done` rows: some samplers take two rows a step.
-    fn steps_before(&self, done: usize) -> u64 {
-        let Some(first) = self.rows.first() else { return 0 };
-        let is_whole = |row: &Row| u64::from(row.step - first.step);
-        match self.rows.get(done) {
-            Some(next) => is_whole(next),
-            None => self.rows.last().map_or(0, |last| is_whole(last) + 1),
-        }
-    }
-
-    /// Where the time went: `text encoder 0.12 s, unet 9.51 s, decoder 1.00 s`.
-    fn times(&self) -> String {
-        let time = |(stage, time): &(Stage, Duration)| {
-            format!("{} {:.2} s", stage.name(), time.as_secs_f64())
-        };
-        self.times.iter().map(time).collect::<Vec<_>>().join(", ")
     }
 }

@@ -18,6 +18,8 @@ pub mod config;
 #[forbid(unsafe_code)]
 pub mod convert;
 #[forbid(unsafe_code)]
+pub mod course;
+#[forbid(unsafe_code)]
 pub mod error;
 #[forbid(unsafe_code)]
 pub mod eval;
@@ -35,6 +37,8 @@ pub mod inspect;
 pub mod isa;
 #[forbid(unsafe_code)]
 pub mod memory;
+#[forbid(unsafe_code)]
+pub mod notes;
 #[forbid(unsafe_code)]
 pub mod output;
 #[forbid(unsafe_code)]

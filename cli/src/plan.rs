@@ -57,7 +57,9 @@ pub fn run(args: &args::Plan) -> Result<()> {
         to_table(&resolved, &plan, args.request.batch_count)
     };
     print::bytes(text.as_bytes())?;
-    check_limit(&resolved, &plan, args.machine.memory_limit, isa, &pool)
+    check_limit(&resolved, &plan, args.machine.memory_limit, isa, &pool)?;
+    resolved.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    Ok(())
 }
 
 /// As many threads as asked for, or as there are CPUs.

@@ -1,19 +1,32 @@
-//! How far the work is: a bar on a terminal, a line for each step elsewhere, nothing where quiet is
+//! How far the work is: a bar on a terminal, a line now and then elsewhere, nothing where quiet is
 //! asked for. And Ctrl-C, which ends the work between two steps.
+//!
+//! The bar is drawn here and not by a crate for bars: those leave the cursor behind the bar, and
+//! when a terminal is made narrower the bar becomes two lines of which only the last is taken away.
+//! Here the cursor stands at the bar's first column, where every terminal keeps it, and what is
+//! behind it is cleared before the next one is drawn.
 
-use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
 
 use crate::error::{Failure, INTERRUPTED, Result};
 
 /// The time between two lines about work that goes on for long.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+/// The time between two bars: an eye sees no more.
+const BETWEEN_BARS: Duration = Duration::from_millis(50);
+
+/// The columns of a terminal that does not tell.
+const COLUMNS: usize = 80;
+
+/// The shortest bar that says anything, and the longest that is worth its room.
+const BAR: [usize; 2] = [5, 60];
 
 /// The bit of signal 1, `SIGHUP`.
 const HANGUP: u64 = 1;
@@ -25,12 +38,14 @@ pub struct Reporter {
     title: String,
     total: u64,
     started: Instant,
-    /// When a line was last written by [`Reporter::note`].
-    noted: Option<Instant>,
+    /// What part of the work is done. It only grows.
+    part: f64,
+    /// When a bar was last drawn, or a line written; at first, when the work began.
+    told: Option<Instant>,
 }
 
 enum Kind {
-    Bar(ProgressBar),
+    Bar(Term),
     Lines,
     Silent,
 }
@@ -38,70 +53,87 @@ enum Kind {
 impl Reporter {
     /// A bar where standard error is a terminal, lines where it is not, nothing if `quiet`.
     pub fn new(quiet: bool) -> Self {
-        let kind = if quiet {
-            Kind::Silent
-        } else if io::stderr().is_terminal() {
-            Kind::Bar(ProgressBar::hidden())
-        } else {
-            Kind::Lines
+        let term = Term::stderr();
+        let kind = match (quiet, term.is_term()) {
+            (true, _) => Kind::Silent,
+            (false, true) => Kind::Bar(term),
+            (false, false) => Kind::Lines,
         };
-        Self { kind, title: String::new(), total: 0, started: Instant::now(), noted: None }
+        let (title, now) = (String::new(), Instant::now());
+        Self { kind, title, total: 0, started: now, part: 0.0, told: None }
     }
 
-    /// Begins a piece of work of `total` steps.
+    /// Begins a piece of work of `total` steps. A bar is there at once; the first line comes when
+    /// there has been time for it.
     pub fn begin(&mut self, title: &str, total: u64) {
-        self.title = title.into();
-        self.total = total;
+        let message = if total == 0 { String::new() } else { format!("0/{total}") };
+        (self.title, self.total, self.part) = (title.into(), total, 0.0);
         self.started = Instant::now();
-        if let Kind::Bar(bar) = &mut self.kind {
-            let target = ProgressDrawTarget::stderr();
-            *bar = ProgressBar::with_draw_target(Some(total), target).with_style(style());
-            bar.set_prefix(self.title.clone());
-        }
-    }
-
-    /// Counts the pace from `before` ago: what went before belongs to other work.
-    pub fn restart_clock(&mut self, before: Duration) {
-        let now = Instant::now();
-        self.started = now.checked_sub(before).unwrap_or(now);
+        self.draw(&message);
+        self.told.get_or_insert(self.started);
     }
 
     /// `done` steps of the work are done.
     pub fn step(&mut self, done: u64) {
-        let pace = pace(done, self.total, self.started.elapsed());
+        self.note(done, &pace(done, self.total, self.started.elapsed()));
+    }
+
+    /// `done` steps of the work are done, and this is worth telling.
+    pub fn note(&mut self, done: u64, message: &str) {
+        let (total, is_last) = (self.total, done >= self.total);
+        let (part, is_first) = (done as f64 / total.max(1) as f64, done == 0);
+        self.part(part, is_first || is_last, || format!("{done}/{total}, {message}"));
+    }
+
+    /// `part` of the work is done, from 0 to 1. `message` is asked for where it is shown: whenever
+    /// `is_worth_it`, and else now and then.
+    pub fn part(&mut self, part: f64, is_worth_it: bool, message: impl FnOnce() -> String) {
+        self.part = self.part.max(part.min(1.0));
+        let since = self.told.map(|told| told.elapsed());
         match &self.kind {
-            Kind::Bar(bar) => {
-                bar.set_message(pace);
-                bar.set_position(done);
-            }
-            Kind::Lines => eprintln!("{} {done}/{}, {pace}", self.title, self.total),
             Kind::Silent => {}
+            Kind::Bar(_) => {
+                if is_worth_it || since.is_none_or(|since| since >= BETWEEN_BARS) {
+                    self.draw(&message());
+                }
+            }
+            Kind::Lines => {
+                if since.is_none_or(|since| since >= BETWEEN_LINES)
+                    || (is_worth_it && self.part >= 1.0)
+                {
+                    eprintln!("{} {}", self.title, message());
+                    self.told = Some(Instant::now());
+                }
+            }
         }
     }
 
-    /// `done` steps of the work are done, and this is worth telling. Where there is no bar, a line
-    /// is written now and then.
-    pub fn note(&mut self, done: u64, message: &str) {
-        match &self.kind {
-            Kind::Bar(bar) => {
-                bar.set_message(message.to_string());
-                bar.set_position(done);
+    /// The same work goes on under another title, of two parts, which a bar shows next.
+    pub fn rename(&mut self, prefix: &str, title: &str) {
+        if self.title.strip_prefix(prefix) != Some(title) {
+            self.title = format!("{prefix}{title}");
+            if matches!(self.kind, Kind::Bar(_)) {
+                self.told = None;
             }
-            Kind::Lines => {
-                let is_due = self.noted.is_none_or(|noted| noted.elapsed() >= BETWEEN_LINES);
-                if is_due || done == self.total {
-                    eprintln!("{} {done}/{}, {message}", self.title, self.total);
-                    self.noted = Some(Instant::now());
-                }
-            }
-            Kind::Silent => {}
         }
+    }
+
+    fn draw(&mut self, message: &str) {
+        let Kind::Bar(term) = &self.kind else { return };
+        let columns = term.size_checked().map_or(COLUMNS, |(_, columns)| usize::from(columns));
+        let bar = bar(columns, &self.title, self.part, message);
+        // Who cannot see the bar misses nothing else.
+        let _ = term.clear_to_end_of_screen().and_then(|()| term.write_str(&format!("{bar}\r")));
+        self.told = Some(Instant::now());
     }
 
     /// Says a sentence, above the bar if there is one.
     pub fn say(&self, sentence: &str) {
         match &self.kind {
-            Kind::Bar(bar) => bar.suspend(|| eprintln!("{sentence}")),
+            Kind::Bar(term) => {
+                let _ = term.clear_to_end_of_screen();
+                eprintln!("{sentence}");
+            }
             Kind::Lines => eprintln!("{sentence}"),
             Kind::Silent => {}
         }
@@ -109,8 +141,8 @@ impl Reporter {
 
     /// Ends the work; the bar goes away.
     pub fn end(&mut self) {
-        if let Kind::Bar(bar) = &self.kind {
-            bar.finish_and_clear();
+        if let Kind::Bar(term) = &self.kind {
+            let _ = term.clear_to_end_of_screen();
         }
     }
 }
@@ -121,15 +153,36 @@ impl Drop for Reporter {
     }
 }
 
-fn style() -> ProgressStyle {
-    let template = "{prefix} {wide_bar} {pos}/{len} {msg}";
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+/// A bar for a terminal of so many columns: `step ██████░░░░ 12/20, 1.24 s/step, 10 s left`. Where
+/// it is narrow the message loses its end, and then the bar goes. The last column stays free: a
+/// terminal may begin a new line behind it.
+fn bar(columns: usize, title: &str, part: f64, message: &str) -> String {
+    let room = columns.saturating_sub(1);
+    let mut message = message;
+    loop {
+        let used = title.chars().count() + message.chars().count() + 2;
+        let [least, most] = BAR;
+        if used + least <= room {
+            let cells = (room - used).min(most);
+            let full = (part * cells as f64) as usize;
+            let (full, empty) = ("█".repeat(full), "░".repeat(cells - full.min(cells)));
+            return format!("{title} {full}{empty} {message}").trim_end().into();
+        }
+        let Some((shorter, _)) = message.rsplit_once(", ") else { break };
+        message = shorter;
+    }
+    format!("{title} {message}").trim_end().chars().take(room).collect()
 }
 
 /// `1.24 s/step, 21 s left`.
 fn pace(done: u64, total: u64, elapsed: Duration) -> String {
     let per_step = elapsed.as_secs_f64() / done.max(1) as f64;
     let left = per_step * total.saturating_sub(done) as f64;
+    paced(per_step, left)
+}
+
+/// `1.24 s/step, 21 s left`, of seconds.
+pub fn paced(per_step: f64, left: f64) -> String {
     let per_step = match per_step {
         s if s >= 10.0 => format!("{s:.1}"),
         s if s >= 0.1 => format!("{s:.2}"),
@@ -233,6 +286,49 @@ mod tests {
         assert_eq!(pace(10, 10, Duration::from_millis(20)), "0.0020 s/step, 0 s left");
         assert_eq!(clock(8040.0), "2 h 14 min");
         assert_eq!(pace(0, 5, Duration::ZERO), "0.0000 s/step, 0 s left");
+    }
+
+    #[test]
+    fn a_bar_fits_its_terminal_whatever_its_width() {
+        let message = "12/20, 1.24 s/step, 10 s left";
+        for columns in 0..200 {
+            let bar = bar(columns, "step", 0.6, message);
+            assert!(bar.chars().count() < columns.max(1), "{columns}: {bar}");
+            assert!(columns < 80 || bar.ends_with(message), "{columns}: {bar}");
+            assert!(columns < 20 || bar.starts_with("step ") && bar.contains("12/20"), "{bar}");
+        }
+        assert_eq!(bar(20, "step", 0.5, "1/2"), "step █████░░░░░ 1/2");
+        assert_eq!(bar(20, "step", 0.5, "1/2, 9 min 1 s left"), "step █████░░░░░ 1/2");
+        assert_eq!(bar(14, "step", 0.0, "1/2"), "step 1/2");
+        assert_eq!(bar(16, "loading", 1.0, ""), "loading ██████");
+    }
+
+    #[test]
+    fn parts_only_grow_and_their_lines_are_rare() {
+        let mut reporter = Reporter::new(true);
+        reporter.kind = Kind::Lines;
+        let mut told = 0;
+        reporter.begin("step", 10);
+        for part in [0.1, 0.5, 0.3, 1.0, 0.9] {
+            reporter.part(part, false, || {
+                told += 1;
+                String::new()
+            });
+        }
+        assert_eq!((reporter.part, told), (1.0, 0), "ten seconds have not passed");
+        reporter.told = Instant::now().checked_sub(BETWEEN_LINES);
+        for _ in 0..3 {
+            reporter.part(1.0, false, || {
+                told += 1;
+                String::new()
+            });
+        }
+        assert_eq!(told, 1);
+        reporter.part(1.0, true, || {
+            told += 1;
+            String::new()
+        });
+        assert_eq!(told, 2, "the last is told");
     }
 
     #[test]

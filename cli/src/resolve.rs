@@ -27,6 +27,7 @@ use crate::config::{
 };
 use crate::convert::{GROUPS, SCALE};
 use crate::error::{Failure, Result};
+use crate::notes;
 use crate::parameters::Parameters;
 use crate::picture::{self, Picture};
 use crate::place::Place;
@@ -44,6 +45,9 @@ const CFG_SCALE: f32 = 7.0;
 /// The same where the sample itself is the picture: what goes beyond black and white is cut off,
 /// and small models follow their words without guidance, in half the time.
 const CFG_SCALE_OF_PIXELS: f32 = 1.0;
+
+/// The guidance that is none: the prompt alone is followed.
+pub const UNGUIDED: f32 = 1.0;
 
 /// Channels of grey and of coloured pictures.
 const PICTURE_CHANNELS: [usize; 2] = [1, 3];
@@ -95,6 +99,8 @@ pub struct Words {
     pub clip_skip: usize,
     /// The picture to start from.
     pub init: Option<Picture>,
+    /// Which words of the texts do not fit, as sentences.
+    pub cut: Vec<String>,
 }
 
 /// Everything about a run but the weights.
@@ -119,6 +125,8 @@ pub struct Resolved {
     pub noise: NoiseKind,
     /// The first picture's seed.
     pub seed: u64,
+    /// What there is to say about the request: one sentence each, without its full stop.
+    pub notes: Vec<String>,
     /// How the pictures are made, but for the seed and the version.
     settings: Parameters,
 }
@@ -170,8 +178,10 @@ pub fn resolve_at(folder: &Place, model: &args::Model, request: &Request) -> Res
         size,
         noise,
         seed,
+        notes: Vec::new(),
         settings: Parameters::default(),
     };
+    resolved.notes = resolved.take_notes(folder, request);
     resolved.settings = resolved.settings(&model.model, request, strength);
     Ok(resolved)
 }
@@ -354,10 +364,18 @@ fn text_to_image(
     let tile = vae.as_ref().filter(|_| request.vae_tiling).map(Autoencoder::tile);
     let vae_tile = tile.map(|own| request.vae_tile_size.map_or(own, |tile| tile as usize));
     let cfg_scale = if vae.is_some() { CFG_SCALE } else { CFG_SCALE_OF_PIXELS };
+    // Below 1 there is no guidance, as at 1.
+    let cfg_scale = request.cfg_scale.unwrap_or(cfg_scale).max(UNGUIDED);
+    let negative_prompt = request.negative_prompt.as_deref().unwrap_or("");
+    let mut cut = Vec::from_iter(tokens.cut("prompt", prompt)?);
+    if cfg_scale > UNGUIDED {
+        cut.extend(tokens.cut("negative prompt", negative_prompt)?);
+    }
     let words = Words {
         prompt: tokens.encode(prompt)?,
-        negative_prompt: tokens.encode(request.negative_prompt.as_deref().unwrap_or(""))?,
-        cfg_scale: request.cfg_scale.unwrap_or(cfg_scale),
+        negative_prompt: tokens.encode(negative_prompt)?,
+        cfg_scale,
+        cut,
         clip_skip: clip_skip(&text_encoder, request.clip_skip)?,
         text_encoder,
         unet,
@@ -429,6 +447,10 @@ impl Tokens {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         tokenizer::encode(&self.tokenizer.core()?, text, self.length)
+    }
+
+    fn cut(&self, what: &str, text: &str) -> Result<Option<String>> {
+        notes::cut(&self.tokenizer.core()?, what, text, self.length)
     }
 }
 
@@ -524,6 +546,50 @@ pub fn size(
 }
 
 impl Resolved {
+    /// Tells what the request asks for in vain.
+    fn take_notes(&self, folder: &Place, request: &Request) -> Vec<String> {
+        let mut notes = Vec::from_iter(self.type_in_vain());
+        let Networks::TextToImage(words) = &self.networks else { return notes };
+        notes.extend(words.cut.iter().cloned());
+        let prompt = request.prompt.as_deref().unwrap_or_default();
+        let negative_prompt = request.negative_prompt.as_deref().unwrap_or_default();
+        let is_guided = words.cfg_scale > UNGUIDED;
+        notes.extend(notes::signs(&[prompt, if is_guided { negative_prompt } else { "" }]));
+        if let Some(scale) = request.cfg_scale.filter(|&scale| scale < UNGUIDED) {
+            notes.push(format!("--cfg-scale {scale} is taken as 1, which is no guidance"));
+        }
+        if !is_guided && !negative_prompt.is_empty() {
+            notes.push(
+                "the negative prompt has no effect without guidance; give a --cfg-scale above 1"
+                    .into(),
+            );
+        }
+        if self.tiles_in_vain() {
+            notes.push("--vae-tiling has no effect: one tile holds the whole picture".into());
+        }
+        if folder.is_built_in() {
+            notes.extend(notes::unknown(prompt));
+        }
+        notes
+    }
+
+    /// Tells of a type that makes no picture faster.
+    fn type_in_vain(&self) -> Option<String> {
+        let dtype = self.dtype.filter(|_| self.converts)?;
+        let what = match dtype {
+            Type::F32 => "the arithmetic is that of f32 anyway: this packs the weights and no more",
+            Type::F16 => "the arithmetic stays that of f32: this rounds the weights and no more",
+            _ => return None,
+        };
+        Some(format!("--type {} is for `mote convert`; {what}, anew each time", dtype.name()))
+    }
+
+    /// Whether the picture is to be decoded in tiles, and one holds it.
+    fn tiles_in_vain(&self) -> bool {
+        let latents = self.size.map(|side| side / self.scale());
+        self.vae_tile().is_some_and(|tile| latents.iter().all(|&side| side <= tile))
+    }
+
     /// How picture `index` is made: what its text chunk says.
     pub fn parameters(&self, index: u32) -> Parameters {
         let mut parameters = self.settings.clone();
@@ -551,6 +617,10 @@ impl Resolved {
         let skip = words.filter(|words| words.clip_skip > 0).map(|words| words.clip_skip + 1);
         let eta = Some(self.scheduler.eta).filter(|&eta| eta > 0.0);
         let rng = format!("{:?}", request.rng).to_uppercase();
+        let tile = self.vae_tile().filter(|_| !self.tiles_in_vain());
+        // What has no effect is no part of how the picture was made.
+        let is_guided = words.is_some_and(|words| words.cfg_scale > UNGUIDED);
+        let negative_prompt = request.negative_prompt.clone().filter(|_| is_guided);
         let settings = [
             ("Steps", Some(request.steps.to_string())),
             ("Sampler", Some(self.scheduler.method.title().to_string())),
@@ -562,7 +632,7 @@ impl Resolved {
             ("Denoising strength", strength.map(|strength| strength.to_string())),
             ("Clip skip", skip.map(|skip| skip.to_string())),
             ("Eta", eta.map(|eta| (eta as f32).to_string())),
-            ("VAE tile", self.vae_tile().map(|tile| tile.to_string())),
+            ("VAE tile", tile.map(|tile| tile.to_string())),
             ("Class label", request.class_label.map(|label| label.to_string())),
             ("RNG", Some(rng)),
             ("Version", Some(format!("mote {}", env!("CARGO_PKG_VERSION")))),
@@ -570,7 +640,7 @@ impl Resolved {
         let given = settings.into_iter().filter_map(|(name, v)| Some((name.to_string(), v?)));
         Parameters {
             prompt: request.prompt.clone().unwrap_or_default(),
-            negative_prompt: request.negative_prompt.clone().unwrap_or_default(),
+            negative_prompt: negative_prompt.unwrap_or_default(),
             settings: given.collect(),
         }
     }

@@ -136,9 +136,24 @@ fn refused(error: mote::Error) -> Failure {
 /// # Errors
 /// If `length` is below 2.
 pub fn encode(tokenizer: &ClipTokenizer<'_>, text: &str, length: usize) -> Result<Vec<u32>> {
-    let (mut ids, mut scratch) = (vec![0; length], Vec::new());
+    let mut ids = vec![0; length];
+    encode_into(tokenizer, text, &mut ids)?;
+    Ok(ids)
+}
+
+/// How many ids a text has with `bos` and `eos`, or `most` where it has more.
+///
+/// # Errors
+/// If `most` is below 2.
+pub fn used(tokenizer: &ClipTokenizer<'_>, text: &str, most: usize) -> Result<usize> {
+    encode_into(tokenizer, text, &mut vec![0; most])
+}
+
+/// [`encode`] into a place for so many ids; how many come before the padding.
+fn encode_into(tokenizer: &ClipTokenizer<'_>, text: &str, ids: &mut [u32]) -> Result<usize> {
+    let mut scratch = Vec::new();
     let fails = |error: mote::Error| Failure::new(error.to_string()).within("tokenizer");
-    let mut encoder = tokenizer.encoder(&mut ids).map_err(fails)?;
+    let mut encoder = tokenizer.encoder(ids).map_err(fails)?;
     for segment in tokenizer.segments(text) {
         match segment {
             _ if encoder.is_full() => break,
@@ -151,8 +166,7 @@ pub fn encode(tokenizer: &ClipTokenizer<'_>, text: &str, length: usize) -> Resul
             }
         }
     }
-    encoder.finish();
-    Ok(ids)
+    Ok(encoder.finish())
 }
 
 /// Composes characters as transformers does: by the same crate, whose tables are of Unicode 9.

@@ -150,6 +150,8 @@ impl Bench<'_> {
         let (arena_bytes, tally) = self.plan(subject, weights)?;
         let mut block = Block::new(arena_bytes)?;
         let mut layers = Layers::default();
+        let mut reporter = Reporter::new(self.args.json);
+        reporter.begin(&format!("{}, a first time", subject.title()), 0);
         let mut anonymous = process::anonymous_bytes();
         // Pages stay once they are touched: what there is at the ends of ops is the most there was.
         let mut warm_up = |event: &Event<'_>, _: Duration| {
@@ -157,7 +159,6 @@ impl Bench<'_> {
             anonymous = anonymous.max(process::anonymous_bytes());
         };
         self.evaluate(subject, block.bytes(), weights, Some(&mut warm_up))?;
-        let mut reporter = Reporter::new(self.args.json);
         let mut seconds = Vec::new();
         reporter.begin(subject.title(), u64::from(self.args.repeat));
         for done in 1..=self.args.repeat {

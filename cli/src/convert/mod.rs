@@ -73,9 +73,6 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Work that is done in this time is not worth a line.
 const NOT_WORTH_TELLING: Duration = Duration::from_secs(1);
 
-/// Parts of the work after which its progress is told.
-const PARTS: u64 = 10;
-
 type Tensors = BTreeMap<String, Stored>;
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -134,8 +131,11 @@ pub fn interruptible(args: &args::Convert, interrupt: &Interrupt) -> Result<()> 
         let (_, places) = networks::of(&Place::model(&args.output)?)?;
         report.outputs = work.compare(&networks, &mut old, &mut Model::of(&places)?)?;
     }
-    let text = if args.json { report.json() } else { report.text(args.verbose) };
-    print::bytes(text.as_bytes())
+    match (args.json, args.quiet) {
+        (true, _) => print::bytes(report.json().as_bytes()),
+        (false, true) => Ok(()),
+        (false, false) => print::bytes(report.text(args.verbose).as_bytes()),
+    }
 }
 
 /// How many bytes the model will have, packed, and how many tensors; of a packed one, has.
@@ -225,14 +225,12 @@ impl Work<'_> {
         interrupt: &Interrupt,
         out: &mut Output<'_>,
     ) -> Result<BTreeMap<String, Difference>> {
-        let (reporter, mut told, begun) = (&mut *self.reporter, 0, Instant::now());
-        reporter.begin("converting", PARTS);
+        let (reporter, begun) = (&mut *self.reporter, Instant::now());
+        reporter.begin("converting", 0);
         let mut watch = |done: u64, all: u64| {
-            let part = done.saturating_mul(PARTS).checked_div(all).unwrap_or(PARTS);
-            if part > told && begun.elapsed() > NOT_WORTH_TELLING {
-                told = part;
-                reporter.step(part);
-            }
+            let part = done as f64 / all.max(1) as f64;
+            let is_worth_it = done >= all && begun.elapsed() > NOT_WORTH_TELLING;
+            reporter.part(part, is_worth_it, || format!("{:.0} %", 100.0 * part));
             if interrupt.pressed() { Err(Failure::interrupted()) } else { Ok(()) }
         };
         let (isa, executor) = (self.isa, self.pool);

@@ -14,7 +14,7 @@ pub mod fit;
 mod folder;
 mod log;
 pub mod recipe;
-mod recolour;
+pub(crate) mod recolour;
 pub mod sheet;
 pub mod state;
 pub mod store;
