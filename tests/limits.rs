@@ -319,17 +319,7 @@ fn a_doubled_convolution_is_a_plain_loop_wherever_it_is_cut() {
         let [n, h, w] = [case.pick(&[1, 1, 2]), case.pick(&[1, 3, 8, 13]), case.pick(&[1, 3, 8])];
         let (ci, co) = (case.pick(&[1, 2, 5, 16, 33]), case.pick(&[1, 3, 5, 17, 40, 70]));
         let size = [2 * h - case.pick(&[0, 1]), 2 * w - case.pick(&[0, 1])];
-        let kernel = case.integers(co * ci * DOUBLED, 3);
-        let sizes = Sizes { n: co, channels: ci, taps: DOUBLED }.doubled();
-        let mut rows = vec![0.0; sizes.n * ci];
-        for (number, row) in rows.chunks_exact_mut(ci).enumerate() {
-            let (product, channel) = (number / (sizes.n / DOUBLED), number % (sizes.n / DOUBLED));
-            if let Some(kernel) = kernel.chunks_exact(ci * DOUBLED).nth(channel) {
-                doubled_row(kernel, product, row);
-            }
-        }
-        case.weights.push_packed("conv.weight", packing, &[sizes.n, ci], &rows);
-        let bias = case.vector("conv.bias", co);
+        let (kernel, bias) = push_doubled(&mut case, packing, [ci, co]);
         let x = case.integers(n * h * w * ci, 4);
         let conv = Conv2d { upsample_to: Some(size), ..Conv2d::padded(3, 1) };
         let exact = plain_conv(&x, [n, h, w, ci], &kernel, &bias, conv);
@@ -346,6 +336,47 @@ fn a_doubled_convolution_is_a_plain_loop_wherever_it_is_cut() {
             let bias = cx.weight(&Path::root().at("conv.bias"), [co])?;
             ops::conv2d(cx, x, weight, Some(bias), conv, Epilogue::NONE)
         });
+    }
+}
+
+/// Adds the weight and bias of a convolution, packed doubled, and gives the kernel and the bias.
+fn push_doubled(case: &mut Case, packing: Packing, [ci, co]: [usize; 2]) -> (Vec<f32>, Vec<f32>) {
+    let kernel = case.integers(co * ci * DOUBLED, 3);
+    let sizes = Sizes { n: co, channels: ci, taps: DOUBLED }.doubled();
+    let mut rows = vec![0.0; sizes.n * ci];
+    for (number, row) in rows.chunks_exact_mut(ci).enumerate() {
+        let (product, channel) = (number / (sizes.n / DOUBLED), number % (sizes.n / DOUBLED));
+        if let Some(kernel) = kernel.chunks_exact(ci * DOUBLED).nth(channel) {
+            doubled_row(kernel, product, row);
+        }
+    }
+    case.weights.push_packed("conv.weight", packing, &[sizes.n, ci], &rows);
+    (kernel, case.vector("conv.bias", co))
+}
+
+#[test]
+fn a_doubled_convolution_in_bands_of_any_number_of_lines_is_a_plain_loop() {
+    for (number, packing) in (0..4).flat_map(|number| Packing::PACKED.map(|p| (number, p))) {
+        let mut case = cases(13, 4).nth(number).expect("four cases");
+        let (h, w, [ci, co]) = (9, 1 + number, [2, [5, 35][number % 2]]);
+        let (kernel, bias) = push_doubled(&mut case, packing, [ci, co]);
+        let x = case.integers(h * w * ci, 4);
+        let conv = Conv2d { upsample_to: Some([2 * h, 2 * w]), ..Conv2d::padded(3, 1) };
+        let is_exact = matches!(packing, Packing::F32 | Packing::Bf16);
+        let exact = || plain_conv(&x, [1, h, w, ci], &kernel, &bias, conv);
+        let mut expected = is_exact.then(exact);
+        // The whole picture first.
+        for (lines, threads) in (1..=h).rev().flat_map(|lines| [1, 2, 3, 7].map(|t| (lines, t))) {
+            let limits = Limits { band_pixels: 4 * w * lines, ..Limits::DEFAULT };
+            let (isa, weights) = (best_isa(), &mut case.weights);
+            let (_, found) = run_with(&limits, isa, &Threads(threads), weights, |cx| {
+                let x = ops::fill(cx, Shape::new([1, h, w, ci]), &x)?;
+                let layer = Conv::new(co, 3).upsample_to([2 * h, 2 * w]);
+                conv2d_in_bands_replacing(cx, None, &Path::root().at("conv"), x, layer)
+            });
+            let expected = expected.get_or_insert_with(|| found.clone());
+            assert!(found == *expected, "{packing:?}, {w} wide, {lines} lines, {threads} threads");
+        }
     }
 }
 
