@@ -7,7 +7,7 @@
 
 mod calibrate;
 mod networks;
-mod policy;
+pub mod policy;
 mod recipe;
 mod report;
 mod walk;
