@@ -105,14 +105,14 @@ pub fn of_product(to: Type, name: &str, sizes: Sizes) -> Storage {
 }
 
 /// How a tensor is stored that is no product's weight, of `stored` type and this many dimensions: a
-/// table of embeddings, which has two, is read a few rows at a time and keeps its type. Among
+/// table of embeddings, which has two, is read a few rows at a time and keeps half precision. Among
 /// integers f32 would be most of a small model's file: there it becomes bf16, which is still finer
 /// than the products around it.
 pub fn of_other(to: Type, stored: DType, rank: usize) -> Storage {
     Storage::Plain(match to {
         Type::F16 => DType::F16,
-        Type::Int8 | Type::Int4 if rank > 1 && stored == DType::F32 => DType::BF16,
-        _ if rank > 1 => stored,
+        _ if rank > 1 && matches!(stored, DType::F16 | DType::BF16) => stored,
+        Type::Int8 | Type::Int4 if rank > 1 => DType::BF16,
         _ => DType::F32,
     })
 }

@@ -88,8 +88,7 @@ impl<'a> Converted<'a> {
         storage: impl FnOnce(DType) -> Storage,
     ) -> Result<Option<Weight>> {
         let Some(source) = self.weights.find(name, expected)? else { return Ok(None) };
-        let is_float = matches!(source.dtype, DType::F32 | DType::F16 | DType::BF16);
-        if source.shape != expected || !is_float {
+        if source.shape != expected || !source.dtype.is_float() {
             return Ok(Some(source));
         }
         let (storage, sizes) = match storage(source.dtype) {

@@ -457,11 +457,7 @@ fn to_f32(isa: Isa, dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F16 => isa.f16_to_f32(bytes, out),
         DType::BF16 => isa.bf16_to_f32(bytes, out),
-        _ => {
-            for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *out = f32::from_le_bytes(bytes);
-            }
-        }
+        _ => dtype.to_f32(bytes, out),
     }
 }
 

@@ -299,7 +299,7 @@ impl<'m> Context<'m> {
             let (expected, found) = (shape.to_dims(), weight.shape.to_dims());
             return Err(Error::WeightShape { expected, found });
         }
-        if !matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16) {
+        if !weight.dtype.is_float() {
             return Err(Error::WeightDtype { found: weight.dtype.name() });
         }
         let bytes = &mut self.tally.weight_bytes;
@@ -529,7 +529,7 @@ pub struct Matrix {
 
 /// How a weight that was found is stored, where `shape` was asked for.
 fn packing_of(weight: Weight, shape: Shape, sizes: Sizes) -> Result<Packing> {
-    let is_float = matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);
+    let is_float = weight.dtype.is_float();
     if weight.shape == shape && is_float {
         return Ok(Packing::Plain);
     }
@@ -561,13 +561,7 @@ pub(super) fn to_f32(isa: Isa, dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F16 => isa.f16_to_f32(bytes, out),
         DType::BF16 => isa.bf16_to_f32(bytes, out),
-        _ => {
-            assert!(dtype == DType::F32, "`Context::weight` lets no other type through");
-            assert!(bytes.len() == 4 * out.len(), "four bytes for each element");
-            for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *out = f32::from_le_bytes(bytes);
-            }
-        }
+        _ => dtype.to_f32(bytes, out),
     }
 }
 

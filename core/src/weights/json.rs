@@ -57,18 +57,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string, without its quotes and with its escapes as they are written. Tells whether it has
-    /// any.
-    pub fn string(&mut self) -> Result<(&'a [u8], bool)> {
+    /// A string, without its quotes and with its escapes as they are written.
+    pub fn string(&mut self) -> Result<&'a [u8]> {
         self.expect(b'"', "a string was expected")?;
         let start = self.at;
-        let mut escaped = false;
         loop {
             match self.text.get(self.at) {
                 None => return self.fail("a string does not end"),
                 Some(b'"') => break,
                 Some(b'\\') => {
-                    escaped = true;
                     self.at += 1;
                     self.escape()?;
                 }
@@ -78,7 +75,7 @@ impl<'a> Reader<'a> {
         }
         let string = &self.text[start..self.at];
         self.at += 1;
-        Ok((string, escaped))
+        Ok(string)
     }
 
     fn escape(&mut self) -> Result<()> {

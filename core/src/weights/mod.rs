@@ -142,10 +142,19 @@ mod tests {
         for (header, expected) in [
             (HEADER, false),
             (br#"{"w":{"dtype":"U8","shape":[6],"data_offsets":[0,6]}}"#, false),
-            (br#"{"w":{"dtype":"I8","shape":[6],"data_offsets":[0,6]}}"#, true),
-            (br#"{"w.groups":{"dtype":"U8","shape":[6],"data_offsets":[0,6]}}"#, true),
+            (br#"{"w":{"dtype":"I8","shape":[6],"data_offsets":[0,6]}}"#, false),
+            (
+                br#"{"w":{"dtype":"I8","shape":[6],"data_offsets":[0,6]},
+                "w.scale":{"dtype":"F32","shape":[1],"data_offsets":[6,10]}}"#,
+                true,
+            ),
+            (
+                br#"{"w.scale":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
+                "w":{"dtype":"U8","shape":[6],"data_offsets":[4,10]}}"#,
+                true,
+            ),
         ] {
-            let mut slots = [Slot::EMPTY; 1];
+            let mut slots = [Slot::EMPTY; 2];
             let index = Index::parse(header, 1000, &mut slots).unwrap();
             let mut weights = InPlace::new(index, &[]);
             assert_eq!(weights.is_quantised(), expected);

@@ -81,7 +81,7 @@ impl<'a> Index<'a> {
     pub fn search(header: &[u8], file_bytes: u64, name: &str) -> Result<Option<Weight>> {
         let mut found = None;
         each_tensor(header, file_bytes, |slot| {
-            if found.is_none() && name_of(header, &slot) == name.as_bytes() {
+            if found.is_none() && letters(name_of(header, &slot)).eq(name.bytes()) {
                 found = Some(slot.weight);
             }
             Ok(())
@@ -104,10 +104,11 @@ impl<'a> Index<'a> {
             Ok(())
         })?;
         let slots = &mut slots[..count];
-        slots.sort_unstable_by_key(|slot| name_of(header, slot));
-        if let Some(twice) =
-            slots.windows(2).find(|pair| name_of(header, &pair[0]) == name_of(header, &pair[1]))
-        {
+        slots.sort_unstable_by(|a, b| letters(name_of(header, a)).cmp(letters(name_of(header, b))));
+        let is_twice = |pair: &&[Slot]| {
+            letters(name_of(header, &pair[0])).eq(letters(name_of(header, &pair[1])))
+        };
+        if let Some(twice) = slots.windows(2).find(is_twice) {
             return Err(Error::Format { what: "a tensor is named twice", at: twice[1].name[0] });
         }
         Ok(Self { header, slots })
@@ -123,22 +124,31 @@ impl<'a> Index<'a> {
     pub fn find_near(&self, name: &str, near: &mut usize) -> Option<Weight> {
         let name = name.as_bytes();
         let around = near.saturating_sub(2)..self.slots.len().min(near.saturating_add(2));
-        let is_it = |&at: &usize| name_of(self.header, &self.slots[at]) == name;
-        let found = around.rev().find(is_it).or_else(|| {
-            self.slots.binary_search_by_key(&name, |slot| name_of(self.header, slot)).ok()
-        });
+        let is_plain = !name.contains(&b'\\');
+        let is_it = |&at: &usize| is_plain && name_of(self.header, &self.slots[at]) == name;
+        let found = around.rev().find(is_it).or_else(|| self.place_of(name.iter().copied()));
         *near = found.unwrap_or(*near);
         found.map(|at| self.slots[at].weight)
     }
 
-    /// Whether one of the tensors is a quantised weight of a product.
+    /// The number of the tensor of this name.
+    fn place_of(&self, name: impl Iterator<Item = u8> + Clone) -> Option<usize> {
+        let order = |slot: &Slot| letters(name_of(self.header, slot)).cmp(name.clone());
+        self.slots.binary_search_by(order).ok()
+    }
+
+    /// Whether one of the tensors is a quantised weight of a product: panels of integers and, beside
+    /// them, their scales. Integers alone are something else that nobody asks for.
     pub fn is_quantised(&self) -> bool {
         self.slots.iter().any(|slot| {
-            slot.weight.dtype == DType::I8 || name_of(self.header, slot).ends_with(b".groups")
+            let name = letters(name_of(self.header, slot));
+            let is_integer = matches!(slot.weight.dtype, DType::I8 | DType::U8);
+            is_integer && self.place_of(name.chain(*b".scale")).is_some()
         })
     }
 
-    /// All tensors with their names, in the order of the names.
+    /// All tensors with their names, in the order of the names. A name is given as the header has
+    /// it: where there are backslashes in it, they begin JSON's escapes.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Weight)> + use<'a> {
         let header = self.header;
         self.slots.iter().map(move |slot| {
@@ -150,6 +160,68 @@ impl<'a> Index<'a> {
 
 fn name_of<'a>(header: &'a [u8], slot: &Slot) -> &'a [u8] {
     &header[slot.name[0]..slot.name[1]]
+}
+
+/// Bytes of a name as JSON writes it, without its escapes. [`is_readable`] has checked those.
+fn letters(name: &[u8]) -> impl Iterator<Item = u8> + Clone {
+    let mut rest = name;
+    let mut pending: heapless::Deque<u8, 4> = heapless::Deque::new();
+    core::iter::from_fn(move || {
+        if let Some(byte) = pending.pop_front() {
+            return Some(byte);
+        }
+        let (&first, after) = rest.split_first()?;
+        rest = after;
+        if first != b'\\' {
+            return Some(first);
+        }
+        let (letter, taken) = escape(rest)?;
+        rest = &rest[taken..];
+        let mut bytes = [0; 4];
+        for &byte in letter.encode_utf8(&mut bytes).as_bytes() {
+            pending.push_back(byte).ok()?;
+        }
+        pending.pop_front()
+    })
+}
+
+/// The character of the escape that `rest` goes on with after its backslash, and its bytes; `None`
+/// for half of a pair of surrogates.
+fn escape(rest: &[u8]) -> Option<(char, usize)> {
+    let unit = |at: usize| {
+        let digits = core::str::from_utf8(rest.get(at..at + 4)?).ok()?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let plain = |letter| Some((letter, 1));
+    match rest.first()? {
+        b'b' => plain('\u{8}'),
+        b'f' => plain('\u{c}'),
+        b'n' => plain('\n'),
+        b'r' => plain('\r'),
+        b't' => plain('\t'),
+        b'u' => match unit(1)? {
+            high @ 0xD800..0xDC00 => {
+                let low = unit(7).filter(|_| rest.get(5..7) == Some(b"\\u"))?;
+                let low = low.checked_sub(0xDC00).filter(|&low| low < 0x400)?;
+                let letter = char::from_u32(0x1_0000 + ((high - 0xD800) << 10) + low)?;
+                Some((letter, 11))
+            }
+            one => Some((char::from_u32(one)?, 5)),
+        },
+        &other => plain(char::from(other)),
+    }
+}
+
+/// Whether a name is UTF-8 and each of its escapes stands for a character.
+fn is_readable(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
+        match escape(&rest[at + 1..]) {
+            Some((_, taken)) => rest = &rest[at + 1 + taken..],
+            None => return false,
+        }
+    }
+    core::str::from_utf8(name).is_ok()
 }
 
 /// Calls `found` for each tensor of a header.
@@ -165,14 +237,14 @@ fn each_tensor(
         return reader.end();
     }
     loop {
-        let (name, escaped) = reader.string()?;
+        let name = reader.string()?;
         let end = reader.at() - 1;
         reader.expect(b':', "a colon was expected")?;
         if name == b"__metadata__" {
             reader.skip_value()?;
         } else {
-            if escaped || core::str::from_utf8(name).is_err() {
-                return reader.fail("a tensor's name is not plain UTF-8");
+            if !is_readable(name) {
+                return reader.fail("a tensor's name is not UTF-8");
             }
             if let Some(weight) = read_tensor(&mut reader, data, file_bytes)? {
                 found(Slot { name: [end - name.len(), end], weight })?;
@@ -192,7 +264,7 @@ fn read_tensor(reader: &mut Reader<'_>, data: u64, file_bytes: u64) -> Result<Op
     let (mut dtype, mut shape, mut offsets) = (None, None, None);
     reader.expect(b'{', "a tensor's description was expected")?;
     loop {
-        let (key, _) = reader.string()?;
+        let key = reader.string()?;
         reader.expect(b':', "a colon was expected")?;
         let twice = match key {
             b"dtype" => dtype.replace(read_dtype(reader)?).is_some(),
@@ -212,8 +284,15 @@ fn read_tensor(reader: &mut Reader<'_>, data: u64, file_bytes: u64) -> Result<Op
         return reader.fail("a tensor's description lacks its dtype, shape or data_offsets");
     };
     let found = end.checked_sub(begin).and_then(|len| usize::try_from(len).ok());
-    let Some(bytes) = found.filter(|&bytes| elements.checked_mul(dtype.bytes()) == Some(bytes))
-    else {
+    // How long a tensor of a type that is not known should be, nobody can say.
+    let fits = |&bytes: &usize| match dtype.bits() {
+        None => true,
+        Some(bits) if bits < 8 => {
+            elements.checked_mul(bits).is_some_and(|all| all.div_ceil(8) == bytes)
+        }
+        Some(_) => elements.checked_mul(dtype.bytes()) == Some(bytes),
+    };
+    let Some(bytes) = found.filter(fits) else {
         return reader.fail("a tensor's data_offsets do not fit its shape");
     };
     if end > file_bytes.saturating_sub(data) {
@@ -223,11 +302,7 @@ fn read_tensor(reader: &mut Reader<'_>, data: u64, file_bytes: u64) -> Result<Op
 }
 
 fn read_dtype(reader: &mut Reader<'_>) -> Result<DType> {
-    let (name, _) = reader.string()?;
-    match DType::from_name(name) {
-        Some(dtype) => Ok(dtype),
-        None => reader.fail("a tensor has an unknown dtype"),
-    }
+    Ok(DType::from_name(reader.string()?).unwrap_or(DType::Unknown))
 }
 
 /// The shape, where it has at most four dimensions, and the number of elements.
@@ -317,13 +392,18 @@ mod tests {
             r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
             r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#,
             r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}}"#,
-            r#"{"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"a":{"dtype":"F33","shape":[1],"data_offsets":[0,65]}}"#,
+            r#"{"a":{"dtype":"F33","shape":[1],"data_offsets":[4,0]}}"#,
+            r#"{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,1]}}"#,
+            r#"{"a":{"dtype":4,"shape":[1],"data_offsets":[0,4]}}"#,
             r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#,
             r#"{"a":{"dtype":"F32","shape":[1,1,1,1,2],"data_offsets":[0,4]}}"#,
             r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}"#,
             r#"{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
             r#"{"a":{"dtype":"F32","shape":[1]}}"#,
-            r#"{"a\n":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"\ud83d":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"\ude00\ud83d":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"\u0061":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#,
             r#"{"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,4]}}"#,
             r#"{"a":{}}"#,
             r#"{} {}"#,
@@ -334,6 +414,40 @@ mod tests {
         }
         let deep = [b'['; 10_000];
         assert!(Reader::new(&deep).skip_value().is_err());
+    }
+
+    #[test]
+    fn a_name_is_found_however_json_writes_it() {
+        let header = r#"{"\u0063onv_in\u002ew\/\"\\\n":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},
+            "\ud83d\ude00é\u00E4":{"dtype":"I8","shape":[2],"data_offsets":[1,3]},
+            "b":{"dtype":"I8","shape":[3],"data_offsets":[3,6]}}"#;
+        let mut slots = [Slot::EMPTY; 3];
+        let index = Index::parse(header.as_bytes(), 1000, &mut slots).unwrap();
+        for (name, bytes) in [("conv_in.w/\"\\\n", 1), ("😀éä", 2), ("b", 3)] {
+            assert_eq!(index.find(name).unwrap().bytes, bytes, "{name}");
+            let found = Index::search(header.as_bytes(), 1000, name).unwrap();
+            assert_eq!(found, index.find(name));
+        }
+        assert!(index.find("\\u0063onv_in").is_none() && index.find("c").is_none());
+    }
+
+    #[test]
+    fn types_that_nobody_needs_are_passed_over() {
+        for (dtype, elements, bytes) in [
+            ("U64", 3, 24),
+            ("F8_E4M3", 3, 3),
+            ("F8_E8M0", 3, 3),
+            ("C64", 3, 24),
+            ("F4", 4, 2),
+            ("F6_E2M3", 4, 3),
+            ("BF8_OF_THE_FUTURE", 3, 5),
+        ] {
+            let header = std::format!(
+                r#"{{"x":{{"dtype":"{dtype}","shape":[{elements}],"data_offsets":[0,{bytes}]}}}}"#
+            );
+            assert_eq!(parse(header.as_bytes(), bytes), Ok(1), "{dtype}");
+            assert!(parse(header.as_bytes(), bytes - 1).is_err(), "{dtype}");
+        }
     }
 
     #[test]
