@@ -538,9 +538,9 @@ pub struct Request {
     #[arg(short, long = "init-img", visible_alias = "init-image", value_name = "FILE")]
     #[arg(help_heading = PICTURE, value_hint = ValueHint::FilePath)]
     pub init_img: Option<PathBuf>,
-    /// How much of the picture given by --init-img is made anew, from 0 (nothing) to 1 (all)
-    /// [default: 0.75].
-    #[arg(long, value_name = "PART", help_heading = PICTURE, value_parser = part)]
+    /// How much of the picture given by --init-img is made anew, from above 0 (hardly
+    /// anything) to 1 (all) [default: 0.75].
+    #[arg(long, value_name = "PART", help_heading = PICTURE, value_parser = strength)]
     #[arg(requires = "init_img", allow_negative_numbers = true)]
     pub strength: Option<f32>,
     /// The width in pixels; by default that of --init-img, or what the model was trained at.
@@ -900,6 +900,13 @@ fn part(text: &str) -> Result<f32, String> {
     }
 }
 
+fn strength(text: &str) -> Result<f32, String> {
+    match part(text) {
+        Ok(0.0) => Err("at 0 nothing would be made anew: give more than that, up to 1".into()),
+        other => other,
+    }
+}
+
 fn scale(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if (0.0..=1000.0).contains(&value) => Ok(value),
@@ -1011,6 +1018,7 @@ mod tests {
             "--cfg-scale inf",
             "--strength 0.5",
             "-i a.png --strength 1.5",
+            "-i a.png --strength 0",
             "--eta -1",
             "-t 0",
             "-b 0",

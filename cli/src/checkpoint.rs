@@ -4,7 +4,8 @@
 //! the other formats hold programs or need another reader, and are refused with what to do. An
 //! island of `unsafe`, for the map alone.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
 
@@ -17,8 +18,17 @@ use crate::error::{Failure, Result};
 use crate::files;
 use crate::foreign::{self, Format};
 
+/// What transformers calls weights.
+const TRANSFORMERS: &str = "model";
+
 /// The file stems by which diffusers and transformers call weights.
-const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", TRANSFORMERS];
+
+/// Variants that are taken where there is no plain one, the first first.
+const VARIANTS: [&str; 2] = ["fp16", "bf16"];
+
+/// What stands between the numbers in the name of one file of several.
+const SHARD: &str = "-of-";
 
 /// Endings of weights that mote does not read.
 const FOREIGN: [&str; 8] = ["bin", "pth", "pt", "ckpt", "gguf", "msgpack", "onnx", "h5"];
@@ -176,12 +186,22 @@ impl Checkpoint {
         }
         let names = list(folder)?;
         for stem in STEMS {
-            if let Some(index) = pick(folder, &names, stem, &is_index)? {
-                return Self::open_shards(folder, &folder.join(index));
-            }
-            if let Some(name) = pick(folder, &names, stem, &is_whole)? {
-                return Ok(Self { files: vec![Mapped::open(&folder.join(name))?] });
-            }
+            let Some(found) = pick(folder, &names, stem)? else { continue };
+            return match found {
+                Found { whole: Some(name), index: None } => Self::open_whole(folder, name),
+                Found { whole: None, index: Some(name) } => Self::open_shards(folder, name),
+                // transformers prefers the whole file; diffusers the index, and fails where its
+                // files are gone.
+                Found { whole: Some(name), index: Some(index) } => {
+                    let is_there = |shard: &String| folder.join(shard).exists();
+                    let is_stale = || !shards(folder, index).is_ok_and(|s| s.iter().all(is_there));
+                    match stem == TRANSFORMERS || is_stale() {
+                        true => Self::open_whole(folder, name),
+                        false => Self::open_shards(folder, index),
+                    }
+                }
+                Found { whole: None, index: None } => continue,
+            };
         }
         for name in &names {
             refuse_foreign(&folder.join(name))?;
@@ -198,30 +218,51 @@ impl Checkpoint {
         ))
     }
 
-    fn open_shards(folder: &Path, index: &Path) -> Result<Self> {
-        let text = json::read(index)?;
-        let Some(Value::Object(map)) = text.get("weight_map") else {
-            return Err(damaged(index, "it has no `weight_map`"));
-        };
-        let mut shards = BTreeSet::new();
-        for (weight, file) in map {
-            let Value::String(file) = file else {
-                return Err(damaged(index, format!("the file of `{weight}` is not a name")));
-            };
-            shards.insert(file.as_str());
+    fn open_whole(folder: &Path, name: &str) -> Result<Self> {
+        Ok(Self { files: vec![Mapped::open(&folder.join(name))?] })
+    }
+
+    fn open_shards(folder: &Path, index: &str) -> Result<Self> {
+        let shards = shards(folder, index)?;
+        if let Some(missing) = shards.iter().find(|shard| !folder.join(shard).exists()) {
+            let (index, count) = (folder.join(index), shards.len());
+            let (index, missing) = (index.display(), folder.join(missing));
+            return Err(Failure::new(format!(
+                "{} is not there, and {index} names it",
+                missing.display()
+            ))
+            .remedy(format!("Fetch it, too: the weights are split into {count} files")));
         }
-        if shards.is_empty() || shards.len() > MAX_SHARDS {
-            return Err(damaged(index, format!("it names {} files", shards.len())));
-        }
-        let open = |shard: &&str| {
-            if !stays_inside(shard) {
-                let what = format!("{} points outside its folder: {shard:?}", index.display());
-                return Err(Failure::new(what).remedy("Do not trust this checkpoint"));
-            }
-            Mapped::open(&folder.join(shard))
-        };
+        let open = |shard: &String| Mapped::open(&folder.join(shard));
         Ok(Self { files: shards.iter().map(open).collect::<Result<_>>()? })
     }
+}
+
+/// The files that an index names.
+///
+/// # Errors
+/// Where it is none, or leads elsewhere.
+fn shards(folder: &Path, index: &str) -> Result<BTreeSet<String>> {
+    let index = &folder.join(index);
+    let text = json::read(index)?;
+    let Some(Value::Object(map)) = text.get("weight_map") else {
+        return Err(damaged(index, "it has no `weight_map`"));
+    };
+    let mut shards = BTreeSet::new();
+    for (weight, file) in map {
+        let Value::String(file) = file else {
+            return Err(damaged(index, format!("the file of `{weight}` is not a name")));
+        };
+        if !stays_inside(file) {
+            let what = format!("{} points outside its folder: {file:?}", index.display());
+            return Err(Failure::new(what).remedy("Do not trust this checkpoint"));
+        }
+        shards.insert(file.clone());
+    }
+    if shards.is_empty() || shards.len() > MAX_SHARDS {
+        return Err(damaged(index, format!("it names {} files", shards.len())));
+    }
+    Ok(shards)
 }
 
 /// Whether a path from an index is a plain way down from the index's folder.
@@ -249,6 +290,9 @@ pub fn list(folder: &Path) -> Result<Vec<String>> {
 /// `model.fp16.safetensors`, `None` for anything else.
 fn is_whole<'n>(name: &'n str, stem: &str) -> Option<&'n str> {
     let middle = name.strip_prefix(stem)?.strip_suffix(".safetensors")?;
+    if middle.contains(SHARD) {
+        return None;
+    }
     if middle.is_empty() { Some(middle) } else { middle.strip_prefix('.') }
 }
 
@@ -261,33 +305,40 @@ fn is_index<'n>(name: &'n str, stem: &str) -> Option<&'n str> {
     rest.strip_suffix(".json")
 }
 
-/// The file of `kind` in a folder: the plain one, else `fp16`, else `bf16`, else the only one.
-fn pick<'n>(
-    folder: &Path,
-    names: &'n [String],
-    stem: &str,
-    kind: &dyn Fn(&'n str, &str) -> Option<&'n str>,
-) -> Result<Option<&'n str>> {
-    let found: Vec<_> =
-        names.iter().filter_map(|name| Some((name.as_str(), kind(name, stem)?))).collect();
-    for wanted in ["", "fp16", "bf16"] {
-        if let Some((name, _)) = found.iter().find(|(_, variant)| *variant == wanted) {
-            return Ok(Some(name));
+/// The weights of one variant.
+#[derive(Clone, Copy, Default)]
+struct Found<'n> {
+    /// One file.
+    whole: Option<&'n str>,
+    /// The index of several.
+    index: Option<&'n str>,
+}
+
+/// The weights of this stem in a folder: the plain ones, else `fp16`, else `bf16`, else those of the
+/// only variant.
+fn pick<'n>(folder: &Path, names: &'n [String], stem: &str) -> Result<Option<Found<'n>>> {
+    let mut variants = BTreeMap::<&str, Found<'n>>::new();
+    for name in names {
+        if let Some(variant) = is_whole(name, stem) {
+            variants.entry(variant).or_default().whole = Some(name);
+        } else if let Some(variant) = is_index(name, stem) {
+            variants.entry(variant).or_default().index = Some(name);
         }
     }
-    match found.as_slice() {
-        [] => Ok(None),
-        [(name, _)] => Ok(Some(name)),
-        [(first, _), ..] => {
-            let all: Vec<_> = found.iter().map(|(name, _)| *name).collect();
-            Err(Failure::new(format!(
-                "{} holds several variants of its weights: {}",
-                folder.display(),
-                all.join(", ")
-            ))
-            .remedy(format!("Keep one of them, or link it as {stem}.safetensors, such as {first}")))
-        }
+    let known = [""].into_iter().chain(VARIANTS);
+    if let Some(found) = known.filter_map(|variant| variants.get(variant)).next() {
+        return Ok(Some(*found));
     }
+    if variants.len() < 2 {
+        return Ok(variants.into_values().next());
+    }
+    let all: Vec<_> = variants.values().filter_map(|found| found.whole.or(found.index)).collect();
+    Err(Failure::new(format!(
+        "{} holds several variants of its weights: {}",
+        folder.display(),
+        all.join(", ")
+    ))
+    .remedy(format!("Keep one of them, or link it as {stem}.safetensors, such as {}", all[0])))
 }
 
 /// Refuses a file whose name says that it is not safetensors, with what to do; its first bytes say
@@ -312,6 +363,14 @@ pub fn refuse_foreign(path: &Path) -> Result<()> {
                 .remedy("Ask for a version of the model in diffusers' layout with safetensors")
         }
     })
+}
+
+/// A tensor's name as the header has it, without JSON's escapes.
+pub fn plain_name(name: &str) -> Cow<'_, str> {
+    if !name.contains('\\') {
+        return Cow::Borrowed(name);
+    }
+    serde_json::from_str(&format!("\"{name}\"")).map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
 /// A file of weights that is not what it should be.
@@ -387,6 +446,47 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_file_counts_where_an_index_was_left_behind() {
+        let (a, b) = (safetensors("a"), safetensors("b"));
+        let index = br#"{"weight_map":{"a":"x-1.safetensors","b":"x-2.safetensors"}}"#;
+        let count = |files: &[(&str, &[u8])]| {
+            let folder = folder(files);
+            Checkpoint::open(folder.path()).unwrap().files.len()
+        };
+        for stem in ["model", "diffusion_pytorch_model"] {
+            let (whole, named) =
+                (format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json"));
+            let files = [
+                (whole.as_str(), &a[..]),
+                (named.as_str(), &index[..]),
+                ("x-1.safetensors", &a[..]),
+                ("x-2.safetensors", &b[..]),
+            ];
+            assert_eq!(count(&files[..2]), 1, "{stem}");
+            assert_eq!(count(&files[..3]), 1, "{stem}");
+            // As transformers and diffusers have it.
+            assert_eq!(count(&files), if stem == "model" { 1 } else { 2 }, "{stem}");
+            assert_eq!(count(&[files[0], (named.as_str(), b"{")]), 1, "{stem}");
+        }
+    }
+
+    #[test]
+    fn a_plain_file_goes_before_any_variants_index() {
+        let (a, b) = (safetensors("a"), safetensors("b"));
+        let index = br#"{"weight_map":{"a":"model.fp16-00001-of-00001.safetensors"}}"#;
+        let files = [
+            ("model.fp16-00001-of-00001.safetensors", &a[..]),
+            ("model.safetensors.index.fp16.json", &index[..]),
+            ("model.safetensors", &b[..]),
+        ];
+        for (files, expected) in [(&files[..2], files[0].0), (&files, files[2].0)] {
+            let folder = folder(files);
+            let open = Checkpoint::open(folder.path()).unwrap();
+            assert_eq!(open.files[0].path(), folder.path().join(expected));
+        }
+    }
+
+    #[test]
     fn an_index_cannot_lead_outside_its_folder() {
         for path in ["../a.safetensors", "/etc/passwd", "a/../../b", "", ".", "c:\\x", "a\\..\\b"] {
             assert!(!stays_inside(path), "{path}");
@@ -407,7 +507,7 @@ mod tests {
         }
         let missing = br#"{"weight_map":{"a":"gone.safetensors"}}"#;
         let said = failure(&[("model.safetensors.index.json", missing)]);
-        assert!(said.contains("gone.safetensors: no such file"), "{said}");
+        assert!(said.contains("gone.safetensors is not there") && said.contains("Fetch"), "{said}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub fn interruptible(args: &args::Generate, interrupt: &Interrupt) -> Result<()>
     resolved.notes.iter().for_each(|note| reporter.say(&format!("note: {note}")));
     if args.verbose {
         reporter.say(plan::to_table(&resolved, &planned, count).trim_end());
-        let taken = size::show(planned.arena_bytes as u64);
+        let taken = size::show_needed(planned.arena_bytes as u64);
         reporter.say(&format!("instruction set {}, {taken} of memory", isa.name()));
     }
     if let Some(to) = resolved.dtype.filter(|_| resolved.converts) {

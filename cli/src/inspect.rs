@@ -42,8 +42,9 @@ const PNG: &[u8] = b"\x89PNG";
 pub fn run(args: &Inspect) -> Result<()> {
     let path = &args.path;
     let report = if path.is_dir() {
-        let is_pipeline = path.join("model_index.json").exists();
-        if is_pipeline { pipeline(&path.into())? } else { folder(path)? }
+        let place = Place::model(path)?;
+        let is_pipeline = place.join("model_index.json").exists();
+        if is_pipeline { pipeline(&place)? } else { folder(place.path())? }
     } else if let model = Place::model(path)?
         && let Some(packed) = model.packed()
     {
@@ -181,7 +182,7 @@ fn pipeline(model: &Place) -> Result<Report> {
     }
     let mut networks = Vec::new();
     for name in NETWORKS {
-        let folder = model.join(name);
+        let folder = model.part(name);
         if !folder.is_folder() {
             continue;
         }
@@ -203,7 +204,7 @@ fn pipeline(model: &Place) -> Result<Report> {
         }
         networks.push(json);
     }
-    let (schedule_text, schedule) = schedule(&model.join("scheduler/scheduler_config.json"));
+    let (schedule_text, schedule) = schedule(model);
     text.push_str(&schedule_text);
     let mut json = json!({ "pipeline": class, "networks": networks, "schedule": schedule });
     if let Some(dtype) = packed {
@@ -254,8 +255,8 @@ fn class_name(folder: &Place) -> Option<String> {
     class.map(str::to_string)
 }
 
-fn schedule(path: &Place) -> (String, Value) {
-    match config::scheduler::read(path, None) {
+fn schedule(model: &Place) -> (String, Value) {
+    match config::scheduler::read_of(model, None) {
         Err(problem) => {
             let text = format!("\nscheduler\n  Not supported: {problem}\n");
             (text, json!({ "problem": problem.to_string() }))
@@ -309,6 +310,8 @@ fn settings(config: &SchedulerConfig) -> Vec<(&'static str, String)> {
 struct Described {
     name: String,
     dtype: DType,
+    /// The type as the file calls it, also where mote does not know it.
+    type_name: String,
     shape: Vec<usize>,
     bytes: usize,
 }
@@ -316,8 +319,9 @@ struct Described {
 impl Described {
     fn new((name, weight): (&str, Weight)) -> Self {
         Self {
-            name: name.into(),
+            name: checkpoint::plain_name(name).into_owned(),
             dtype: weight.dtype,
+            type_name: weight.dtype.name().into(),
             shape: weight.shape.as_slice().to_vec(),
             bytes: weight.bytes,
         }
@@ -349,7 +353,15 @@ impl Network {
         for file in files {
             let path = file.path().file_name().unwrap_or_default();
             names.push(path.to_string_lossy().into_owned());
-            tensors.extend(file.weights()?.index().iter().map(Described::new));
+            let mut own: Vec<_> = file.weights()?.index().iter().map(Described::new).collect();
+            if own.iter().any(|tensor| tensor.dtype == DType::Unknown) {
+                let header: Value = serde_json::from_slice(file.header()).unwrap_or_default();
+                for tensor in own.iter_mut().filter(|tensor| tensor.dtype == DType::Unknown) {
+                    let called = header[&tensor.name]["dtype"].as_str();
+                    tensor.type_name = called.unwrap_or_default().into();
+                }
+            }
+            tensors.extend(own);
         }
         let class = class.unwrap_or_default();
         Ok(Self { name: name.display().to_string(), class, files: names, tensors })
@@ -377,10 +389,10 @@ impl Network {
     }
 
     /// How many tensors there are of each type.
-    fn dtypes(&self) -> BTreeMap<&'static str, usize> {
+    fn dtypes(&self) -> BTreeMap<&str, usize> {
         let mut dtypes = BTreeMap::new();
         for tensor in &self.tensors {
-            *dtypes.entry(tensor.dtype.name()).or_default() += 1;
+            *dtypes.entry(tensor.type_name.as_str()).or_default() += 1;
         }
         dtypes
     }
@@ -407,7 +419,7 @@ impl Network {
         let row = |tensor: &Described| {
             vec![
                 format!("  {}", tensor.name),
-                tensor.dtype.name().into(),
+                tensor.type_name.clone(),
                 format!("{:?}", tensor.shape),
                 size::show(tensor.bytes as u64),
             ]
@@ -435,7 +447,7 @@ impl Network {
 
     fn json(&self) -> Value {
         let tensor = |tensor: &Described| {
-            json!({ "name": tensor.name, "dtype": tensor.dtype.name(), "shape": tensor.shape,
+            json!({ "name": tensor.name, "dtype": tensor.type_name, "shape": tensor.shape,
                 "bytes": tensor.bytes })
         };
         json!({

@@ -2,10 +2,11 @@
 //!
 //! What is written lies beside its place and is moved there when it is whole, so neither an
 //! error nor Ctrl-C nor a full disk leaves half of one, and what was there before stays until then.
+//! A file that cannot be replaced, as it is mounted by itself, is written over at the end instead.
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, ErrorKind, Write};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -170,6 +171,8 @@ enum Place {
     Direct(PathBuf),
     /// Written beside its place and moved there.
     Beside { target: PathBuf, part: PathBuf, file: File, interrupt: Interrupt },
+    /// Written elsewhere, and copied over what is at its place.
+    Over { target: PathBuf, file: File, over: File },
 }
 
 impl PngWriter {
@@ -247,21 +250,23 @@ impl FileWriter {
     /// Where that cannot be done; nothing is left behind then.
     pub fn end(mut self) -> Result<()> {
         self.buffer.flush().map_err(|error| self.failure(error))?;
-        if let Place::Beside { target, part, file, .. } = &self.place {
-            // A full disk may show only here.
-            file.sync_all()
-                .and_then(|()| fs::rename(part, target))
-                .map_err(|error| self.failure(error))?;
-        }
-        Ok(())
+        let ended = match &mut self.place {
+            Place::Direct(_) => Ok(()),
+            Place::Beside { target, part, file, .. } => {
+                // A full disk may show only here.
+                file.sync_all().and_then(|()| fs::rename(part, target))
+            }
+            Place::Over { file, over, .. } => copy_over(file, over),
+        };
+        ended.map_err(|error| self.failure(error))
     }
 
     fn failure(&self, error: io::Error) -> Failure {
         let error = self.buffer.0.borrow().os_error.map_or(error, io::Error::from_raw_os_error);
         match &self.place {
-            Place::Direct(path) | Place::Beside { target: path, .. } => {
-                Failure::file("write", path, &error)
-            }
+            Place::Direct(path)
+            | Place::Beside { target: path, .. }
+            | Place::Over { target: path, .. } => Failure::file("write", path, &error),
         }
     }
 }
@@ -289,11 +294,75 @@ fn open(path: Option<&Path>, interrupt: &Interrupt) -> Result<(Place, Buffered)>
         let file = OpenOptions::new().write(true).open(&target).map_err(cannot)?;
         return Ok((Place::Direct(target), Buffered::new(file)));
     }
-    let (part, file) = new_part(&target).map_err(cannot)?;
+    let (part, file) = match new_part(&target) {
+        Ok(made) if !is_mount_point(&target) => made,
+        made => {
+            let refused = made.map(|(part, _)| fs::remove_file(part)).err();
+            let (file, over) = instead(&target, refused).map_err(cannot)?;
+            let output = file.try_clone().map_err(cannot)?;
+            return Ok((Place::Over { target, file, over }, Buffered::new(output)));
+        }
+    };
+    keep_permissions(&target, &part);
     interrupt.set_unfinished(Some(&part));
     let output = file.try_clone().map_err(cannot)?;
     let place = Place::Beside { target, part, file, interrupt: interrupt.clone() };
     Ok((place, Buffered::new(output)))
+}
+
+/// A file without a name to write to, and the one at `target`, which it is to be copied over;
+/// `refused` is why there can be none beside it.
+fn instead(target: &Path, refused: Option<io::Error>) -> io::Result<(File, File)> {
+    let over = OpenOptions::new().write(true).open(target);
+    // Where there is no file yet, what kept one from being made beside it is what is wrong.
+    let over = over.map_err(|error| refused.unwrap_or(error))?;
+    Ok((tempfile::tempfile()?, over))
+}
+
+/// Writes all of `file` over what `over` holds.
+fn copy_over(file: &mut File, over: &mut File) -> io::Result<()> {
+    file.rewind()?;
+    over.set_len(0)?;
+    io::copy(file, over)?;
+    over.sync_all()
+}
+
+/// Whether a file is mounted by itself, as containers do it: nothing can be moved to its place.
+#[cfg(target_os = "linux")]
+fn is_mount_point(target: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(mounts) = fs::read("/proc/self/mountinfo") else { return false };
+    // The fifth word is the place, in which a blank is `\040`.
+    let mut places = mounts.split(|&b| b == b'\n').filter_map(|l| l.split(|&b| b == b' ').nth(4));
+    places.any(|place| without_octals(place) == target.as_os_str().as_bytes())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_mount_point(_target: &Path) -> bool {
+    false
+}
+
+/// A place of `/proc/self/mountinfo` without its escapes, three octal digits each.
+#[cfg(target_os = "linux")]
+fn without_octals(place: &[u8]) -> Vec<u8> {
+    let (mut plain, mut rest) = (Vec::new(), place);
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| first == b'\\');
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => (plain.push(byte), rest = &after[3..]).1,
+            None => (plain.push(first), rest = after).1,
+        }
+    }
+    plain
+}
+
+/// Gives the part the permissions of what it will replace: who could not read that, shall not now.
+fn keep_permissions(target: &Path, part: &Path) {
+    if let Ok(meta) = fs::metadata(target) {
+        // Where that cannot be done it is a new file like any other.
+        let _ = fs::set_permissions(part, meta.permissions());
+    }
 }
 
 /// A new file beside `target`. One of the same name may be left over from a program that was
@@ -322,6 +391,15 @@ fn check_folder(output: &Path, example: &str) -> Result<()> {
     };
     if !folder.is_dir() {
         return Err(Failure::new(format!("there is no folder {}", folder.display()))
+            .remedy("Make it first"));
+    }
+    // A path's end says that a folder is meant, which is then not there: `new/`, `new/.`.
+    let name = output.as_os_str().as_encoded_bytes();
+    let is_separator = |byte: &u8| std::path::is_separator(char::from(*byte));
+    let means_folder = name.last().is_some_and(is_separator)
+        || name.strip_suffix(b".").is_some_and(|rest| rest.last().is_some_and(is_separator));
+    if means_folder && !output.is_dir() {
+        return Err(Failure::new(format!("there is no folder {}", output.display()))
             .remedy("Make it first"));
     }
     if output.is_dir() || output.file_name().is_none() {
@@ -355,8 +433,16 @@ fn probe(path: &Path) -> Result<()> {
         return Ok(());
     }
     let cannot = |error| Failure::file("write", path, &error);
-    let (part, _) = new_part(&target).map_err(cannot)?;
-    fs::remove_file(part).map_err(cannot)
+    match new_part(&target) {
+        Ok((part, _)) => {
+            fs::remove_file(part).map_err(cannot)?;
+            if is_mount_point(&target) {
+                instead(&target, None).map_err(cannot)?;
+            }
+            Ok(())
+        }
+        Err(refused) => instead(&target, Some(refused)).map(drop).map_err(cannot),
+    }
 }
 
 /// The size of a PNG file in pixels, and its texts with their keywords.
@@ -398,6 +484,65 @@ fn damaged(path: &Path, error: &png::DecodingError) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_folder_that_is_not_there_is_not_a_file_without_an_ending() {
+        let folder = tempfile::tempdir().unwrap();
+        for end in ["new/", "new/.", "new//"] {
+            let path = folder.path().join(end);
+            for count in [1, 2] {
+                let said = Destination::new(&path, count).unwrap_err().to_string();
+                assert!(said.contains("there is no folder") && said.contains("Make it"), "{said}");
+            }
+            assert!(check_model(&path).unwrap_err().to_string().contains("there is no folder"));
+        }
+        assert!(!folder.path().join("new").exists());
+        let said = Destination::new(&folder.path().join("."), 1).unwrap_err().to_string();
+        assert!(said.contains("is a folder"), "{said}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_overwritten_keeps_its_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        for mode in [0o640, 0o600, 0o444] {
+            fs::write(&path, "old").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let mut file = FileWriter::begin(Some(&path), &Interrupt::default()).unwrap();
+            file.write(b"new").unwrap();
+            file.end().unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_is_written_over_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        fs::write(&path, "what was there before").unwrap();
+        let (file, over) = instead(&path, None).unwrap();
+        let buffer = Buffered::new(file.try_clone().unwrap());
+        let mut writer =
+            FileWriter { place: Place::Over { target: path.clone(), file, over }, buffer };
+        writer.write(b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"what was there before");
+        writer.end().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let refused = io::Error::from_raw_os_error(13);
+        let error = instead(&folder.path().join("b.png"), Some(refused)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(13));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn mount_points_are_known_whatever_their_names() {
+        assert!(is_mount_point(Path::new("/proc")) && !is_mount_point(Path::new("/proc/self")));
+        assert_eq!(without_octals(br"/a\040b\134c\9"), br"/a b\c\9");
+    }
+
     use super::*;
     use crate::picture;
 

@@ -67,7 +67,8 @@ impl Parameters {
     }
 }
 
-/// `Steps: 20, Model: "a, b", Seed: 1`.
+/// `Steps: 20, Model: "a, b", Hashes: {"vae": "1"}, Seed: 1`: a value with commas in it is a text in
+/// quotes, or an object or a list as extensions of the web UIs write them.
 fn parse_settings(line: &str) -> Vec<(String, String)> {
     let mut settings = Vec::new();
     let mut rest = line;
@@ -78,6 +79,11 @@ fn parse_settings(line: &str) -> Vec<(String, String)> {
             Some(Ok(serde_json::Value::String(value))) if after.starts_with('"') => {
                 rest = after[quoted.byte_offset()..].trim_start_matches([',', ' ']);
                 value
+            }
+            Some(Ok(_)) if after.starts_with(['{', '[']) => {
+                let (value, others) = after.split_at(quoted.byte_offset());
+                rest = others.trim_start_matches([',', ' ']);
+                value.into()
             }
             _ => {
                 let (value, others) = after.split_once(',').unwrap_or((after, ""));
@@ -130,6 +136,21 @@ mod tests {
         };
         let text = "a cat\nNegative prompt: a dog\nSteps: 20, Sampler: Euler a, Seed: 42";
         assert_eq!(parameters.to_string(), text);
+    }
+
+    #[test]
+    fn objects_and_lists_among_the_settings_are_values_of_their_own() {
+        let line = r#"Steps: 20, Hashes: {"vae": "a,b", "model": {"x": [1, 2]}}, Lora hashes: "a: 1, b: 2", Civitai resources: [{"type":"checkpoint","weight":0.8}], Broken: {"a": 1, Version: v1.6.0"#;
+        let parsed = Parameters::parse(line);
+        let expected = settings(&[
+            ("Steps", "20"),
+            ("Hashes", r#"{"vae": "a,b", "model": {"x": [1, 2]}}"#),
+            ("Lora hashes", "a: 1, b: 2"),
+            ("Civitai resources", r#"[{"type":"checkpoint","weight":0.8}]"#),
+            ("Broken", r#"{"a": 1"#),
+            ("Version", "v1.6.0"),
+        ]);
+        assert_eq!(parsed.settings, expected);
     }
 
     #[test]

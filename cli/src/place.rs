@@ -9,10 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::built_in;
-use crate::checkpoint::Mapped;
-use crate::error::Result;
+use crate::checkpoint::{self, Mapped};
+use crate::config::json;
+use crate::error::{Failure, Result};
 use crate::files;
 use crate::packed::Packed;
+
+/// What the classes of a part of a pipeline begin with.
+const CLASSES: [(&str, &str); 3] =
+    [("unet", "UNet2D"), ("vae", "Autoencoder"), ("text_encoder", "CLIPText")];
+
+/// The longest name of a snapshot that is believed.
+const MAX_REF_BYTES: u64 = 1 << 10;
 
 /// A file or a folder, on the disk or in a packed file.
 #[derive(Clone, Debug)]
@@ -23,12 +31,16 @@ pub struct Place {
 
 impl Place {
     /// The model at `path`: a folder, or a file that `mote convert` wrote, or the one in the
-    /// program where its name is given and nothing else has it. Another file, or nothing, is a
-    /// place too: whoever reads there says what is wrong.
+    /// program where its name is given and nothing else has it. Of a folder in the hub's cache it
+    /// is the snapshot. Another file, or nothing, is a place too: whoever reads there says what is
+    /// wrong.
     ///
     /// # Errors
-    /// Where it is a packed file that cannot be used.
+    /// Where it is a packed file that cannot be used, or holds several snapshots.
     pub fn model(path: &Path) -> Result<Self> {
+        if let Some(snapshot) = snapshot(path)? {
+            return Ok(snapshot.into());
+        }
         let packed = if path.is_file() {
             Packed::open(path)?
         } else if path == Path::new(built_in::NAME) && !path.exists() {
@@ -42,6 +54,26 @@ impl Place {
     /// The model in a packed file that is open.
     pub fn of(packed: Arc<Packed>) -> Self {
         Self { path: packed.path().into(), packed: Some(packed) }
+    }
+
+    /// The folder of a part of the pipeline here: its own or, where it has none and its files lie in
+    /// the root, that. So diffusers reads the first published DDPMs.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Self {
+        let own = self.join(name);
+        let lies_here = || match name {
+            "scheduler" => self.join("scheduler_config.json").is_file(),
+            "tokenizer" => {
+                ["tokenizer.json", "vocab.json"].iter().any(|file| self.join(file).is_file())
+            }
+            _ => {
+                let config = json::read(self.join("config.json")).unwrap_or_default();
+                let class = config["_class_name"].as_str();
+                let class = class.or(config["architectures"][0].as_str()).unwrap_or_default();
+                CLASSES.iter().any(|(part, begins)| *part == name && class.starts_with(begins))
+            }
+        };
+        if !own.is_folder() && lies_here() { self.clone() } else { own }
     }
 
     /// What is called `name` here.
@@ -120,6 +152,32 @@ impl Place {
     }
 }
 
+/// The folder in a folder of the hub's cache, `models--owner--name`, that its `main` refers to, or
+/// the only one.
+fn snapshot(path: &Path) -> Result<Option<PathBuf>> {
+    let snapshots = path.join("snapshots");
+    if !snapshots.is_dir() || path.join("model_index.json").exists() {
+        return Ok(None);
+    }
+    let main = files::text(&path.join("refs").join("main"), MAX_REF_BYTES).ok();
+    let main = main.map(|name| snapshots.join(name.trim()));
+    if let Some(main) = main.filter(|main| main.is_dir() && *main != snapshots) {
+        return Ok(Some(main));
+    }
+    let mut names = checkpoint::list(&snapshots)?;
+    names.retain(|name| snapshots.join(name).is_dir());
+    match names.as_slice() {
+        [] => Err(Failure::new(format!("{} is empty", snapshots.display()))
+            .remedy("Fetch the model again")),
+        [one] => Ok(Some(snapshots.join(one))),
+        [first, ..] => {
+            let what = format!("{} holds several snapshots, and no refs/main", path.display());
+            Err(Failure::new(what)
+                .remedy(format!("Give one of them: -m {}", snapshots.join(first).display())))
+        }
+    }
+}
+
 impl From<&Path> for Place {
     /// The path on the disk.
     fn from(path: &Path) -> Self {
@@ -142,5 +200,45 @@ impl From<PathBuf> for Place {
 impl From<&Place> for Place {
     fn from(place: &Place) -> Self {
         place.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_part_lies_in_its_folder_or_in_the_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Place::from(folder.path());
+        assert_eq!(root.part("unet").path(), folder.path().join("unet"));
+        let config = folder.path().join("config.json");
+        fs::write(config, r#"{"_class_name": "UNet2DModel"}"#).unwrap();
+        fs::write(folder.path().join("scheduler_config.json"), "{}").unwrap();
+        assert_eq!(root.part("unet").path(), folder.path());
+        assert_eq!(root.part("scheduler").path(), folder.path());
+        for name in ["vae", "text_encoder", "tokenizer"] {
+            assert_eq!(root.part(name).path(), folder.path().join(name));
+        }
+        fs::create_dir(folder.path().join("unet")).unwrap();
+        assert_eq!(root.part("unet").path(), folder.path().join("unet"));
+    }
+
+    #[test]
+    fn a_folder_of_the_hubs_cache_is_its_snapshot() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshots = folder.path().join("snapshots");
+        fs::create_dir_all(snapshots.join("aa")).unwrap();
+        let found = |path: &Path| Place::model(path).unwrap().path().to_path_buf();
+        assert_eq!(found(folder.path()), snapshots.join("aa"));
+        fs::create_dir(snapshots.join("bb")).unwrap();
+        let said = Place::model(folder.path()).unwrap_err().to_string();
+        assert!(said.contains("several snapshots") && said.contains("aa"), "{said}");
+        fs::create_dir(folder.path().join("refs")).unwrap();
+        fs::write(folder.path().join("refs/main"), "bb\n").unwrap();
+        assert_eq!(found(folder.path()), snapshots.join("bb"));
+        assert_eq!(found(&snapshots.join("aa")), snapshots.join("aa"));
     }
 }

@@ -199,7 +199,7 @@ pub fn check_limit(
     let Some(limit) = limit.filter(|&limit| plan.arena_bytes as u64 > limit) else {
         return Ok(());
     };
-    let (needed, allowed) = (size::show(plan.arena_bytes as u64), size::show(limit));
+    let (needed, allowed) = (size::show_needed(plan.arena_bytes as u64), size::show_limit(limit));
     let failure =
         Failure::new(format!("this needs {needed} of memory, and the limit is {allowed}"));
     let fits = |other: &Resolved| {
@@ -312,7 +312,7 @@ pub fn to_table(resolved: &Resolved, plan: &Plan, pictures: u32) -> String {
     for phase in &plan.phases {
         rows.push(vec![
             phase.name.into(),
-            size::show(phase.arena_bytes as u64),
+            size::show_needed(phase.arena_bytes as u64),
             size::show(phase.weight_bytes),
             phase.evaluations.to_string(),
             size::show_count(phase.multiply_adds),
@@ -320,7 +320,7 @@ pub fn to_table(resolved: &Resolved, plan: &Plan, pictures: u32) -> String {
     }
     rows.push(vec![
         "in all".into(),
-        size::show(plan.arena_bytes as u64),
+        size::show_needed(plan.arena_bytes as u64),
         size::show(plan.weight_bytes()),
         plan.phases.iter().map(|phase| phase.evaluations).sum::<u64>().to_string(),
         size::show_count(plan.multiply_adds()),

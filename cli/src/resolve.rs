@@ -5,10 +5,11 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mote::diffusion::noise::NoiseKind;
-use mote::diffusion::sampler::{Row, Sampler, start_step};
+use mote::diffusion::prediction::Prediction;
+use mote::diffusion::sampler::{Ddpm, Row, Sampler, Variance, start_step};
 use mote::diffusion::schedule::{Schedule, SigmaKind};
 use mote::mem::Plan;
 use mote::models::autoencoder_kl::AutoencoderKlConfig;
@@ -157,6 +158,7 @@ pub fn resolve_at(folder: &Place, model: &args::Model, request: &Request) -> Res
         }
         _ => None,
     };
+    check_variance(&scheduler, &networks)?;
     let table = table(&scheduler, request.steps as usize, strength)?;
     let seed = match request.seed {
         Seed::Given(seed) => seed,
@@ -208,8 +210,7 @@ pub fn dtype(folder: &Place, wanted: Option<Type>) -> Result<(Option<Type>, bool
 
 /// The scheduler's file, and what the arguments change about it.
 fn scheduler(folder: &Place, request: &Request) -> Result<SchedulerConfig> {
-    let file = folder.join("scheduler/scheduler_config.json");
-    let mut config = scheduler::read(file, request.sampling_method)?;
+    let mut config = scheduler::read_of(folder, request.sampling_method)?;
     let title = config.method.title();
     if let Some(prediction) = request.prediction {
         config.prediction = prediction.into();
@@ -237,6 +238,25 @@ fn scheduler(folder: &Place, request: &Request) -> Result<SchedulerConfig> {
     Ok(config)
 }
 
+/// Refuses a variance that is to be learned where the network was not made to learn it.
+fn check_variance(scheduler: &SchedulerConfig, networks: &Networks) -> Result<()> {
+    let (taken, given) = match networks {
+        Networks::Unconditional { unet, .. } => (unet.in_channels, unet.out_channels),
+        Networks::TextToImage(words) => (words.unet.in_channels, words.unet.out_channels),
+    };
+    let learned = Sampler::Ddpm(Ddpm { variance: Variance::LearnedRange });
+    if scheduler.sampler() != learned || given == 2 * taken {
+        return Ok(());
+    }
+    let what = format!(
+        "`variance_type` is learned_range in the scheduler's file, for which a UNet of {taken} \
+         channels gives {}, and this one gives {given}",
+        2 * taken
+    );
+    Err(Failure::new(what)
+        .remedy("Set it to fixed_small there, or take another sampler: --sampling-method ddim"))
+}
+
 /// Computes the sampler's table.
 ///
 /// # Errors
@@ -244,7 +264,7 @@ fn scheduler(folder: &Place, request: &Request) -> Result<SchedulerConfig> {
 pub fn table(config: &SchedulerConfig, steps: usize, strength: Option<f32>) -> Result<Table> {
     let schedule_config = config.schedule();
     let place = format!("sampler {}", config.method.title());
-    let explain = |error| explain(error, "").within(&place);
+    let explain = |error| numbered(explain(error, ""), error, config).within(&place);
     let mut memory = vec![0.0; schedule_config.num_train_timesteps];
     let schedule = Schedule::new(schedule_config, &mut memory).map_err(explain)?;
     let start = match strength {
@@ -257,7 +277,9 @@ pub fn table(config: &SchedulerConfig, steps: usize, strength: Option<f32>) -> R
     let sampler: Sampler<'_> = config.sampler();
     let mut rows = vec![Row::EMPTY; sampler.row_count(steps, start)];
     let prediction = config.prediction;
-    let count = sampler.rows(&schedule, prediction, steps, start, &mut rows).map_err(explain)?;
+    let count = sampler.rows(&schedule, prediction, steps, start, &mut rows).map_err(|error| {
+        no_signal(config, &schedule, error).map_or_else(|| explain(error), |f| f.within(&place))
+    })?;
     rows.truncate(count);
     Ok(Table {
         rows,
@@ -266,10 +288,64 @@ pub fn table(config: &SchedulerConfig, steps: usize, strength: Option<f32>) -> R
     })
 }
 
+/// A failure of the sampler's, with the numbers whose names alone the core's error has.
+fn numbered(failure: Failure, error: mote::Error, config: &SchedulerConfig) -> Failure {
+    let mote::Error::Config { key, what } = error else { return failure };
+    let schedule = config.schedule();
+    let (name, number) = match (config.sampler(), what) {
+        (Sampler::Lcm(lcm), _) if what.ends_with("original_inference_steps") => {
+            ("original_inference_steps", lcm.original_inference_steps)
+        }
+        _ if what.ends_with("num_train_timesteps") => {
+            ("num_train_timesteps", schedule.num_train_timesteps)
+        }
+        _ => return failure,
+    };
+    let what = what.replace(name, &format!("{number}, the `{name}` of the scheduler's file"));
+    match key {
+        "num_inference_steps" => Failure::new(format!("the number of steps {what}"))
+            .remedy(format!("Take at most --steps {number}")),
+        _ => Failure::new(format!("`{key}` {what}")).remedy("Change one of the two there"),
+    }
+}
+
+/// Why no table can be made where the picture is gone at the first step: what the noise was cannot
+/// say what the picture was. No number of steps helps.
+fn no_signal(
+    config: &SchedulerConfig,
+    schedule: &Schedule<'_>,
+    error: mote::Error,
+) -> Option<Failure> {
+    let has_none = schedule.alphas_cumprod().last().is_some_and(|&alpha| alpha == 0.0);
+    let is_it = matches!(error, mote::Error::Config { key: "num_inference_steps", what }
+        if what.starts_with("gives steps without end"));
+    if !is_it || !has_none || config.prediction != Prediction::Epsilon {
+        return None;
+    }
+    let (why, otherwise) = match config.schedule().rescale_betas_zero_snr {
+        true => ("`rescale_betas_zero_snr` is true", "set that to false in the scheduler's file"),
+        false => ("the betas end in noise alone", "lower `beta_end` in the scheduler's file"),
+    };
+    let what = format!(
+        "`prediction_type` is epsilon, and {why}: in noise alone a network that predicts the noise \
+         says nothing of the picture"
+    );
+    Some(
+        Failure::new(what)
+            .remedy(format!("Give --prediction v if the model was trained so, or {otherwise}")),
+    )
+}
+
 /// The first segments of weights' names, and the folder or file that holds what follows them.
 pub type Places = Vec<(&'static str, Place)>;
 
 type Found = (Networks, Places, [usize; 2]);
+
+/// How far a side must go into halves: a level less than there are. A UNet's way up doubles what its
+/// way down halved, and only then meets the skips at their size.
+pub fn halved(unet: &UNet2DConfig) -> usize {
+    1 << unet.block_out_channels.len().saturating_sub(1)
+}
 
 fn unconditional(folder: &Place, model: &args::Model, request: &Request) -> Result<Found> {
     for (given, flag) in [
@@ -289,9 +365,9 @@ fn unconditional(folder: &Place, model: &args::Model, request: &Request) -> Resu
             );
         }
     }
-    let folder = folder.join("unet");
+    let folder = folder.part("unet");
     let unet = unet_2d::read(folder.join("config.json"))?;
-    let size = size([request.height, request.width], unet.sample_size, 1, "unet")?;
+    let size = size([request.height, request.width], unet.sample_size, halved(&unet), "unet")?;
     let class_label = class_label(&unet, request.class_label)?;
     Ok((Networks::Unconditional { unet, class_label }, vec![("unet", folder)], size))
 }
@@ -339,9 +415,9 @@ fn text_to_image(
         return Err(Failure::new("this model draws what a text says, and there is none")
             .remedy("Say what the picture is to show: -p \"a lighthouse at dusk\""));
     };
-    let encoder_folder = folder.join("text_encoder");
+    let encoder_folder = folder.part("text_encoder");
     let text_encoder = clip_text::read(encoder_folder.join("config.json"))?;
-    let unet_folder = folder.join("unet");
+    let unet_folder = folder.part("unet");
     let unet = unet_2d_condition::read(unet_folder.join("config.json"))?;
     let (vae, vae_places) = match has_vae || model.vae.is_some() || model.taesd.is_some() {
         true => vae(folder, model, request.init_img.is_some()).map(|(vae, at)| (Some(vae), at))?,
@@ -360,7 +436,7 @@ fn text_to_image(
     let own = own.map(|init| own_size(init, scale)).transpose()?;
     let size = size([request.height, request.width], own.or(trained), scale, "unet")?;
     let init = init.map(|init| init.resized(size));
-    let tokens = Tokens::open(&folder.join("tokenizer"), &text_encoder)?;
+    let tokens = Tokens::open(&folder.part("tokenizer"), &text_encoder)?;
     let tile = vae.as_ref().filter(|_| request.vae_tiling).map(Autoencoder::tile);
     let vae_tile = tile.map(|own| request.vae_tile_size.map_or(own, |tile| tile as usize));
     let cfg_scale = if vae.is_some() { CFG_SCALE } else { CFG_SCALE_OF_PIXELS };
@@ -426,6 +502,10 @@ fn check_vae(vae: Option<&Autoencoder>, place: &Place, unet: &UNet2DConditionCon
 struct Tokens {
     tokenizer: Tokenizer,
     length: usize,
+    /// How many of them the text encoder has vectors for. Tokens that were added to the vocabulary
+    /// alone lie beyond, and do no harm where they are not used.
+    vectors: usize,
+    folder: PathBuf,
 }
 
 impl Tokens {
@@ -433,20 +513,21 @@ impl Tokens {
         let tokenizer = Tokenizer::from_folder(folder)?;
         let most = encoder.max_position_embeddings;
         let length = tokenizer.model_max_length().map_or(most, |length| length.min(most));
-        let ids = tokenizer.core()?.vocab_size();
-        if ids > encoder.vocab_size {
-            return Err(Failure::new(format!(
-                "{} knows {ids} tokens, and the text encoder has vectors for {}",
-                folder.path().display(),
-                encoder.vocab_size
-            ))
-            .remedy("They must come from the same model"));
-        }
-        Ok(Self { tokenizer, length })
+        let (vectors, folder) = (encoder.vocab_size, folder.path().into());
+        Ok(Self { tokenizer, length, vectors, folder })
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        tokenizer::encode(&self.tokenizer.core()?, text, self.length)
+        let ids = tokenizer::encode(&self.tokenizer.core()?, text, self.length)?;
+        let Some(id) = ids.iter().find(|&&id| id as usize >= self.vectors) else {
+            return Ok(ids);
+        };
+        Err(Failure::new(format!(
+            "the prompt holds a word that {} has as token {id}, and the text encoder knows {} tokens",
+            self.folder.display(),
+            self.vectors
+        ))
+        .remedy("Leave out the word that was added, or take the files of one and the same model"))
     }
 
     fn cut(&self, what: &str, text: &str) -> Result<Option<String>> {
@@ -460,7 +541,7 @@ impl Tokens {
 /// Where there is none, or mote cannot run it.
 pub fn vae(folder: &Place, model: &args::Model, encodes: bool) -> Result<(Autoencoder, Places)> {
     let given = model.taesd.as_ref().or(model.vae.as_ref());
-    let folder = given.map_or_else(|| folder.join("vae"), Place::from);
+    let folder = given.map_or_else(|| folder.part("vae"), Place::from);
     let file = folder.join("config.json");
     if given.is_some() && !file.is_file() {
         let folder = folder.path();
@@ -703,9 +784,7 @@ impl Resolved {
     /// How many pixels a side of a picture must be a multiple of.
     pub fn scale(&self) -> usize {
         match &self.networks {
-            Networks::Unconditional { unet, .. } => {
-                1 << unet.block_out_channels.len().saturating_sub(1)
-            }
+            Networks::Unconditional { unet, .. } => halved(unet),
             Networks::TextToImage(words) => scale(words.vae.as_ref(), &words.unet),
         }
     }
@@ -794,9 +873,9 @@ pub fn explain(error: mote::Error, weight: &str) -> Failure {
         Error::WeightShape { .. } => failure
             .within(format!("`{weight}`"))
             .remedy("Its config.json and its weights do not belong together"),
-        Error::WeightDtype { .. } => failure
-            .within(format!("`{weight}`"))
-            .remedy("mote reads F32, F16 and BF16: convert the file to one of them"),
+        Error::WeightDtype { found } => Failure::new(format!("`{weight}` is {found}")).remedy(
+            "mote reads F64, F32, F16, BF16, F8_E4M3 and F8_E5M2: convert the file to one of them",
+        ),
         Error::WeightRead => failure.within(format!("`{weight}`")),
         Error::Config { key: "num_inference_steps", what } => {
             Failure::new(format!("the number of steps {what}")).remedy("Change --steps")

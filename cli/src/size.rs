@@ -52,13 +52,32 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
 /// Writes a size with one digit after the point: `96.0 MiB`.
 pub fn show(bytes: u64) -> String {
-    let binary = UNITS.iter().filter(|(name, _)| name.ends_with("iB"));
-    for &(name, scale) in binary {
-        if bytes >= scale {
-            return format!("{:.1} {name}", bytes as f64 / scale as f64);
-        }
+    match unit(bytes) {
+        Some((name, scale)) => format!("{:.1} {name}", bytes as f64 / scale as f64),
+        None => format!("{bytes} B"),
     }
-    format!("{bytes} B")
+}
+
+/// Writes what is needed, rounded up: as a limit, read again, it is enough.
+pub fn show_needed(bytes: u64) -> String {
+    tenths(bytes, |tenfold, scale| tenfold.div_ceil(scale))
+}
+
+/// Writes a limit, rounded down, so that it never looks like what is needed where it is less.
+pub fn show_limit(bytes: u64) -> String {
+    tenths(bytes, |tenfold, scale| tenfold / scale)
+}
+
+fn tenths(bytes: u64, round: impl Fn(u128, u128) -> u128) -> String {
+    let Some((name, scale)) = unit(bytes) else { return format!("{bytes} B") };
+    let tenths = round(u128::from(bytes) * 10, u128::from(scale));
+    format!("{}.{} {name}", tenths / 10, tenths % 10)
+}
+
+/// The largest unit of powers of 1024 that a size is one of at least.
+fn unit(bytes: u64) -> Option<(&'static str, u64)> {
+    let mut binary = UNITS.iter().filter(|(name, _)| name.ends_with("iB"));
+    binary.find(|(_, scale)| bytes >= *scale).copied()
 }
 
 /// Writes a large count with a decimal prefix: `859.5 M`.
@@ -93,6 +112,23 @@ mod tests {
         assert!(parse("18446744073709551616").unwrap_err().contains("more bytes"));
         assert!(parse("99999999999TiB").unwrap_err().contains("more bytes"));
         assert!(parse("3 parsecs").unwrap_err().contains("parsecs"));
+    }
+
+    #[test]
+    fn what_is_needed_is_enough_when_it_is_read_again() {
+        let mut bytes = 1u64;
+        while bytes < 1 << 45 {
+            for near in bytes.saturating_sub(60)..bytes + 60 {
+                let near = near.max(1);
+                assert!(parse(&show_needed(near)).unwrap() >= near, "{near}");
+                assert!(parse(&show_limit(near)).unwrap() <= near, "{near}");
+            }
+            bytes += bytes / 3 + 1;
+        }
+        assert_eq!(show_needed(483_533), "472.3 KiB");
+        assert_eq!(show_limit(483_533), "472.2 KiB");
+        assert_eq!((show_needed(1024), show_limit(1024)), ("1.0 KiB".into(), "1.0 KiB".into()));
+        assert_eq!(show_needed((1 << 20) - 1), "1024.0 KiB");
     }
 
     #[test]

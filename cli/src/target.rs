@@ -142,15 +142,15 @@ fn told(tried: &[Choice], part: &Part, choice: Choice) -> Result<()> {
             one.dtype.name().into(),
             format!("{width}x{height}"),
             one.steps.to_string(),
-            format!("{}{}", size::show(one.flash), over(one.flash, part.flash)),
-            format!("{}{}", size::show(one.ram), over(one.ram, part.ram)),
+            format!("{}{}", size::show_needed(one.flash), over(one.flash, part.flash)),
+            format!("{}{}", size::show_needed(one.ram), over(one.ram, part.ram)),
         ]);
     }
     let Choice { dtype, size: [height, width], steps, flash, ram } = choice;
     let mut text = print::table(&rows);
     let left = |limit: u64, bytes: u64| match limit {
         u64::MAX => String::new(),
-        _ => format!(" ({} left)", size::show(limit - bytes)),
+        _ => format!(" ({} left)", size::show_limit(limit - bytes)),
     };
     writeln!(
         text,
@@ -208,7 +208,7 @@ pub fn constant(args: &args::Plan, language: Language) -> Result<()> {
     let (needs, _, size) =
         model.plan(&request, Isa::SCALAR, &mut rows, &mut scratch).map_err(cannot)?;
     if let Some(file) = &args.tokenizer {
-        let tokenizer = Tokenizer::from_folder(place.join("tokenizer"))?;
+        let tokenizer = Tokenizer::from_folder(place.part("tokenizer"))?;
         let mut writer = FileWriter::begin(Some(file), &Interrupt::default())?;
         writer.write(tokenizer.table())?;
         writer.end()?;

@@ -444,7 +444,10 @@ impl Special {
             ("truncation_side", "right".into()),
             ("split_special_tokens", Value::Bool(false)),
         ] {
-            if let Some(value) = settings.get(key).filter(|value| **value != only) {
+            // Null is false; it is no side.
+            let is_off = |value: &Value| value.is_null() && only == Value::Bool(false);
+            let found = settings.get(key).filter(|value| **value != only && !is_off(value));
+            if let Some(value) = found {
                 let what = format!("{place}: {key} is {}", show(value));
                 return Err(Failure::new(what).remedy(format!("mote knows {only} alone")));
             }

@@ -290,7 +290,7 @@ impl Bench<'_> {
                 print::seconds(result.max()),
                 format!("{:.1}", result.gops()),
                 print::percent(result.gops() / self.peak_gops),
-                size::show(result.arena_bytes as u64),
+                size::show_needed(result.arena_bytes as u64),
                 anonymous,
                 size::show(result.tally.weight_bytes),
             ]);

@@ -77,7 +77,7 @@ impl Subjects {
     pub fn find(args: &args::Bench) -> Result<Self> {
         let folder = &Place::model(&args.model.model)?;
         let (dtype, converts) = resolve::dtype(folder, args.model.dtype)?;
-        let has = |name: &str| folder.join(name).join("config.json").is_file();
+        let has = |name: &str| folder.part(name).join("config.json").is_file();
         let has_vae = has("vae") || args.model.vae.is_some() || args.model.taesd.is_some();
         let present = [
             (Component::Text, has("text_encoder")),
@@ -102,7 +102,9 @@ impl Subjects {
         }
         let given = [args.height, args.width];
         let size = match &unet {
-            Some(Unet::Pixels(config)) => resolve::size(given, config.sample_size, 1, "unet")?,
+            Some(Unet::Pixels(config)) => {
+                resolve::size(given, config.sample_size, resolve::halved(config), "unet")?
+            }
             Some(Unet::Latents(config)) => {
                 let trained = config.sample_size.map(|size| size.map(|side| side * scale));
                 resolve::size(given, trained, scale, "unet")?
@@ -166,7 +168,7 @@ enum Unet {
 
 impl Unet {
     fn read(folder: &Place) -> Result<Self> {
-        let path = folder.join("unet").join("config.json");
+        let path = folder.part("unet").join("config.json");
         if json::read(&path)?["_class_name"] == "UNet2DModel" {
             return Ok(Self::Pixels(unet_2d::read(&path)?));
         }
@@ -196,7 +198,7 @@ impl Unet {
                 (Network::UNet2DCondition { config, latents, tokens }, steps * GUIDED)
             }
         };
-        let places = vec![("unet", folder.join("unet"))];
+        let places = vec![("unet", folder.part("unet"))];
         let batch = u64::from(args.batch);
         Ok(Subject { component: "unet", places, batch, evaluations, network })
     }
@@ -204,14 +206,14 @@ impl Unet {
 
 /// Tokens of a prompt of the text encoder that is there, or else of CLIP's.
 fn tokens(folder: &Place) -> Result<usize> {
-    let file = folder.join("text_encoder").join("config.json");
+    let file = folder.part("text_encoder").join("config.json");
     let most = |config: ClipTextConfig| config.max_position_embeddings;
     let most = file.is_file().then(|| clip_text::read(file)).transpose()?.map_or(TOKENS, most);
     Ok(TOKENS.min(most))
 }
 
 fn text_encoder(folder: &Place) -> Result<Subject> {
-    let folder = folder.join("text_encoder");
+    let folder = folder.part("text_encoder");
     let config = clip_text::read(folder.join("config.json"))?;
     let count = TOKENS.min(config.max_position_embeddings);
     // All over the table, as words are.

@@ -73,7 +73,7 @@ pub fn read(file: impl Into<Place>) -> Result<Autoencoder> {
 
 fn from_keys(mut keys: Keys) -> Result<Autoencoder> {
     let classes = [("AutoencoderKL", false), ("AutoencoderTiny", true)];
-    match keys.word("_class_name", false, &classes)? {
+    match keys.word_or_null("_class_name", false, &classes)? {
         false => kl(keys).map(Autoencoder::Kl),
         true => tiny(keys).map(Autoencoder::Tiny),
     }
@@ -113,7 +113,7 @@ fn tiny(mut keys: Keys) -> Result<AutoencoderTinyConfig> {
     keys.only("act_fn", "relu")?;
     keys.only("upsample_fn", "nearest")?;
     keys.only("upsampling_scaling_factor", 2)?;
-    keys.only("shift_factor", 0.0)?;
+    keys.only_or_null("shift_factor", 0.0)?;
     let (encoder, decoder) = ("encoder_block_out_channels", "decoder_block_out_channels");
     let config = AutoencoderTinyConfig {
         in_channels: keys.size("in_channels", 3)?,
@@ -169,6 +169,38 @@ mod tests {
         assert_eq!((tiny.latent_channels(), tiny.pixels_per_latent()), (4, 8));
         let Autoencoder::Tiny(config) = tiny else { panic!("not tiny") };
         assert_eq!(config.num_encoder_blocks, [1, 3, 3, 3]);
+    }
+
+    #[test]
+    fn null_is_false_or_the_default_where_python_takes_it_so() {
+        let own = |value: Value| read(value).unwrap();
+        for key in ["use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"] {
+            assert_eq!(own(json!({ key: null })), own(json!({ key: false })), "{key}");
+        }
+        for key in ["_class_name", "shift_factor", "latents_mean", "latents_std", "force_upcast"] {
+            assert_eq!(own(json!({ key: null })), own(json!({})), "{key}");
+        }
+        for key in [
+            "in_channels",
+            "out_channels",
+            "latent_channels",
+            "block_out_channels",
+            "act_fn",
+            "layers_per_block",
+            "norm_num_groups",
+            "down_block_types",
+            "scaling_factor",
+        ] {
+            let said = read(json!({ key: null })).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{key}` is null")), "{said}");
+        }
+        let class = "AutoencoderTiny";
+        let tiny = own(json!({ "_class_name": class, "shift_factor": null }));
+        assert_eq!(tiny, own(json!({ "_class_name": class })));
+        for key in ["act_fn", "upsample_fn", "upsampling_scaling_factor", "num_decoder_blocks"] {
+            let said = read(json!({ "_class_name": class, key: null })).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{key}` is null")), "{said}");
+        }
     }
 
     #[test]

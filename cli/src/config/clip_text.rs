@@ -38,7 +38,7 @@ pub fn read(file: impl Into<Place>) -> Result<ClipTextConfig> {
 }
 
 pub(crate) fn from_keys(mut keys: Keys) -> Result<ClipTextConfig> {
-    keys.word("model_type", (), &[("clip_text_model", ())])?;
+    keys.word_or_null("model_type", (), &[("clip_text_model", ())])?;
     let config = ClipTextConfig {
         vocab_size: keys.size("vocab_size", 49_408)?,
         hidden_size: keys.size("hidden_size", 512)?,
@@ -94,6 +94,15 @@ mod tests {
         }))
         .unwrap();
         assert_eq!((config.hidden_act, config.num_hidden_layers), (Activation::Gelu, 23));
+    }
+
+    #[test]
+    fn null_is_the_default_where_python_takes_it_so() {
+        assert_eq!(read(json!({"model_type": null, "projection_dim": null})), read(json!({})));
+        for key in ["vocab_size", "hidden_size", "num_hidden_layers", "hidden_act"] {
+            let said = read(json!({ key: null })).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{key}` is null")), "{said}");
+        }
     }
 
     #[test]

@@ -90,7 +90,11 @@ impl Keys {
     /// Where there is no such file, or it holds no JSON object.
     pub fn read(file: impl Into<Place>) -> Result<Self> {
         let file = file.into();
-        Self::new(file.path(), read(&file)?)
+        let read = read(&file).map_err(|failure| match file.exists() {
+            true => failure,
+            false => failure.remedy("A part of the model is missing: fetch it, or all of it again"),
+        });
+        Self::new(file.path(), read?)
     }
 
     /// The keys of `value`, which came from the file at `path`.
@@ -131,6 +135,25 @@ impl Keys {
     /// The value of `key`, if it is there and not null.
     pub fn take_some(&mut self, key: &str) -> Option<Value> {
         self.take(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether `key` is there and not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// Gives `key` another value.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.map.insert(key.into(), value.into());
+    }
+
+    /// Takes `key` if it is null; tells whether it was.
+    pub fn take_null(&mut self, key: &str) -> bool {
+        let is_null = self.map.get(key).is_some_and(Value::is_null);
+        if is_null {
+            self.map.remove(key);
+        }
+        is_null
     }
 
     /// Passes over the keys whose value is of a kind.
@@ -190,12 +213,17 @@ impl Keys {
         self.take_some(key).map(|value| self.as_number(key, &value)).transpose()
     }
 
-    /// True or false, or `default`.
+    /// True or false, or `default`. Null is false, as it is to Python; so a part of published
+    /// models is written.
     ///
     /// # Errors
     /// Where it is something else.
     pub fn flag(&mut self, key: &str, default: bool) -> Result<bool> {
-        self.take(key).map_or(Ok(default), |value| self.as_flag(key, &value))
+        match self.take(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(false),
+            Some(value) => self.as_flag(key, &value),
+        }
     }
 
     /// One of the words in `known`, or `default`.
@@ -204,6 +232,20 @@ impl Keys {
     /// Where it is another.
     pub fn word<T: Copy>(&mut self, key: &str, default: T, known: &[(&str, T)]) -> Result<T> {
         self.take(key).map_or(Ok(default), |value| self.as_word(key, &value, known))
+    }
+
+    /// One of the words in `known`, or `default`, which stands in for null, too.
+    ///
+    /// # Errors
+    /// Where it is another.
+    pub fn word_or_null<T: Copy>(
+        &mut self,
+        key: &str,
+        default: T,
+        known: &[(&str, T)],
+    ) -> Result<T> {
+        self.take_null(key);
+        self.word(key, default, known)
     }
 
     /// A list of texts that is not empty, or nothing where the key is absent.
@@ -218,19 +260,29 @@ impl Keys {
         texts.map(Some).ok_or_else(|| self.fail(key, &value, "it should be a list of texts"))
     }
 
-    /// Refuses any value but `supported`, which is also the default.
+    /// Refuses any value but `supported`, which is also the default; null is false.
     ///
     /// # Errors
     /// Where it is another; the sentence says what is supported.
     pub fn only(&mut self, key: &str, supported: impl Into<Value>) -> Result<()> {
         let supported = supported.into();
         match self.take(key) {
+            Some(Value::Null) if supported == Value::Bool(false) => Ok(()),
             Some(value) if !same(&value, &supported) => {
                 let what = format!("mote supports only {} here", shown(&supported));
                 Err(self.fail(key, &value, what))
             }
             _ => Ok(()),
         }
+    }
+
+    /// [`Keys::only`] where null stands for the default, too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn only_or_null(&mut self, key: &str, supported: impl Into<Value>) -> Result<()> {
+        self.take_null(key);
+        self.only(key, supported)
     }
 
     /// A list with one value per level, or `default`.
@@ -444,6 +496,11 @@ mod tests {
         assert!(keys(json!({"x": 1e39})).f32("x", 0.0).is_err());
         assert!(keys(json!({"x": "NaN"})).number("x", 0.0).is_err());
         assert!(keys(json!({"x": 1})).flag("x", false).is_err());
+        assert_eq!(keys(json!({"x": null})).flag("x", true), Ok(false));
+        assert_eq!(keys(json!({"x": null})).only("x", false), Ok(()));
+        assert!(keys(json!({"x": null})).only("x", true).is_err());
+        assert_eq!(keys(json!({"x": null})).word_or_null("x", 7, &[("a", 0)]), Ok(7));
+        assert!(keys(json!({"x": null})).word("x", 7, &[("a", 0)]).is_err());
         assert!(keys(json!({"x": "b"})).word("x", 0, &[("a", 0)]).is_err());
     }
 

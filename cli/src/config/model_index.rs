@@ -34,15 +34,14 @@ const TEXT_TO_IMAGE: [(&str, &[&str]); 4] = [
     ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
 ];
 
+/// Pipelines that make one kind of scheduler of whatever they are given.
+const SCHEDULERS: [(&str, &str); 2] =
+    [("DDIMPipeline", "DDIMScheduler"), ("PNDMPipeline", "PNDMScheduler")];
+
 /// Parts of a pipeline that mote leaves out, as they do not change a picture made from text: the
 /// checker would blacken it, the others serve other inputs.
-const HARMLESS: [&str; 5] = [
-    "scheduler",
-    "safety_checker",
-    "feature_extractor",
-    "image_encoder",
-    "requires_safety_checker",
-];
+const HARMLESS: [&str; 4] =
+    ["safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker"];
 
 /// The pipeline's class as `model_index.json` spells it, and what it is to mote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +52,8 @@ pub struct ModelIndex {
     pub pipeline: Pipeline,
     /// Whether it has an autoencoder; without one what is sampled is the picture.
     pub has_vae: bool,
+    /// The class of the scheduler, where it is said here.
+    pub scheduler: Option<String>,
 }
 
 /// Reads `model_index.json` in `folder`.
@@ -64,7 +65,7 @@ pub fn read(folder: impl Into<Place>) -> Result<ModelIndex> {
     let file = folder.join("model_index.json");
     if file.is_file() || folder.packed().is_some() {
         // Where the file does not speak of it, the folder tells.
-        return from_keys(Keys::read(&file)?, folder.join("vae").is_folder());
+        return from_keys(Keys::read(&file)?, folder.part("vae").is_folder());
     }
     let folder = folder.path();
     let name = folder.display();
@@ -115,9 +116,14 @@ fn from_keys(mut keys: Keys, mut has_vae: bool) -> Result<ModelIndex> {
     for part in HARMLESS {
         keys.take(part);
     }
+    let own = keys.take("scheduler");
+    let own = own.as_ref().and_then(|pair| pair[1].as_str()).map(String::from);
+    let made = SCHEDULERS.iter().find(|(class, _)| value == *class);
+    let scheduler = made.map(|(_, scheduler)| (*scheduler).to_string()).or(own);
     keys.drop_where(is_left_out);
     keys.finish(&[])?;
-    Ok(ModelIndex { class: value.as_str().unwrap_or_default().into(), pipeline, has_vae })
+    let class = value.as_str().unwrap_or_default().into();
+    Ok(ModelIndex { class, pipeline, has_vae, scheduler })
 }
 
 /// Whether it is `[null, null]`, a part left out.
@@ -164,6 +170,22 @@ mod tests {
             json!({"_class_name": "StableDiffusionPipeline"}),
         ] {
             assert!(!index(value).unwrap().has_vae);
+        }
+    }
+
+    #[test]
+    fn the_pipeline_or_its_entry_says_which_scheduler() {
+        for (value, class) in [
+            (json!({"_class_name": "DDPMPipeline"}), None),
+            (json!({"_class_name": "DDPMPipeline", "scheduler": null}), None),
+            (json!({"_class_name": "DDPMPipeline", "scheduler": ["diffusers", null]}), None),
+            (json!({"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "X"]}), Some("X")),
+            (
+                json!({"_class_name": "DDIMPipeline", "scheduler": ["diffusers", "X"]}),
+                Some("DDIMScheduler"),
+            ),
+        ] {
+            assert_eq!(index(value).unwrap().scheduler.as_deref(), class);
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! diffusers hands one scheduler's file to another (`DDIMScheduler.from_config(pndm.config)`): keys
 //! the other does not know are passed over, keys that are absent take the other's defaults. So the
-//! file is read for the sampler that will run, which need not be the one it was written for.
+//! file is read for the sampler that will run, which need not be the one it was written for; and a
+//! key that no scheduler knows (old ones had some) changes no picture there, and none here.
 
 use mote::diffusion::prediction::{Clipping, Prediction};
 use mote::diffusion::sampler::{
@@ -16,55 +17,10 @@ use mote::diffusion::schedule::{
 use serde_json::Value;
 
 use super::json::Keys;
+use super::model_index;
 use crate::args::Method;
 use crate::error::{Failure, Result};
 use crate::place::Place;
-
-/// Keys of diffusers' schedulers. Those that the sampler in use does not look at change no picture.
-const KNOWN: [&str; 42] = [
-    "algorithm_type",
-    "beta_end",
-    "beta_schedule",
-    "beta_start",
-    "clip_sample",
-    "clip_sample_range",
-    "disable_corrector",
-    "dynamic_thresholding_ratio",
-    "euler_at_final",
-    "final_sigmas_type",
-    "flow_shift",
-    "interpolation_type",
-    "lambda_min_clipped",
-    "lower_order_final",
-    "num_train_timesteps",
-    "original_inference_steps",
-    "predict_x0",
-    "prediction_type",
-    "rescale_betas_zero_snr",
-    "sample_max_value",
-    "set_alpha_to_one",
-    "shift_terminal",
-    "sigma_max",
-    "sigma_min",
-    "skip_prk_steps",
-    "solver_order",
-    "solver_p",
-    "solver_type",
-    "steps_offset",
-    "thresholding",
-    "time_shift_type",
-    "timestep_scaling",
-    "timestep_spacing",
-    "timestep_type",
-    "trained_betas",
-    "use_beta_sigmas",
-    "use_dynamic_shifting",
-    "use_exponential_sigmas",
-    "use_flow_sigmas",
-    "use_karras_sigmas",
-    "use_lu_lambdas",
-    "variance_type",
-];
 
 /// The most steps that UniPC may be told not to correct.
 const MAX_UNCORRECTED: usize = 1000;
@@ -167,6 +123,32 @@ impl SchedulerConfig {
     }
 }
 
+/// The file's name.
+const FILE: &str = "scheduler_config.json";
+
+/// Reads the file of the model at `model` for `method`, or for the sampler of the model. Which that
+/// is, diffusers takes from `model_index.json`, and the numbers from the scheduler's own file.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_of(model: &Place, method: Option<Method>) -> Result<SchedulerConfig> {
+    let mut keys = Keys::read(model.part("scheduler").join(FILE))?;
+    let named = model_index::read(model).ok().and_then(|index| index.scheduler);
+    if let Some(class) = named.filter(|_| method.is_none()) {
+        if !CLASSES.iter().any(|(known, _)| *known == class) {
+            let known: Vec<_> = CLASSES.iter().map(|(class, _)| *class).collect();
+            return Err(Failure::new(format!(
+                "the sampler of {} is {class}; mote knows {}",
+                model.path().display(),
+                known.join(", ")
+            ))
+            .remedy("Give another sampler with --sampling-method"));
+        }
+        keys.set("_class_name", class);
+    }
+    from_keys(keys, method)
+}
+
 /// Reads a file for `method`, or for the sampler it names.
 ///
 /// # Errors
@@ -208,7 +190,6 @@ pub(crate) fn from_keys(mut keys: Keys, method: Option<Method>) -> Result<Schedu
             _ => Vec::new(),
         },
     };
-    keys.finish(&KNOWN)?;
     Ok(config)
 }
 
@@ -236,7 +217,7 @@ fn not_flow_matching(keys: &Keys) -> Result<()> {
 
 /// The sampler that the file names.
 fn own_method(keys: &mut Keys) -> Result<Method> {
-    let Some(class) = keys.take("_class_name") else {
+    let Some(class) = keys.take_some("_class_name") else {
         return Err(Failure::new(format!("{} names no sampler", keys.path().display()))
             .remedy("Give one with --sampling-method"));
     };
@@ -266,7 +247,7 @@ fn sampler(keys: &mut Keys, method: Method) -> Result<Sampler<'static>> {
         Method::Pndm => Sampler::Pndm(Pndm { skip_prk_steps: keys.flag("skip_prk_steps", false)? }),
         Method::Euler => {
             keys.only("interpolation_type", "linear")?;
-            keys.only("timestep_type", "discrete")?;
+            keys.only_or_null("timestep_type", "discrete")?;
             Sampler::Euler(Euler { final_sigma: final_sigma(keys)? })
         }
         Method::EulerA => Sampler::EulerAncestral(EulerAncestral),
@@ -329,12 +310,21 @@ fn schedule(keys: &mut Keys, sampler: &Sampler<'_>) -> Result<ScheduleConfig<'st
         let what = format!("mote supports at most {MAX_TRAIN_TIMESTEPS}");
         return Err(keys.fail("num_train_timesteps", &value, what));
     }
+    let (beta_schedule, [beta_start, beta_end]) = betas(keys, default)?;
+    if matches!(sampler, Sampler::Lcm(_)) {
+        // It picks its times among those of its distillation.
+        keys.take("timestep_spacing");
+    }
+    let timestep_spacing = keys.word("timestep_spacing", default.timestep_spacing, &SPACINGS)?;
+    if timestep_spacing != Spacing::Leading {
+        keys.take_null("steps_offset");
+    }
     let mut config = ScheduleConfig {
         num_train_timesteps,
-        beta_start: beta(keys, "beta_start", default.beta_start)?,
-        beta_end: beta(keys, "beta_end", default.beta_end)?,
-        beta_schedule: keys.word("beta_schedule", default.beta_schedule, &BETA_SCHEDULES)?,
-        timestep_spacing: keys.word("timestep_spacing", default.timestep_spacing, &SPACINGS)?,
+        beta_start,
+        beta_end,
+        beta_schedule,
+        timestep_spacing,
         steps_offset: keys.count("steps_offset", default.steps_offset)?,
         set_alpha_to_one: keys.flag("set_alpha_to_one", default.set_alpha_to_one)?,
         ..default
@@ -354,6 +344,23 @@ fn schedule(keys: &mut Keys, sampler: &Sampler<'_>) -> Result<ScheduleConfig<'st
         };
     }
     Ok(config)
+}
+
+/// The kind of schedule, and its first and last beta. Where betas are given one by one, or come from
+/// a formula without them, nobody looks at these.
+fn betas(
+    keys: &mut Keys,
+    default: ScheduleConfig<'static>,
+) -> Result<(BetaSchedule<'static>, [f64; 2])> {
+    let (mut kind, mut ends) = (default.beta_schedule, [default.beta_start, default.beta_end]);
+    if keys.has("trained_betas") {
+        return Ok((kind, ends));
+    }
+    kind = keys.word("beta_schedule", kind, &BETA_SCHEDULES)?;
+    if kind != BetaSchedule::SquaredcosCapV2 {
+        ends = [beta(keys, "beta_start", ends[0])?, beta(keys, "beta_end", ends[1])?];
+    }
+    Ok((kind, ends))
 }
 
 fn beta(keys: &mut Keys, key: &str, default: f64) -> Result<f64> {
@@ -394,7 +401,9 @@ fn clipping(keys: &mut Keys, sampler: &Sampler<'_>) -> Result<Clipping> {
     let knows = |asked: Clipping| sampler.clipping(asked) == asked;
     if knows(thresholds) && keys.flag("thresholding", false)? {
         let ratio = keys.f32("dynamic_thresholding_ratio", 0.995)?;
-        let max = keys.f32("sample_max_value", 1.0)?;
+        // Without a limit, null, torch's `clamp` has none.
+        let max = if keys.take_null("sample_max_value") { f32::MAX } else { 1.0 };
+        let max = keys.f32("sample_max_value", max)?;
         return checked(keys, Clipping::DynamicThreshold { ratio, max });
     }
     let default = sampler.default_clipping();
@@ -508,8 +517,66 @@ mod tests {
     #[test]
     fn keys_that_the_sampler_does_not_look_at_may_hold_anything() {
         let file = json!({"_class_name": "DDIMScheduler", "variance_type": "learned",
-            "use_flow_sigmas": true, "solver_order": 9});
-        assert!(read(file, None).is_ok());
+            "use_flow_sigmas": true, "solver_order": 9, "tensor_format": "pt", "eta": 0.5});
+        let own = read(json!({"_class_name": "DDIMScheduler"}), None);
+        assert_eq!(read(file, None), own);
+        let given = json!({"trained_betas": [0.1, 0.2], "num_train_timesteps": 2,
+            "beta_schedule": null, "beta_start": null, "beta_end": "none"});
+        assert!(read(given, Some(Method::Ddim)).is_ok());
+        assert!(read(json!({"timestep_spacing": null}), Some(Method::Lcm)).is_ok());
+        assert!(read(json!({"steps_offset": null}), Some(Method::Euler)).is_ok());
+    }
+
+    #[test]
+    fn null_is_false_or_no_limit_where_python_takes_it_so() {
+        let all = [
+            "clip_sample",
+            "thresholding",
+            "set_alpha_to_one",
+            "rescale_betas_zero_snr",
+            "skip_prk_steps",
+            "lower_order_final",
+            "euler_at_final",
+            "use_lu_lambdas",
+            "use_flow_sigmas",
+            "use_dynamic_shifting",
+            "use_karras_sigmas",
+            "use_beta_sigmas",
+            "use_exponential_sigmas",
+            "timestep_type",
+            "variance_type",
+            "trained_betas",
+            "sigma_min",
+            "lambda_min_clipped",
+            "disable_corrector",
+            "solver_p",
+        ];
+        for (_, method) in CLASSES {
+            for key in all {
+                let null = read(json!({ key: null }), Some(method)).unwrap();
+                let off = [
+                    "timestep_type",
+                    "variance_type",
+                    "trained_betas",
+                    "sigma_min",
+                    "lambda_min_clipped",
+                    "disable_corrector",
+                    "solver_p",
+                ];
+                let same = if off.contains(&key) { json!({}) } else { json!({ key: false }) };
+                assert_eq!(null, read(same, Some(method)).unwrap(), "{method:?} {key}");
+            }
+            for key in ["num_train_timesteps", "prediction_type", "beta_schedule", "beta_start"] {
+                let said = read(json!({ key: null }), Some(method)).unwrap_err().to_string();
+                assert!(said.contains(&format!("`{key}` is null")), "{said}");
+            }
+        }
+        let threshold = json!({"thresholding": true, "sample_max_value": null});
+        let config = read(threshold, Some(Method::Ddim)).unwrap();
+        assert_eq!(config.clipping, Clipping::DynamicThreshold { ratio: 0.995, max: f32::MAX });
+        let offset = json!({"timestep_spacing": "leading", "steps_offset": null});
+        let said = read(offset, Some(Method::Euler)).unwrap_err().to_string();
+        assert!(said.contains("`steps_offset` is null"), "{said}");
     }
 
     #[test]
@@ -534,7 +601,6 @@ mod tests {
             (dpm, "variance_type", json!("learned_range")),
             (unipc, "predict_x0", json!(false)),
             (unipc, "disable_corrector", json!([-1])),
-            (dpm, "a_key_of_the_future", json!(1)),
         ] {
             let said = read(json!({ name: value }), method).unwrap_err().to_string();
             assert!(said.contains(&format!("`{name}`")), "{said}");

@@ -101,7 +101,8 @@ fn read(path: &Path) -> Result<Tensors> {
     let mut file = Mapped::open(path)?;
     let weights = file.weights()?;
     let tensors = weights.index().iter();
-    Ok(tensors.map(|(name, weight)| (name.into(), weight.shape.as_slice().to_vec())).collect())
+    let plain = |name| checkpoint::plain_name(name).into_owned();
+    Ok(tensors.map(|(name, weight)| (plain(name), weight.shape.as_slice().to_vec())).collect())
 }
 
 /// One file with diffusers' names.

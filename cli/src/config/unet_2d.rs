@@ -38,17 +38,22 @@ pub fn read(file: impl Into<Place>) -> Result<UNet2DConfig> {
 
 pub(crate) fn from_keys(mut keys: Keys) -> Result<UNet2DConfig> {
     use BlockType::{Attention, Plain};
-    keys.word("_class_name", (), &[("UNet2DModel", ())])?;
+    keys.word_or_null("_class_name", (), &[("UNet2DModel", ())])?;
     only_silu(&mut keys)?;
     let down = [Plain, Attention, Attention, Attention];
     let up = [Attention, Attention, Attention, Plain];
     let channels = [224, 448, 672, 896];
+    let time_embedding_type = keys.word("time_embedding_type", EMBEDDINGS[0].1, &EMBEDDINGS)?;
+    if time_embedding_type == TimeEmbedding::Fourier {
+        // Sines and cosines of fixed random frequencies have no shift.
+        keys.take_null("freq_shift");
+    }
     let config = UNet2DConfig {
         sample_size: sample_size(&mut keys)?,
         in_channels: keys.size("in_channels", 3)?,
         out_channels: keys.size("out_channels", 3)?,
         center_input_sample: keys.flag("center_input_sample", false)?,
-        time_embedding_type: keys.word("time_embedding_type", EMBEDDINGS[0].1, &EMBEDDINGS)?,
+        time_embedding_type,
         time_embedding_dim: keys.size_or_null("time_embedding_dim", None)?,
         freq_shift: keys.f32("freq_shift", 0.0)?,
         flip_sin_to_cos: keys.flag("flip_sin_to_cos", true)?,
@@ -62,8 +67,8 @@ pub(crate) fn from_keys(mut keys: Keys) -> Result<UNet2DConfig> {
         layers_per_block: keys.size("layers_per_block", 2)?,
         mid_block_scale_factor: keys.f32("mid_block_scale_factor", 1.0)?,
         downsample_padding: keys.count("downsample_padding", 1)?,
-        downsample_type: keys.word("downsample_type", Resampling::Conv, &RESAMPLING)?,
-        upsample_type: keys.word("upsample_type", Resampling::Conv, &RESAMPLING)?,
+        downsample_type: keys.word_or_null("downsample_type", Resampling::Conv, &RESAMPLING)?,
+        upsample_type: keys.word_or_null("upsample_type", Resampling::Conv, &RESAMPLING)?,
         attention_head_dim: keys.size_or_null("attention_head_dim", Some(8))?,
         norm_num_groups: keys.size("norm_num_groups", 32)?,
         attn_norm_num_groups: keys.size_or_null("attn_norm_num_groups", None)?,
@@ -137,6 +142,47 @@ mod tests {
         assert_eq!((config.downsample_padding, config.attention_head_dim), (0, None));
         assert_eq!(config.sample_size, Some([256, 256]));
         assert_eq!(config.freq_shift, 1.0);
+    }
+
+    #[test]
+    fn null_is_false_or_the_default_where_python_takes_it_so() {
+        let own = |value: Value| read(value).unwrap();
+        for key in ["center_input_sample", "flip_sin_to_cos", "add_attention"] {
+            assert_eq!(own(json!({ key: null })), own(json!({ key: false })), "{key}");
+        }
+        for key in [
+            "downsample_type",
+            "upsample_type",
+            "sample_size",
+            "time_embedding_dim",
+            "attn_norm_num_groups",
+            "class_embed_type",
+            "num_class_embeds",
+            "_class_name",
+        ] {
+            assert_eq!(own(json!({ key: null })), own(json!({})), "{key}");
+        }
+        assert_eq!(own(json!({"attention_head_dim": null})).attention_head_dim, None);
+        assert!(!own(json!({"mid_block_type": null})).mid_block);
+        for key in [
+            "in_channels",
+            "out_channels",
+            "freq_shift",
+            "down_block_types",
+            "up_block_types",
+            "block_out_channels",
+            "layers_per_block",
+            "mid_block_scale_factor",
+            "norm_eps",
+            "downsample_padding",
+            "norm_num_groups",
+            "resnet_time_scale_shift",
+            "act_fn",
+            "time_embedding_type",
+        ] {
+            let said = read(json!({ key: null })).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{key}` is null")), "{said}");
+        }
     }
 
     #[test]

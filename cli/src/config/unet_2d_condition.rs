@@ -8,13 +8,15 @@ use super::{mid_block, only_silu, same_levels, sample_size, time_scale_shift};
 use crate::error::Result;
 use crate::place::Place;
 
-/// Keys that change no picture: what they would configure is refused where it is switched on, and
-/// in diffusers `mid_block_only_cross_attention` reaches only a middle block that is refused.
-const HARMLESS: [&str; 4] = [
+/// Keys that change no picture: what they would configure is refused where it is switched on; in
+/// diffusers `mid_block_only_cross_attention` and the resnets' own reach only blocks that are.
+const HARMLESS: [&str; 6] = [
     "dropout",
     "addition_embed_type_num_heads",
     "addition_time_embed_dim",
     "mid_block_only_cross_attention",
+    "resnet_out_scale_factor",
+    "resnet_skip_time_act",
 ];
 
 const DOWN: [(&str, BlockType); 2] =
@@ -92,7 +94,7 @@ pub(crate) fn from_keys(mut keys: Keys) -> Result<UNet2DConditionConfig> {
 
 /// Everything that diffusers can switch on and mote cannot do.
 fn refuse_unsupported(keys: &mut Keys) -> Result<()> {
-    keys.word("_class_name", (), &[("UNet2DConditionModel", ())])?;
+    keys.word_or_null("_class_name", (), &[("UNet2DConditionModel", ())])?;
     only_silu(keys)?;
     if let Some(value) = keys.take_some("addition_embed_type") {
         let what = "Stable Diffusion XL and its kin are not supported";
@@ -116,12 +118,11 @@ fn refuse_unsupported(keys: &mut Keys) -> Result<()> {
     ] {
         keys.only(key, Value::Null)?;
     }
-    for key in ["dual_cross_attention", "resnet_skip_time_act", "class_embeddings_concat"] {
+    for key in ["dual_cross_attention", "class_embeddings_concat"] {
         keys.only(key, false)?;
     }
-    keys.only("resnet_out_scale_factor", 1.0)?;
     keys.only("time_embedding_type", "positional")?;
-    keys.only("attention_type", "default")?;
+    keys.only_or_null("attention_type", "default")?;
     keys.only("conv_in_kernel", 3)?;
     keys.only("conv_out_kernel", 3)
 }
@@ -185,6 +186,65 @@ mod tests {
     }
 
     #[test]
+    fn null_is_false_or_the_default_where_python_takes_it_so() {
+        let own = |value: Value| read(value).unwrap();
+        for key in [
+            "center_input_sample",
+            "flip_sin_to_cos",
+            "use_linear_projection",
+            "upcast_attention",
+            "dual_cross_attention",
+            "class_embeddings_concat",
+        ] {
+            assert_eq!(own(json!({ key: null })), own(json!({ key: false })), "{key}");
+        }
+        for key in [
+            "attention_type",
+            "resnet_out_scale_factor",
+            "resnet_skip_time_act",
+            "sample_size",
+            "time_embedding_dim",
+            "class_embed_type",
+            "num_class_embeds",
+            "addition_embed_type",
+            "encoder_hid_dim",
+            "time_cond_proj_dim",
+            "cross_attention_norm",
+            "_class_name",
+            "num_attention_heads",
+            "mid_block_only_cross_attention",
+        ] {
+            assert_eq!(own(json!({ key: null })), own(json!({})), "{key}");
+        }
+        assert!(!own(json!({"mid_block_type": null})).mid_block);
+        for key in [
+            "in_channels",
+            "out_channels",
+            "freq_shift",
+            "down_block_types",
+            "up_block_types",
+            "block_out_channels",
+            "layers_per_block",
+            "mid_block_scale_factor",
+            "norm_eps",
+            "downsample_padding",
+            "norm_num_groups",
+            "resnet_time_scale_shift",
+            "act_fn",
+            "time_embedding_type",
+            "only_cross_attention",
+            "cross_attention_dim",
+            "attention_head_dim",
+            "transformer_layers_per_block",
+            "conv_in_kernel",
+            "conv_out_kernel",
+        ] {
+            let said = read(json!({ key: null })).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{key}` is null")), "{said}");
+        }
+    }
+
+    #[test]
     fn new_keys_with_nothing_in_them_load() {
         assert!(read(json!({"a_key_of_the_future": null, "another": false})).is_ok());
         assert!(read(json!({"resnet_out_scale_factor": 1})).is_ok());
@@ -201,7 +261,6 @@ mod tests {
             ("class_embed_type", json!("projection")),
             ("encoder_hid_dim", json!(4096)),
             ("conv_in_kernel", json!(1)),
-            ("resnet_out_scale_factor", json!(2)),
             ("attention_type", json!("gated")),
             ("act_fn", json!("gelu")),
             ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn")),

@@ -297,7 +297,7 @@ fn resolve_for(
     number: u32,
 ) -> Result<resolve::Resolved> {
     let model = args::Model { model: args.model.clone(), vae: None, taesd: None, dtype: None };
-    let has_text = place.join("text_encoder").is_folder();
+    let has_text = place.part("text_encoder").is_folder();
     if !has_text && !args.prompt.is_empty() {
         return Err(Failure::new("this model makes pictures from noise alone, and knows no text")
             .remedy("Leave out --prompt"));
@@ -306,7 +306,7 @@ fn resolve_for(
         let prompt = prompts.get(number as usize % prompts.len().max(1)).cloned();
         Request { prompt, ..request }
     } else {
-        let unet = unet_2d::read(place.join("unet").join("config.json"))?;
+        let unet = unet_2d::read(place.part("unet").join("config.json"))?;
         let class_label = match unet.class_embedding {
             ClassEmbedding::Table(classes) => Some(number % (classes as u32).max(1)),
             ClassEmbedding::Timestep => Some(number),

@@ -181,17 +181,22 @@ fn refuse_input(output: &Path, model: &Model) -> Result<()> {
 /// # Errors
 /// Where one cannot be read, or is not what it should be.
 fn files(model: &Place) -> Result<Files> {
-    scheduler::read(model.join("scheduler/scheduler_config.json"), None)?;
+    scheduler::read_of(model, None)?;
     let mut names: Vec<&str> = CONFIGURATIONS.to_vec();
-    if model.join("text_encoder").is_folder() {
-        Tokenizer::from_folder(model.join("tokenizer"))?;
-        let is_there = |names: &&&[&str]| names.iter().all(|name| model.join(name).exists());
+    // In a packed file each part has a folder of its own, whatever the model is like.
+    let file_of = |name: &str| match name.split_once('/') {
+        Some((part, file)) => model.part(part).join(file),
+        None => model.join(name),
+    };
+    if file_of("text_encoder/config.json").is_file() {
+        Tokenizer::from_folder(model.part("tokenizer"))?;
+        let is_there = |names: &&&[&str]| names.iter().all(|name| file_of(name).exists());
         names.extend(VOCABULARY.iter().find(is_there).copied().unwrap_or_default());
         names.extend(TOKENIZER);
     }
     let mut files = Files::new();
     for name in names {
-        let file = model.join(name);
+        let file = file_of(name);
         if file.exists() {
             files.insert(name.into(), file.read(MAX_FILE_BYTES)?);
         }

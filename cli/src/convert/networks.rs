@@ -55,21 +55,21 @@ pub enum Network {
 /// Where it is none that mote runs.
 pub fn of(model: &Place) -> Result<(Vec<Network>, Places)> {
     let index = model_index::read(model)?;
-    let config = |name: &str| model.join(name).join("config.json");
+    let config = |name: &str| model.part(name).join("config.json");
     if index.pipeline == Pipeline::Unconditional {
         let unet = unet_2d::read(config("unet"))?;
-        return Ok((vec![Network::UNet2d(unet)], vec![("unet", model.join("unet"))]));
+        return Ok((vec![Network::UNet2d(unet)], vec![("unet", model.part("unet"))]));
     }
     let text_encoder = clip_text::read(config("text_encoder"))?;
     let tokens = text_encoder.max_position_embeddings;
     let unet = unet_2d_condition::read(config("unet"))?;
     let mut networks =
         vec![Network::TextEncoder(text_encoder), Network::UNet2dCondition(unet, tokens)];
-    let mut places = ["text_encoder", "unet"].map(|name| (name, model.join(name))).to_vec();
+    let mut places = ["text_encoder", "unet"].map(|name| (name, model.part(name))).to_vec();
     if index.has_vae {
         let vae = autoencoder::read(config("vae"))?;
         networks.extend([Network::Decoder(vae.clone()), Network::Encoder(vae)]);
-        places.push(("vae", model.join("vae")));
+        places.push(("vae", model.part("vae")));
     }
     Ok((networks, places))
 }

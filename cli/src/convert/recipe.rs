@@ -19,8 +19,7 @@ use crate::resolve::explain;
 /// # Errors
 /// Where its scheduler's file cannot be read.
 pub fn of(model: &Place, networks: &[Network]) -> Result<Vec<u8>> {
-    let file = model.join("scheduler/scheduler_config.json");
-    let own = scheduler::read(&file, None)?;
+    let own = scheduler::read_of(model, None)?;
     let mut recipe = Recipe {
         networks: networks_of(networks)?,
         own_sampler: number(own.method).unwrap_or(SAMPLERS.len()),
@@ -28,7 +27,7 @@ pub fn of(model: &Place, networks: &[Network]) -> Result<Vec<u8>> {
     };
     for &method in Method::value_variants() {
         // A sampler that cannot go by this file is refused when it is asked for.
-        let config = scheduler::read(&file, Some(method)).ok();
+        let config = scheduler::read_of(model, Some(method)).ok();
         if let (Some(scheduler), Some(number)) = (config.and_then(written), number(method)) {
             let full = || Failure::new("there are more samplers than a recipe has room for");
             recipe.schedulers.push((number, scheduler)).map_err(|_| full())?;

@@ -66,7 +66,7 @@ pub fn run(args: &args::Eval) -> Result<()> {
     let data = read_data(args, &resolved, has_words)?;
     let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
     let tokenizer =
-        has_words.then(|| Tokenizer::from_folder(place.join("tokenizer"))).transpose()?;
+        has_words.then(|| Tokenizer::from_folder(place.part("tokenizer"))).transpose()?;
     let mut eval = Eval {
         args,
         resolved,

@@ -247,7 +247,8 @@ impl Needs {
         let training = &recipe.training;
         let parts = training.batch_size / training.micro_batch;
         let adds = size::show_count(plan.multiply_adds.saturating_mul(parts as u64));
-        let cells = |(name, bytes): (&str, usize)| vec![name.into(), size::show(bytes as u64)];
+        let cells =
+            |(name, bytes): (&str, usize)| vec![name.into(), size::show_needed(bytes as u64)];
         let mut rows: Vec<_> = self.rows.map(cells).into();
         rows.push(cells(("in all", self.total())));
         format!(
@@ -263,7 +264,7 @@ impl Needs {
     fn check(&self, limit: Option<u64>) -> Result<()> {
         let needed = self.total() as u64;
         let Some(limit) = limit.filter(|&limit| needed > limit) else { return Ok(()) };
-        let (needed, limit) = (size::show(needed), size::show(limit));
+        let (needed, limit) = (size::show_needed(needed), size::show_limit(limit));
         Err(Failure::new(format!("this needs {needed} of memory, and the limit is {limit}"))
             .remedy("Lower `micro_batch` in the recipe"))
     }
