@@ -24,6 +24,8 @@ use mote::ops::Context;
 use mote::pipeline::{Autoencoder, Sampling, TextToImage, Unconditional};
 use mote::tensor::{DType, Shape};
 use mote::weights::{Assumed, InPlace, Index, Slot, Weights, header_bytes};
+use mote_cli::args::Request;
+use mote_cli::error::Failure;
 use mote_cli::tokenizer::Tokenizer;
 
 /// A safetensors file: its header is parsed, and every tensor it names is read.
@@ -35,8 +37,10 @@ pub fn safetensors(file: &[u8]) {
     let Ok(index) = Index::parse(header, file.len() as u64, &mut slots) else { return };
     let mut weights = InPlace::new(index, file);
     for (name, weight) in index.iter() {
-        let found = weights.find(name, Shape::new([])).expect("a look-up does not fail");
+        let name = mote_cli::checkpoint::plain_name(name);
+        let found = weights.find(&name, Shape::new([])).expect("a look-up does not fail");
         assert_eq!(found, Some(weight), "what is listed is found");
+        assert_eq!(Index::search(header, file.len() as u64, &name), Ok(Some(weight)));
         let bytes = weights.read(&weight, 0, weight.bytes, &mut []).expect("it lies in the file");
         assert_eq!(bytes.len(), weight.bytes);
     }
@@ -145,6 +149,79 @@ pub fn picture(bytes: &[u8]) {
     assert_eq!(picture.rgb.len(), 3 * picture.width * picture.height, "three bytes a pixel");
     assert!((picture.width * picture.height) as u64 <= MAX_PIXELS, "no larger than it may be");
     assert_eq!(picture.resized([5, 7]).rgb.len(), 3 * 5 * 7);
+}
+
+/// The texts of a model's folder, in the order in which [`model`] takes them.
+const TEXTS: [&str; 10] = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/added_tokens.json",
+];
+
+/// All texts of a model's folder at once, with a NUL between them: they are understood together and
+/// a picture is planned, or a sentence says why not. An empty one is no file, but for the
+/// vocabulary, which is then the committed one. The first two bytes are what is asked for.
+pub fn model(bytes: &[u8]) {
+    let Some((&[asked, method], rest)) = bytes.split_first_chunk::<2>() else { return };
+    let is_asked = |bit: u8| asked >> bit & 1 == 1;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut texts = rest.split(|&byte| byte == 0);
+    let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tokenizer/small");
+    for name in TEXTS {
+        let text = texts.next().unwrap_or_default();
+        let (part, file) = name.split_once('/').unwrap_or((".", name));
+        // A noise predictor and its scheduler may lie in the root.
+        let is_flat = is_asked(0) && matches!(part, "unet" | "scheduler");
+        let path = folder.path().join(if is_flat { "." } else { part });
+        fs::create_dir_all(&path).expect("a folder can be made");
+        if !text.is_empty() {
+            fs::write(path.join(file), text).expect("a file can be written");
+        } else if part == "tokenizer" && good.join(file).is_file() {
+            fs::copy(good.join(file), path.join(file)).expect("a file can be copied");
+        }
+    }
+    if is_asked(0) {
+        drop(fs::remove_dir(folder.path().join("vae")));
+    }
+    let methods = mote_cli::args::Method::value_variants();
+    let side = is_asked(1).then_some(24 + u32::from(asked >> 6) * 40);
+    let request = Request {
+        prompt: is_asked(2).then(|| "a cat".to_string()),
+        class_label: is_asked(3).then_some(1),
+        vae_tiling: is_asked(4),
+        width: side,
+        height: side,
+        steps: 1 + u32::from(method >> 4),
+        sampling_method: methods.get(usize::from(method & 15)).copied(),
+        ..Request::default()
+    };
+    let args = mote_cli::args::Model {
+        model: folder.path().into(),
+        vae: None,
+        taesd: None,
+        dtype: is_asked(5).then_some(mote_cli::args::Type::Int8),
+    };
+    let is_told = |failure: Failure| {
+        let said = failure.to_string();
+        assert!(said.ends_with('.') && said.len() > 9, "{said}");
+    };
+    match mote_cli::resolve::resolve(&args, &request) {
+        Err(failure) => is_told(failure),
+        Ok(resolved) => {
+            let mut weights = Assumed(DType::F16);
+            match mote_cli::plan::plan(&resolved, Isa::SCALAR, &Sequential, &mut weights) {
+                Err(failure) => is_told(failure),
+                Ok(plan) => assert!(plan.arena_bytes > 0, "a picture takes some memory"),
+            }
+        }
+    }
 }
 
 /// Small numbers out of a stranger's bytes; zeros when they are used up.
@@ -328,5 +405,10 @@ mod tests {
     #[test]
     fn the_corpus_of_plan_is_planned_without_a_finding() {
         replay("plan", plan);
+    }
+
+    #[test]
+    fn the_corpus_of_model_is_understood_without_a_finding() {
+        replay("model", model);
     }
 }
