@@ -314,8 +314,8 @@ struct Found<'n> {
     index: Option<&'n str>,
 }
 
-/// The weights of this stem in a folder: the plain ones, else `fp16`, else `bf16`, else those of the
-/// only variant.
+/// The weights of this stem in a folder: the plain ones, else `fp16`, else `bf16`, else those
+/// of the only variant.
 fn pick<'n>(folder: &Path, names: &'n [String], stem: &str) -> Result<Option<Found<'n>>> {
     let mut variants = BTreeMap::<&str, Found<'n>>::new();
     for name in names {

@@ -67,8 +67,8 @@ impl Parameters {
     }
 }
 
-/// `Steps: 20, Model: "a, b", Hashes: {"vae": "1"}, Seed: 1`: a value with commas in it is a text in
-/// quotes, or an object or a list as extensions of the web UIs write them.
+/// `Steps: 20, Model: "a, b", Hashes: {"vae": "1"}, Seed: 1`: a value with commas in it is a text
+/// in quotes, or an object or a list as extensions of the web UIs write them.
 fn parse_settings(line: &str) -> Vec<(String, String)> {
     let mut settings = Vec::new();
     let mut rest = line;

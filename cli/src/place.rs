@@ -56,8 +56,8 @@ impl Place {
         Self { path: packed.path().into(), packed: Some(packed) }
     }
 
-    /// The folder of a part of the pipeline here: its own or, where it has none and its files lie in
-    /// the root, that. So diffusers reads the first published DDPMs.
+    /// The folder of a part of the pipeline here: its own or, where it has none and its files lie
+    /// in the root, that. So diffusers reads the first published DDPMs.
     #[must_use]
     pub fn part(&self, name: &str) -> Self {
         let own = self.join(name);

@@ -341,8 +341,8 @@ pub type Places = Vec<(&'static str, Place)>;
 
 type Found = (Networks, Places, [usize; 2]);
 
-/// How far a side must go into halves: a level less than there are. A UNet's way up doubles what its
-/// way down halved, and only then meets the skips at their size.
+/// How far a side must go into halves: a level less than there are. A UNet's way up doubles what
+/// its way down halved, and only then meets the skips at their size.
 pub fn halved(unet: &UNet2DConfig) -> usize {
     1 << unet.block_out_channels.len().saturating_sub(1)
 }
@@ -523,7 +523,8 @@ impl Tokens {
             return Ok(ids);
         };
         Err(Failure::new(format!(
-            "the prompt holds a word that {} has as token {id}, and the text encoder knows {} tokens",
+            "the prompt holds a word that {} has as token {id}, and the text encoder \
+             knows {} tokens",
             self.folder.display(),
             self.vectors
         ))

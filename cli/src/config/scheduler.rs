@@ -346,8 +346,8 @@ fn schedule(keys: &mut Keys, sampler: &Sampler<'_>) -> Result<ScheduleConfig<'st
     Ok(config)
 }
 
-/// The kind of schedule, and its first and last beta. Where betas are given one by one, or come from
-/// a formula without them, nobody looks at these.
+/// The kind of schedule, and its first and last beta. Where betas are given one by one, or come
+/// from a formula without them, nobody looks at these.
 fn betas(
     keys: &mut Keys,
     default: ScheduleConfig<'static>,

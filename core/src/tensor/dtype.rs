@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn floats_of_eight_bits_are_read() {
-        // By their definition: (-1)^s * 2^(e - bias) * (1 + m / 2^bits), or 2^(1 - bias) * m / 2^bits.
+        // By definition (-1)^s * 2^(e - bias) * (1 + m / 2^bits), or 2^(1 - bias) * m / 2^bits.
         for (dtype, bias, bits) in [(DType::F8E4M3, 7, 3), (DType::F8E5M2, 15, 2)] {
             for byte in 0..=255u8 {
                 let (e, m) = (i32::from(byte & 0x7F) >> bits, f64::from(byte & ((1 << bits) - 1)));

@@ -137,8 +137,8 @@ impl<'a> Index<'a> {
         self.slots.binary_search_by(order).ok()
     }
 
-    /// Whether one of the tensors is a quantised weight of a product: panels of integers and, beside
-    /// them, their scales. Integers alone are something else that nobody asks for.
+    /// Whether one of the tensors is a quantised weight of a product: panels of integers and,
+    /// beside them, their scales. Integers alone are something else that nobody asks for.
     pub fn is_quantised(&self) -> bool {
         self.slots.iter().any(|slot| {
             let name = letters(name_of(self.header, slot));
