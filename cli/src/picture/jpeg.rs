@@ -58,7 +58,14 @@ impl<'a> Jpeg<'a> {
         if !has_end(self.bytes) {
             return Err("its end is missing".into());
         }
-        let is_cmyk = self.decoder.header().components.len() == 4;
+        let components = &self.decoder.header().components;
+        let sampling =
+            |at: usize| (components[at].horizontal_sampling, components[at].vertical_sampling);
+        let is_cmyk = components.len() == 4;
+        // The decoder takes such for granted, and reads beyond the planes of others.
+        if is_cmyk && (sampling(0) != sampling(3) || sampling(1) != sampling(2)) {
+            return Err("its four colours are sampled unlike each other".into());
+        }
         let format = if is_cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb };
         self.decoder.set_output_format(format);
         // Of a picture whose scans leave details out, libjpeg-turbo smooths the blocks.
@@ -130,4 +137,22 @@ fn may_follow_scan(mark: u8) -> bool {
 fn scan_len(data: &[u8]) -> usize {
     let is_mark = |pair: &[u8; 2]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xD0..=0xD7 | 0xFF);
     data.array_windows().position(is_mark).unwrap_or(data.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_colours_of_unlike_sampling_are_refused() {
+        let whole = include_bytes!("../../../tests/golden/jpeg/cmyk.jpg");
+        assert!(Jpeg::new(whole).unwrap().decode().is_ok());
+        let frame = whole.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+        for component in 0..4 {
+            let mut bytes = whole.to_vec();
+            bytes[frame + 11 + 3 * component] = 0x13;
+            let said = Jpeg::new(&bytes).unwrap().decode().err().unwrap();
+            assert!(said.contains("sampled unlike each other"), "{component}: {said}");
+        }
+    }
 }
