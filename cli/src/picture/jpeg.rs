@@ -62,8 +62,14 @@ impl<'a> Jpeg<'a> {
         let sampling =
             |at: usize| (components[at].horizontal_sampling, components[at].vertical_sampling);
         let is_cmyk = components.len() == 4;
-        // The decoder takes such for granted, and reads beyond the planes of others.
-        if is_cmyk && (sampling(0) != sampling(3) || sampling(1) != sampling(2)) {
+        // The decoder takes for granted that the first and last are alike, and the two between, of
+        // which each fits a whole number of times: it reads beyond the planes of others.
+        let fits = |[(w, h), (x, y)]: [(u8, u8); 2]| w % x.max(1) == 0 && h % y.max(1) == 0;
+        let is_usual = || {
+            let [first, second, third, last] = [0, 1, 2, 3].map(sampling);
+            first == last && second == third && fits([first, second])
+        };
+        if is_cmyk && !is_usual() {
             return Err("its four colours are sampled unlike each other".into());
         }
         let format = if is_cmyk { PixelFormat::Cmyk } else { PixelFormat::Rgb };
@@ -153,6 +159,13 @@ mod tests {
             bytes[frame + 11 + 3 * component] = 0x13;
             let said = Jpeg::new(&bytes).unwrap().decode().err().unwrap();
             assert!(said.contains("sampled unlike each other"), "{component}: {said}");
+        }
+        for [outer, inner] in [[0x11, 0x12], [0x21, 0x22], [0x31, 0x21], [0x22, 0x41]] {
+            let mut bytes = whole.to_vec();
+            for (component, sampling) in [outer, inner, inner, outer].into_iter().enumerate() {
+                bytes[frame + 11 + 3 * component] = sampling;
+            }
+            assert!(Jpeg::new(&bytes).unwrap().decode().is_err(), "{outer:x} {inner:x}");
         }
     }
 }
