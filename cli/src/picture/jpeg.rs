@@ -64,7 +64,7 @@ impl<'a> Jpeg<'a> {
         let is_cmyk = components.len() == 4;
         // The decoder takes for granted that the first and last are alike, and the two between, of
         // which each fits a whole number of times: it reads beyond the planes of others.
-        let fits = |[(w, h), (x, y)]: [(u8, u8); 2]| w % x.max(1) == 0 && h % y.max(1) == 0;
+        let fits = |[(w, h), (x, y)]: [(u8, u8); 2]| w.is_multiple_of(x) && h.is_multiple_of(y);
         let is_usual = || {
             let [first, second, third, last] = [0, 1, 2, 3].map(sampling);
             first == last && second == third && fits([first, second])
