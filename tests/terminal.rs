@@ -334,6 +334,24 @@ fn without_a_terminal_lines_are_rare_and_the_last_is_there() {
     assert_eq!(steps, 1, "the last of the last: {error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn nobody_to_hear_is_no_fault() {
+    use std::process::Stdio;
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("a.png");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    command.args(["generate", "-v", "--steps", "2", "-p", "lighthouse", "-o"]).arg(&picture);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert!(child.wait().unwrap().success() && picture.exists());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    command.args(["generate", "-m", "/none"]).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
 /// What a run writes on a terminal of so many columns, by util-linux' `script`; `None` where that
 /// is not there.
 fn on_a_terminal(columns: u32, command: &str) -> Option<String> {

@@ -20,6 +20,7 @@ use crate::error::{Failure, Result};
 use crate::executor::Pool;
 use crate::packed::{Packed, Within};
 use crate::place::Place;
+use crate::progress;
 use crate::resolve::{self, Networks, Resolved, explain};
 use crate::target::{self, Language};
 use crate::{isa, print, size, train};
@@ -58,7 +59,7 @@ pub fn run(args: &args::Plan) -> Result<()> {
     };
     print::bytes(text.as_bytes())?;
     check_limit(&resolved, &plan, args.machine.memory_limit, isa, &pool)?;
-    resolved.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    resolved.notes.iter().for_each(|note| progress::tell(&format!("note: {note}")));
     Ok(())
 }
 

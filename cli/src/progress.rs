@@ -6,6 +6,7 @@
 //! Here the cursor stands at the bar's first column, where every terminal keeps it, and what is
 //! behind it is cleared before the next one is drawn.
 
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -101,7 +102,7 @@ impl Reporter {
                 if since.is_none_or(|since| since >= BETWEEN_LINES)
                     || (is_worth_it && self.part >= 1.0)
                 {
-                    eprintln!("{} {}", self.title, message());
+                    tell(&format!("{} {}", self.title, message()));
                     self.told = Some(Instant::now());
                 }
             }
@@ -132,9 +133,9 @@ impl Reporter {
         match &self.kind {
             Kind::Bar(term) => {
                 let _ = term.clear_to_end_of_screen();
-                eprintln!("{sentence}");
+                tell(sentence);
             }
-            Kind::Lines => eprintln!("{sentence}"),
+            Kind::Lines => tell(sentence),
             Kind::Silent => {}
         }
     }
@@ -151,6 +152,11 @@ impl Drop for Reporter {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Writes a line on standard error. Who has closed it wants to hear nothing, and the work goes on.
+pub fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A bar for a terminal of so many columns: `step ██████░░░░ 12/20, 1.24 s/step, 10 s left`. Where
@@ -233,7 +239,7 @@ impl Interrupt {
 
     fn press(&self) {
         if !self.0.pressed.swap(true, Ordering::SeqCst) {
-            eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+            tell("\nstopping after this step; press Ctrl-C again to stop at once");
             return;
         }
         if let Some(path) = self.unfinished().take() {
