@@ -6,12 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use clap::ValueEnum;
 
 use mote::arch::Isa;
 use mote::diffusion::noise::NoiseKind;
 use mote::diffusion::prediction::Clipping;
-use mote::diffusion::sampler::Row;
+use mote::diffusion::sampler::{Named, Row, Stepping};
 use mote::diffusion::schedule::Schedule;
 use mote::exec::Sequential;
 use mote::mem::Arena;
@@ -21,7 +20,7 @@ use mote::models::clip_tokenizer::ClipTokenizer;
 use mote::models::unet_2d::{self, ClassEmbedding, UNet2DConfig};
 use mote::models::unet_2d_condition::{self, UNet2DConditionConfig};
 use mote::ops::Context;
-use mote::pipeline::{Autoencoder, Sampling, TextToImage, Unconditional};
+use mote::pipeline::{Autoencoder, Pipeline, Sampling, TextToImage, Unconditional};
 use mote::tensor::{DType, Shape};
 use mote::weights::{Assumed, InPlace, Index, Slot, Weights, header_bytes};
 use mote_cli::args::Request;
@@ -117,11 +116,10 @@ fn tokenize(file: &Path, text: &str) {
 /// A `scheduler_config.json`, for the sampler, the steps and the first step that the first three
 /// bytes say: the table is computed, and every number in it is finite.
 pub fn scheduler(bytes: &[u8]) {
-    let Some((&[method, steps, start], text)) = bytes.split_first_chunk::<3>() else { return };
-    let methods = mote_cli::args::Method::value_variants();
-    let method = methods.get(usize::from(method)).copied();
+    let Some((&[number, steps, start], text)) = bytes.split_first_chunk::<3>() else { return };
+    let named = Named::numbered(usize::from(number));
     with_file("scheduler_config.json", text, |path| {
-        let Ok(config) = mote_cli::config::scheduler::read(path, method) else { return };
+        let Ok(config) = mote_cli::config::scheduler::read(path, named) else { return };
         let mut memory = vec![0.0; config.schedule().num_train_timesteps];
         let Ok(schedule) = Schedule::new(config.schedule(), &mut memory) else { return };
         let (sampler, prediction) = (config.sampler(), config.prediction);
@@ -190,7 +188,6 @@ pub fn model(bytes: &[u8]) {
     if is_asked(0) {
         drop(fs::remove_dir(folder.path().join("vae")));
     }
-    let methods = mote_cli::args::Method::value_variants();
     let side = is_asked(1).then_some(24 + u32::from(asked >> 6) * 40);
     let request = Request {
         prompt: is_asked(2).then(|| "a cat".to_string()),
@@ -199,7 +196,7 @@ pub fn model(bytes: &[u8]) {
         width: side,
         height: side,
         steps: 1 + u32::from(method >> 4),
-        sampling_method: methods.get(usize::from(method & 15)).copied(),
+        sampling_method: Named::numbered(usize::from(method & 15)),
         ..Request::default()
     };
     let args = mote_cli::args::Model {
@@ -316,6 +313,7 @@ pub fn plan(bytes: &[u8]) {
         rows: &rows[..n.next() % 3],
         init_noise_sigma: 1.0,
         clipping: Clipping::None,
+        guidance_scale: 1.0,
         noise: NoiseKind::Pcg,
         seed: 0,
     };
@@ -346,15 +344,17 @@ pub fn plan(bytes: &[u8]) {
         ..AutoencoderKlConfig::default()
     };
     let ids = vec![0; n.next()];
+    let vae = Autoencoder::Kl(vae);
+    let vae_tile = [None, Some(n.size())][n.next() % 2];
+    let sampling = Sampling { guidance_scale: n.next() as f32 / 16.0, ..sampling };
     let request = TextToImage {
         text_encoder: &text_encoder,
         unet: &unet,
-        vae: Some(Autoencoder::Kl(&vae)),
-        vae_tile: [None, Some(n.size())][n.next() % 2],
+        vae: Some(&vae),
+        vae_tile,
         sampling,
         prompt: &ids,
         negative_prompt: &ids,
-        guidance_scale: n.next() as f32 / 16.0,
         clip_skip: n.size(),
         size,
         init_image: None,

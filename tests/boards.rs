@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use mote::Error;
 use mote::arch::Isa;
-use mote::diffusion::sampler::Row;
+use mote::diffusion::sampler::{Named, Row, SAMPLERS};
 use mote::models::unet_2d::ClassEmbedding;
-use mote::pipeline::recipe::{Networks, Recipe, SAMPLERS};
+use mote::pipeline::recipe::{Networks, Recipe};
 use mote::pipeline::{Fault, Model, Request, Session};
 use mote::weights::Slot;
 use mote_cli::args::{Cli, Command};
@@ -97,7 +97,7 @@ fn words(model: &Path, arguments: &[&str]) -> Option<Words> {
 }
 
 fn request<'a>(words: &'a Option<Words>, steps: usize) -> Request<'a> {
-    let sampler = SAMPLERS.iter().position(|name| *name == "ddim");
+    let sampler = Named::by_name("ddim").map(|named| named.number);
     let request = Request { steps, seed: SEED, sampler, ..Request::default() };
     match words {
         None => request,
@@ -189,7 +189,7 @@ fn every_sampler_of_a_recipe_draws() {
     let (_kept, file) = packed(&conformance("ddpm-uncond"), "f32");
     let bytes = fs::read(&file).unwrap();
     let recipe = Model::open(&bytes).unwrap().recipe().unwrap();
-    assert_eq!(SAMPLERS[recipe.own_sampler], "ddpm");
+    assert_eq!(Named::numbered(recipe.own_sampler), Named::by_name("ddpm"));
     let has = |sampler| recipe.schedulers.iter().any(|(number, _)| *number == sampler);
     let mut refused = Vec::new();
     for sampler in (0..=SAMPLERS.len()).map(Some).chain([None]) {
@@ -204,7 +204,7 @@ fn every_sampler_of_a_recipe_draws() {
     }
     // DPM-Solver++ does not take this model's `variance_type`, and there is no sampler of the last
     // number.
-    let numbers = ["dpm++2m", "dpm++2m_sde"].map(|name| SAMPLERS.iter().position(|s| *s == name));
+    let numbers = ["dpm++2m", "dpm++2m_sde"].map(|name| Named::by_name(name).map(|n| n.number));
     assert_eq!(refused, [numbers[0], numbers[1], Some(SAMPLERS.len())]);
 }
 

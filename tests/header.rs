@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use mote::diffusion::sampler::{Named, SAMPLERS};
 use mote::mem::ALIGNMENT;
-use mote::pipeline::recipe::SAMPLERS;
 use mote_c::{MESSAGE_BYTES, ROW_BYTES, SLOT_BYTES, STATE_BYTES, Status};
 
 fn source(path: &str) -> String {
@@ -86,11 +86,11 @@ fn codes_are_the_same() {
     assert_eq!(values(&header, "enum mote_status"), expected);
     let mut samplers = values(&header, "enum mote_sampler");
     assert_eq!(samplers.remove("MOTE_SAMPLER_MODEL"), Some(-1));
-    let name = |name: &&str| {
-        let name = name.replace("dpm++", "dpmpp_").to_uppercase();
-        format!("MOTE_SAMPLER_{name}")
+    let constant = |named: &Named| {
+        let name = named.name.replace("dpm++", "dpmpp_").to_uppercase();
+        (format!("MOTE_SAMPLER_{name}"), named.number as i32)
     };
-    let expected: BTreeMap<_, _> = SAMPLERS.iter().map(name).zip(0..).collect();
+    let expected: BTreeMap<_, _> = SAMPLERS.iter().map(constant).collect();
     assert_eq!(samplers, expected);
     assert_eq!(values(&header, "enum mote_noise").len(), 3);
 }

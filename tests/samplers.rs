@@ -8,7 +8,8 @@ use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::diffusion::prediction::{Clipping, Prediction};
 use mote::diffusion::sampler::{
     Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, HISTORY, Heun, Lcm, Lms, Pndm,
-    Row, Sampler, Slot, SolverType, UniPc, UniPcSolver, Variance, history_count, start_step,
+    Row, Sampler, Slot, SolverType, Stepping, UniPc, UniPcSolver, Variance, history_count,
+    start_step,
 };
 use mote::diffusion::schedule::{
     BetaSchedule, FinalSigma, MAX_TRAIN_TIMESTEPS, Schedule, ScheduleConfig, SigmaKind, Spacing,

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the core with their ranks: each may use those of lower rank only.
-const RANKS: [(&str, u8); 13] = [
+const RANKS: [(&str, u8); 14] = [
     ("error", 0),
+    ("fields", 0),
     ("progress", 0),
     ("tensor", 1),
     ("mem", 2),

@@ -7,9 +7,10 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use mote::arch::Level;
+use mote::diffusion::sampler::{Named, SAMPLERS};
 
 use crate::built_in;
 use crate::error::{FAILED, FAULT, INTERRUPTED};
@@ -393,7 +394,8 @@ pub struct Eval {
     pub cfg_scale: f32,
     /// The sampler; by default the one the model names.
     #[arg(long, value_name = "NAME", help_heading = MEASUREMENT, ignore_case = true)]
-    pub sampling_method: Option<Method>,
+    #[arg(value_parser = sampler())]
+    pub sampling_method: Option<&'static Named>,
     /// The seed of the first sample and of the noise; it is none that training used.
     #[arg(short, long, value_name = "NUMBER", help_heading = MEASUREMENT, default_value_t = 1000)]
     pub seed: u64,
@@ -580,7 +582,8 @@ pub struct Request {
     /// The sampler; by default the one the checkpoint names. diffusers' class names are understood,
     /// too.
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
-    pub sampling_method: Option<Method>,
+    #[arg(value_parser = sampler())]
+    pub sampling_method: Option<&'static Named>,
     /// How the noise levels are spaced; by default as the checkpoint says.
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
     pub scheduler: Option<Sigmas>,
@@ -742,48 +745,6 @@ impl Component {
     }
 }
 
-/// The samplers, by stable-diffusion.cpp's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Method {
-    /// The ancestral sampler of Ho et al. 2020.
-    #[value(alias = "DDPMScheduler")]
-    Ddpm,
-    /// Song et al. 2020; deterministic unless --eta is given.
-    #[value(alias = "DDIMScheduler")]
-    Ddim,
-    /// Pseudo numerical methods (Liu et al. 2022), called PLMS elsewhere: `plms` will do.
-    #[value(aliases = ["plms", "PNDMScheduler"])]
-    Pndm,
-    /// Euler's method (Karras et al. 2022, Algorithm 2 without churn).
-    #[value(aliases = ["EulerDiscreteScheduler", "k_euler"])]
-    Euler,
-    /// Euler's method with fresh noise in each step.
-    #[value(name = "euler_a")]
-    #[value(aliases = ["EulerAncestralDiscreteScheduler", "k_euler_a", "euler-a"])]
-    EulerA,
-    /// Heun's method: two evaluations a step.
-    #[value(aliases = ["HeunDiscreteScheduler", "k_heun"])]
-    Heun,
-    /// DPM-Solver-2 in Karras' form: two evaluations a step.
-    #[value(aliases = ["KDPM2DiscreteScheduler", "k_dpm_2", "dpm_2"])]
-    Dpm2,
-    /// Linear multistep.
-    #[value(aliases = ["LMSDiscreteScheduler", "k_lms"])]
-    Lms,
-    /// DPM-Solver++ of second order, Lu et al. 2022.
-    #[value(name = "dpm++2m", aliases = ["DPMSolverMultistepScheduler", "dpmpp_2m", "dpmpp2m"])]
-    DpmPp2m,
-    /// The same as a stochastic equation.
-    #[value(name = "dpm++2m_sde", aliases = ["dpmpp_2m_sde", "dpmpp2m_sde"])]
-    DpmPp2mSde,
-    /// Unified predictor-corrector, Zhao et al. 2023.
-    #[value(name = "unipc", alias = "UniPCMultistepScheduler")]
-    UniPc,
-    /// Latent consistency, Luo et al. 2023; for models distilled for it.
-    #[value(alias = "LCMScheduler")]
-    Lcm,
-}
-
 /// How the noise levels are spaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sigmas {
@@ -839,26 +800,6 @@ impl Type {
     }
 }
 
-impl Method {
-    /// The name by which the web UIs know it.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Ddpm => "DDPM",
-            Self::Ddim => "DDIM",
-            Self::Pndm => "PLMS",
-            Self::Euler => "Euler",
-            Self::EulerA => "Euler a",
-            Self::Heun => "Heun",
-            Self::Dpm2 => "DPM2",
-            Self::Lms => "LMS",
-            Self::DpmPp2m => "DPM++ 2M",
-            Self::DpmPp2mSde => "DPM++ 2M SDE",
-            Self::UniPc => "UniPC",
-            Self::Lcm => "LCM",
-        }
-    }
-}
-
 impl From<Sigmas> for mote::diffusion::schedule::SigmaKind {
     fn from(sigmas: Sigmas) -> Self {
         match sigmas {
@@ -877,6 +818,19 @@ impl From<Prediction> for mote::diffusion::prediction::Prediction {
             Prediction::Sample => Self::Sample,
         }
     }
+}
+
+/// The samplers, by stable-diffusion.cpp's names and by diffusers' classes.
+fn sampler() -> impl TypedValueParser<Value = &'static Named> {
+    let is_first = |named: &Named| SAMPLERS.iter().find(|row| row.class == named.class);
+    let values = SAMPLERS.iter().map(move |named| {
+        let class = is_first(named).filter(|first| *first == named).map(|first| first.class);
+        let aliases = named.aliases.iter().copied().chain(class);
+        let title = (!named.title.eq_ignore_ascii_case(named.name)).then_some(named.title);
+        PossibleValue::new(named.name).help(named.about).aliases(aliases.chain(title))
+    });
+    PossibleValuesParser::new(values)
+        .try_map(|name| Named::by_name(&name).ok_or_else(|| format!("there is no sampler {name}")))
 }
 
 fn seed(text: &str) -> Result<Seed, String> {
@@ -957,17 +911,17 @@ mod tests {
 
     #[test]
     fn samplers_go_by_either_name() {
-        for (name, method) in [
-            ("euler_a", Method::EulerA),
-            ("EulerAncestralDiscreteScheduler", Method::EulerA),
-            ("plms", Method::Pndm),
-            ("dpm++2m", Method::DpmPp2m),
-            ("DPMSolverMultistepScheduler", Method::DpmPp2m),
-            ("dpm++2m_sde", Method::DpmPp2mSde),
-            ("UNIPC", Method::UniPc),
+        for (name, own) in [
+            ("euler_a", "euler_a"),
+            ("EulerAncestralDiscreteScheduler", "euler_a"),
+            ("plms", "pndm"),
+            ("dpm++2m", "dpm++2m"),
+            ("DPMSolverMultistepScheduler", "dpm++2m"),
+            ("dpm++2m_sde", "dpm++2m_sde"),
+            ("UNIPC", "unipc"),
         ] {
             let args = generate(&["--sampling-method", name]).unwrap();
-            assert_eq!(args.request.sampling_method, Some(method), "{name}");
+            assert_eq!(args.request.sampling_method.map(|named| named.name), Some(own), "{name}");
         }
     }
 

@@ -289,7 +289,7 @@ fn settings(config: &SchedulerConfig) -> Vec<(&'static str, String)> {
         Prediction::Sample => "sample",
     };
     let mut settings = vec![
-        ("sampler", config.method.title().to_string()),
+        ("sampler", config.named.title.to_string()),
         ("training steps", schedule.num_train_timesteps.to_string()),
         ("betas", betas),
         ("prediction", prediction.into()),

@@ -327,7 +327,7 @@ pub fn to_table(resolved: &Resolved, plan: &Plan, pictures: u32) -> String {
         size::show_count(plan.multiply_adds()),
     ]);
     let [height, width] = resolved.size;
-    let sampler = resolved.scheduler.method.title();
+    let sampler = resolved.scheduler.named.title;
     let tiles = match resolved.vae_tile() {
         Some(tile) => format!(", decoded in tiles of {tile}x{tile} latents"),
         None => String::new(),

@@ -9,17 +9,16 @@ use std::path::{Path, PathBuf};
 
 use mote::diffusion::noise::NoiseKind;
 use mote::diffusion::prediction::Prediction;
-use mote::diffusion::sampler::{Ddpm, Row, Sampler, Variance, start_step};
+use mote::diffusion::sampler::{Ddpm, Row, Sampler, Stepping, Variance, Walks, start_step};
 use mote::diffusion::schedule::{Schedule, SigmaKind};
-use mote::mem::Plan;
 use mote::models::autoencoder_kl::AutoencoderKlConfig;
 use mote::models::clip_text::ClipTextConfig;
 use mote::models::unet_2d::{ClassEmbedding, UNet2DConfig};
 use mote::models::unet_2d_condition::UNet2DConditionConfig;
-use mote::ops::Context;
-use mote::pipeline::{self, ImageSink, InitImage, Sampling, TextToImage, Unconditional, Watch};
+pub use mote::pipeline::Work;
+use mote::pipeline::{InitImage, Sampling, TextToImage, Unconditional};
 
-use crate::args::{self, Method, Request, Rng, Seed, Type};
+use crate::args::{self, Request, Rng, Seed, Type};
 use crate::config::autoencoder::Autoencoder;
 use crate::config::model_index::Pipeline;
 use crate::config::scheduler::SchedulerConfig;
@@ -211,14 +210,13 @@ pub fn dtype(folder: &Place, wanted: Option<Type>) -> Result<(Option<Type>, bool
 /// The scheduler's file, and what the arguments change about it.
 fn scheduler(folder: &Place, request: &Request) -> Result<SchedulerConfig> {
     let mut config = scheduler::read_of(folder, request.sampling_method)?;
-    let title = config.method.title();
+    let title = config.named.title;
     if let Some(prediction) = request.prediction {
         config.prediction = prediction.into();
     }
     if let Some(sigmas) = request.scheduler {
         config.sigmas = sigmas.into();
-        let walks_times =
-            matches!(config.method, Method::Ddpm | Method::Ddim | Method::Pndm | Method::Lcm);
+        let walks_times = config.sampler().walks() == Walks::Times;
         if walks_times && config.sigmas != SigmaKind::Discrete {
             return Err(Failure::new(format!(
                 "{title} visits times of training, and its noise levels cannot be spaced freely"
@@ -228,12 +226,11 @@ fn scheduler(folder: &Place, request: &Request) -> Result<SchedulerConfig> {
             ));
         }
     }
-    if let Some(eta) = request.eta {
-        if config.method != Method::Ddim {
-            return Err(Failure::new(format!("--eta is for DDIM, and the sampler is {title}"))
-                .remedy("Leave it out, or add --sampling-method ddim"));
-        }
-        config.eta = f64::from(eta);
+    if let Some(eta) = request.eta
+        && !config.set_eta(f64::from(eta))
+    {
+        return Err(Failure::new(format!("--eta is for DDIM, and the sampler is {title}"))
+            .remedy("Leave it out, or add --sampling-method ddim"));
     }
     Ok(config)
 }
@@ -263,7 +260,7 @@ fn check_variance(scheduler: &SchedulerConfig, networks: &Networks) -> Result<()
 /// Where the sampler cannot walk this schedule in so many steps.
 pub fn table(config: &SchedulerConfig, steps: usize, strength: Option<f32>) -> Result<Table> {
     let schedule_config = config.schedule();
-    let place = format!("sampler {}", config.method.title());
+    let place = format!("sampler {}", config.named.title);
     let explain = |error| numbered(explain(error, ""), error, config).within(&place);
     let mut memory = vec![0.0; schedule_config.num_train_timesteps];
     let schedule = Schedule::new(schedule_config, &mut memory).map_err(explain)?;
@@ -471,7 +468,7 @@ pub(crate) fn draws_pictures(unet: &UNet2DConditionConfig) -> bool {
 
 /// How many pixels a side an element of the sample stands for.
 pub(crate) fn scale(vae: Option<&Autoencoder>, unet: &UNet2DConditionConfig) -> usize {
-    vae.map_or(unet.pixel_block(), Autoencoder::pixels_per_latent)
+    vae.map_or(unet.pixel_block(), Autoencoder::scale)
 }
 
 /// Refuses an autoencoder, or the want of one, that does not suit the UNet.
@@ -705,7 +702,7 @@ impl Resolved {
         let negative_prompt = request.negative_prompt.clone().filter(|_| is_guided);
         let settings = [
             ("Steps", Some(request.steps.to_string())),
-            ("Sampler", Some(self.scheduler.method.title().to_string())),
+            ("Sampler", Some(self.scheduler.named.title.to_string())),
             ("Schedule type", sigmas),
             ("CFG scale", words.map(|words| words.cfg_scale.to_string())),
             ("Seed", Some(self.seed.to_string())),
@@ -732,6 +729,10 @@ impl Resolved {
             rows: &self.table.rows,
             init_noise_sigma: self.table.init_noise_sigma,
             clipping: self.scheduler.clipping,
+            guidance_scale: match &self.networks {
+                Networks::Unconditional { .. } => 1.0,
+                Networks::TextToImage(words) => words.cfg_scale,
+            },
             noise: self.noise,
             seed: self.seed.wrapping_add(u64::from(index)),
         }
@@ -749,15 +750,11 @@ impl Resolved {
             Networks::TextToImage(words) => Work::TextToImage(TextToImage {
                 text_encoder: &words.text_encoder,
                 unet: &words.unet,
-                vae: words.vae.as_ref().map(|vae| match vae {
-                    Autoencoder::Kl(config) => pipeline::Autoencoder::Kl(config),
-                    Autoencoder::Tiny(config) => pipeline::Autoencoder::Tiny(config),
-                }),
+                vae: words.vae.as_ref(),
                 vae_tile: words.vae_tile,
                 sampling: self.sampling(index),
                 prompt: &words.prompt,
                 negative_prompt: &words.negative_prompt,
-                guidance_scale: words.cfg_scale,
                 clip_skip: words.clip_skip,
                 size: self.size,
                 init_image: words
@@ -814,45 +811,6 @@ impl Resolved {
                 _ => None,
             },
             Networks::Unconditional { .. } => None,
-        }
-    }
-}
-
-/// A request to the core for one picture.
-#[derive(Clone, Copy, Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one, for the time of one call")]
-pub enum Work<'a> {
-    /// From noise alone.
-    Unconditional(Unconditional<'a>),
-    /// From a text.
-    TextToImage(TextToImage<'a>),
-}
-
-impl Work<'_> {
-    /// What [`Work::run`] will need.
-    ///
-    /// # Errors
-    /// The core's.
-    pub fn plan(&self, cx: &mut Context<'_>) -> mote::Result<Plan> {
-        match self {
-            Self::Unconditional(request) => request.plan(cx),
-            Self::TextToImage(request) => request.plan(cx),
-        }
-    }
-
-    /// Makes the picture.
-    ///
-    /// # Errors
-    /// The core's.
-    pub fn run(
-        &self,
-        cx: &mut Context<'_>,
-        sink: &mut dyn ImageSink,
-        watch: &mut Watch<'_>,
-    ) -> mote::Result<()> {
-        match self {
-            Self::Unconditional(request) => request.run(cx, sink, watch),
-            Self::TextToImage(request) => request.run(cx, sink, watch),
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use mote::arch::Isa;
-use mote::diffusion::sampler::Row;
+use mote::diffusion::sampler::{Named, Row, Stepping};
 use mote::exec::Sequential;
 use mote::mem::ALIGNMENT;
 use mote::pipeline::{Model, Needs, Request};
@@ -220,7 +220,7 @@ pub fn constant(args: &args::Plan, language: Language) -> Result<()> {
 fn request<'a>(args: &args::Plan, resolved: &'a Resolved) -> Request<'a> {
     let request = Request {
         size: Some(resolved.size),
-        sampler: convert::number(resolved.scheduler.method),
+        sampler: Some(resolved.scheduler.named.number),
         steps: args.request.steps as usize,
         noise: resolved.noise,
         ..Request::default()
@@ -248,8 +248,8 @@ fn written(
     [height, width]: [usize; 2],
 ) -> String {
     let Needs { model_bytes, arena_bytes, tensors, rows } = needs;
-    let sampler = request.sampler.and_then(|at| mote::pipeline::recipe::SAMPLERS.get(at));
-    let sampler = sampler.copied().unwrap_or("the model's sampler");
+    let sampler = request.sampler.and_then(Named::numbered);
+    let sampler = sampler.map_or("the model's sampler", |named| named.name);
     let about = format!("{name}: {width}x{height}, {} steps of {sampler}", request.steps);
     match language {
         Language::Rust => format!(

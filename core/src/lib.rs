@@ -37,6 +37,8 @@
 #[forbid(unsafe_code)]
 pub mod error;
 #[forbid(unsafe_code)]
+pub mod fields;
+#[forbid(unsafe_code)]
 pub mod progress;
 #[forbid(unsafe_code)]
 pub mod tensor;

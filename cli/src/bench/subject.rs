@@ -90,7 +90,7 @@ impl Subjects {
         let vae = has_vae.then(|| resolve::vae(folder, &args.model, false)).transpose()?;
         let unet = has("unet").then(|| Unet::read(folder)).transpose()?;
         let scale = match (&vae, &unet) {
-            (Some((vae, _)), _) => vae.pixels_per_latent(),
+            (Some((vae, _)), _) => vae.scale(),
             (None, Some(Unet::Latents(config))) if resolve::draws_pictures(config) => {
                 resolve::scale(None, config)
             }

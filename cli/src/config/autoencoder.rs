@@ -1,7 +1,8 @@
 //! `vae/config.json`: an `AutoencoderKL` or an `AutoencoderTiny`.
 
-use mote::models::autoencoder_kl::{self, AutoencoderKlConfig};
-use mote::models::autoencoder_tiny::{self, AutoencoderTinyConfig, Naming};
+pub use mote::models::autoencoder::Autoencoder;
+use mote::models::autoencoder_kl::AutoencoderKlConfig;
+use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
 use serde_json::Value;
 
 use super::json::Keys;
@@ -17,51 +18,6 @@ const HARMLESS_KL: [&str; 2] = ["force_upcast", "sample_size"];
 /// bytes, and `block_out_channels` repeats the decoder's.
 const HARMLESS_TINY: [&str; 4] =
     ["force_upcast", "latent_magnitude", "latent_shift", "block_out_channels"];
-
-/// The configuration of either autoencoder.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Autoencoder {
-    /// Stable Diffusion's own.
-    Kl(AutoencoderKlConfig),
-    /// The small stand-in, TAESD.
-    Tiny(AutoencoderTinyConfig),
-}
-
-impl Autoencoder {
-    /// Its name in diffusers.
-    pub fn class(&self) -> &'static str {
-        match self {
-            Self::Kl(_) => "AutoencoderKL",
-            Self::Tiny(_) => "AutoencoderTiny",
-        }
-    }
-
-    /// Channels of the latents.
-    pub fn latent_channels(&self) -> usize {
-        match self {
-            Self::Kl(config) => config.latent_channels,
-            Self::Tiny(config) => config.latent_channels,
-        }
-    }
-
-    /// The side in latents of the tiles it is decoded in, where nothing else is said.
-    pub fn tile(&self) -> usize {
-        match self {
-            Self::Kl(_) => autoencoder_kl::TILE,
-            Self::Tiny(_) => autoencoder_tiny::TILE,
-        }
-    }
-
-    /// How many pixels a side one latent stands for.
-    pub fn pixels_per_latent(&self) -> usize {
-        let levels = match self {
-            Self::Kl(config) => config.block_out_channels.len(),
-            Self::Tiny(config) => config.decoder_block_out_channels.len(),
-        };
-        // There are at most `MAX_LEVELS` levels.
-        1 << levels.saturating_sub(1)
-    }
-}
 
 /// Reads a configuration; its `_class_name` says which it is.
 ///
@@ -166,7 +122,7 @@ mod tests {
         assert_eq!((config.scaling_factor, config.shift_factor), (0.18215, 0.0));
         assert!(config.use_quant_conv && config.use_post_quant_conv);
         let tiny = read(json!({"_class_name": "AutoencoderTiny"})).unwrap();
-        assert_eq!((tiny.latent_channels(), tiny.pixels_per_latent()), (4, 8));
+        assert_eq!((tiny.latent_channels(), tiny.scale()), (4, 8));
         let Autoencoder::Tiny(config) = tiny else { panic!("not tiny") };
         assert_eq!(config.num_encoder_blocks, [1, 3, 3, 3]);
     }
@@ -216,7 +172,7 @@ mod tests {
                 "UpDecoderBlock2D"]
         }))
         .unwrap();
-        assert_eq!(config.pixels_per_latent(), 8);
+        assert_eq!(config.scale(), 8);
     }
 
     #[test]

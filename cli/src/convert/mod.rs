@@ -15,7 +15,6 @@ mod write;
 
 pub use networks::Network;
 pub use policy::Storage;
-pub use recipe::number;
 pub use walk::{Converted, GROUPS, SCALE, Stored};
 pub use write::{Converter, Layout};
 

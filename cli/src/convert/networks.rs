@@ -107,7 +107,7 @@ impl Network {
             }
             Self::Decoder(vae) => vec![image(VAE_SIDES, vae.latent_channels())],
             Self::Encoder(vae) => {
-                let scale = vae.pixels_per_latent();
+                let scale = vae.scale();
                 vec![image(VAE_SIDES.map(|side| side * scale), 3)]
             }
         }

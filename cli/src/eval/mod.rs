@@ -181,7 +181,7 @@ impl Eval<'_> {
         let mut apart: Vec<_> = apart.collect();
         Ok(Report {
             model: self.args.model.model.display().to_string(),
-            sampler: self.resolved.scheduler.method.title(),
+            sampler: self.resolved.scheduler.named.title,
             steps: self.args.steps,
             cfg_scale: self.args.cfg_scale,
             likelihoods,

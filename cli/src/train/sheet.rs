@@ -90,6 +90,10 @@ impl Sampler<'_> {
             rows: &table.rows,
             init_noise_sigma: table.init_noise_sigma,
             clipping: self.recipe.scheduler.clipping,
+            guidance_scale: match self.networks {
+                Networks::Text { .. } => cfg_scale,
+                Networks::Unconditional(_) => 1.0,
+            },
             noise: NoiseKind::Pcg,
             seed: wish.seed,
         };
@@ -106,7 +110,6 @@ impl Sampler<'_> {
                     sampling,
                     prompt: &prompt,
                     negative_prompt: &negative,
-                    guidance_scale: cfg_scale,
                     clip_skip: 0,
                     size,
                     init_image: None,

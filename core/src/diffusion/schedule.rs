@@ -385,14 +385,14 @@ pub(crate) enum Times {
 
 /// The times and noise levels of one sampling: `timestep(0..len)` and `sigma(0..=len)`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Grid<'a> {
+pub struct Grid<'a> {
     schedule: &'a Schedule<'a>,
     times: Times,
     steps: usize,
     /// Training times that are visited at all.
     span: usize,
     /// How many times there are: `steps`, unless trailing times are left out.
-    pub len: usize,
+    pub(crate) len: usize,
     sigma_first: f64,
     sigma_last: f64,
     sigma_final: f32,
@@ -400,7 +400,7 @@ pub(crate) struct Grid<'a> {
 
 impl<'a> Grid<'a> {
     /// The grid of `steps` steps.
-    pub fn new(
+    pub(crate) fn new(
         schedule: &'a Schedule<'a>,
         times: Times,
         steps: usize,

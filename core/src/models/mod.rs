@@ -4,6 +4,7 @@
 //! Configurations come from files and are trusted in nothing: `validate` names the first key that
 //! is out of range or contradicts another, and every walk begins with it.
 
+pub mod autoencoder;
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
 pub mod clip_text;

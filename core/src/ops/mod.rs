@@ -12,6 +12,7 @@ mod bands;
 mod context;
 mod conv2d;
 mod convert;
+mod cpu;
 mod doubled;
 mod elementwise;
 mod embedding;
@@ -36,6 +37,7 @@ pub use bands::{BandConv2d, conv2d_in_bands};
 pub use context::{Context, Matrix, Tally};
 pub use conv2d::{Conv2d, conv2d, conv2d_into};
 pub use convert::to_form;
+pub use cpu::Cpu;
 pub use elementwise::{
     add_in_place, add_per_channel_in_place, copy_into, fill, scale_add_in_place,
     scale_shift_in_place, slice_channels, slice_channels_in_place,

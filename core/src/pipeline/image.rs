@@ -1,6 +1,5 @@
 //! Between tensors and pictures: rows of RGB bytes out, rows of RGB bytes in.
 
-use super::check_finite;
 use crate::error::{Error, Result};
 use crate::mem::bytes_of_mut;
 use crate::ops::Context;
@@ -25,6 +24,25 @@ pub trait ImageSink {
     /// # Errors
     /// See [`ImageSink::begin`].
     fn end(&mut self) -> Result<()>;
+}
+
+/// Refuses what is no number, before it spreads.
+pub(super) fn check_finite(cx: &Context<'_>, x: Tensor, what: &'static str) -> Result<()> {
+    if cx.is_planning() || cx.arena().read(x).iter().all(|x| x.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::NotFinite { what })
+}
+
+/// # Errors
+/// [`Error::Config`] where a side of the picture, in pixels, is no multiple of `of`.
+pub(super) fn check_size(size: [usize; 2], of: usize) -> Result<()> {
+    if size.iter().all(|&size| size > 0 && size.is_multiple_of(of)) {
+        return Ok(());
+    }
+    let what = "must be a multiple of the pixels that one latent stands for (8 for Stable \
+                Diffusion)";
+    Err(Error::Config { key: "the picture's width and height", what })
 }
 
 /// Takes values from -1..1 to 0..1, cutting off what lies outside, as diffusers does.

@@ -6,12 +6,11 @@
 //! any configuration.
 
 use crate::diffusion::prediction::{Clipping, Prediction};
-use crate::diffusion::sampler::{
-    Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, Heun, Lcm, Lms, Pndm, Sampler,
-    SolverType, UniPc, UniPcSolver, Variance,
-};
-use crate::diffusion::schedule::{BetaSchedule, FinalSigma, ScheduleConfig, SigmaKind, Spacing};
+use crate::diffusion::sampler::{Ddim, Sampler, Stepping};
+use crate::diffusion::schedule::{BetaSchedule, ScheduleConfig, SigmaKind, Spacing};
 use crate::error::{Error, Result};
+use crate::fields::{Fields, Only};
+use crate::models::autoencoder::Autoencoder;
 use crate::models::autoencoder_kl::AutoencoderKlConfig;
 use crate::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
 use crate::models::clip_text::{Activation, ClipTextConfig};
@@ -31,15 +30,6 @@ pub const MAX_SAMPLERS: usize = 16;
 /// Bytes of a word.
 pub const WORD: usize = 4;
 
-/// What turns latents into pixels.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Vae {
-    /// `AutoencoderKL`.
-    Kl(AutoencoderKlConfig),
-    /// `AutoencoderTiny`.
-    Tiny(AutoencoderTinyConfig),
-}
-
 /// The networks of a pipeline.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "there is one in a run, and no allocator")]
@@ -53,26 +43,9 @@ pub enum Networks {
         /// The noise predictor.
         unet: UNet2DConditionConfig,
         /// Between latents and pixels, unless the sample itself is the picture.
-        vae: Option<Vae>,
+        vae: Option<Autoencoder>,
     },
 }
-
-/// The names of the samplers, by the command line's words, in the order of their numbers: a recipe
-/// tells them apart by these.
-pub const SAMPLERS: [&str; 12] = [
-    "ddpm",
-    "ddim",
-    "pndm",
-    "euler",
-    "euler_a",
-    "heun",
-    "dpm2",
-    "lms",
-    "dpm++2m",
-    "dpm++2m_sde",
-    "unipc",
-    "lcm",
-];
 
 /// How one sampler walks the model's schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,9 +76,10 @@ impl Default for Scheduler {
 pub struct Recipe {
     /// The networks.
     pub networks: Networks,
-    /// The sampler that the model's own configuration names, as an index into [`SAMPLERS`].
+    /// The number of the sampler that the model's own configuration names (see
+    /// [`Named`](crate::diffusion::sampler::Named)).
     pub own_sampler: usize,
-    /// How each sampler goes: its index into [`SAMPLERS`] and its settings. A sampler that cannot
+    /// How each sampler goes: its number and its settings. A sampler that cannot
     /// go by the model's configuration has none.
     pub schedulers: heapless::Vec<(usize, Scheduler), MAX_SAMPLERS>,
 }
@@ -145,7 +119,7 @@ impl Recipe {
         Ok(words.at)
     }
 
-    /// The settings of a sampler, by its index into [`SAMPLERS`]; `None`: the model's own.
+    /// The settings of a sampler, by its number; `None`: the model's own.
     ///
     /// # Errors
     /// [`Error::Config`] where the recipe has none.
@@ -283,21 +257,21 @@ fn walk_clip_text(words: &mut Words<'_>, clip: &mut ClipTextConfig) -> Result<()
     words.f32(&mut clip.layer_norm_eps)
 }
 
-fn walk_vae(words: &mut Words<'_>, vae: &mut Option<Vae>) -> Result<()> {
+fn walk_vae(words: &mut Words<'_>, vae: &mut Option<Autoencoder>) -> Result<()> {
     let (mut is_kl, mut is_tiny) =
-        (matches!(vae, Some(Vae::Kl(_))), matches!(vae, Some(Vae::Tiny(_))));
+        (matches!(vae, Some(Autoencoder::Kl(_))), matches!(vae, Some(Autoencoder::Tiny(_))));
     words.flag(&mut is_kl)?;
     words.flag(&mut is_tiny)?;
     if words.is_reading() {
         *vae = match (is_kl, is_tiny) {
             (false, false) => None,
-            (true, _) => Some(Vae::Kl(AutoencoderKlConfig::default())),
-            (false, true) => Some(Vae::Tiny(AutoencoderTinyConfig::default())),
+            (true, _) => Some(Autoencoder::Kl(AutoencoderKlConfig::default())),
+            (false, true) => Some(Autoencoder::Tiny(AutoencoderTinyConfig::default())),
         };
     }
     match vae {
         None => Ok(()),
-        Some(Vae::Kl(kl)) => {
+        Some(Autoencoder::Kl(kl)) => {
             words.size(&mut kl.in_channels)?;
             words.size(&mut kl.out_channels)?;
             words.size(&mut kl.latent_channels)?;
@@ -310,7 +284,7 @@ fn walk_vae(words: &mut Words<'_>, vae: &mut Option<Vae>) -> Result<()> {
             words.f32(&mut kl.scaling_factor)?;
             words.f32(&mut kl.shift_factor)
         }
-        Some(Vae::Tiny(tiny)) => {
+        Some(Autoencoder::Tiny(tiny)) => {
             words.size(&mut tiny.in_channels)?;
             words.size(&mut tiny.out_channels)?;
             words.size(&mut tiny.latent_channels)?;
@@ -374,55 +348,50 @@ fn walk_schedule(words: &mut Words<'_>, schedule: &mut ScheduleConfig<'static>) 
     words.f64(&mut schedule.lambda_min_clipped)
 }
 
-/// A sampler with its settings, in the order of [`SAMPLERS`].
+/// A sampler: its kind, and its settings.
 fn walk_sampler(words: &mut Words<'_>, sampler: &mut Sampler<'static>) -> Result<()> {
-    let known: [Sampler<'static>; 11] = [
-        Sampler::Ddpm(Ddpm::default()),
-        Sampler::Ddim(Ddim::default()),
-        Sampler::Pndm(Pndm { skip_prk_steps: false }),
-        Sampler::Euler(Euler::default()),
-        Sampler::EulerAncestral(EulerAncestral),
-        Sampler::Heun(Heun),
-        Sampler::Dpm2(Dpm2),
-        Sampler::Lms(Lms),
-        Sampler::DpmSolver(DpmSolver::default()),
-        Sampler::UniPc(UniPc::default()),
-        Sampler::Lcm(Lcm::default()),
-    ];
-    let same = |one: &Sampler<'_>| core::mem::discriminant(one) == core::mem::discriminant(sampler);
-    let mut number = known.iter().position(same).unwrap_or(0);
-    words.size(&mut number)?;
+    let mut kind = Sampler::kinds().position(|kind| kind.is_kind_of(sampler)).unwrap_or(0);
+    words.size(&mut kind)?;
     if words.is_reading() {
         let unknown = words.fail("a recipe has a sampler that there is not");
-        *sampler = *known.get(number).ok_or(unknown)?;
+        *sampler = Sampler::kinds().nth(kind).ok_or(unknown)?;
     }
-    match sampler {
-        Sampler::Ddpm(ddpm) => {
-            let known = [Variance::FixedSmall, Variance::FixedLarge, Variance::LearnedRange];
-            words.choice(&mut ddpm.variance, &known)
-        }
-        Sampler::Ddim(ddim) => words.f64(&mut ddim.eta),
-        Sampler::Pndm(pndm) => words.flag(&mut pndm.skip_prk_steps),
-        Sampler::Euler(euler) => words.final_sigma(&mut euler.final_sigma),
-        Sampler::DpmSolver(solver) => {
-            words.size(&mut solver.solver_order)?;
-            words.choice(&mut solver.algorithm, &[Algorithm::Ode, Algorithm::Sde])?;
-            words.choice(&mut solver.solver_type, &[SolverType::Midpoint, SolverType::Heun])?;
-            words.flag(&mut solver.lower_order_final)?;
-            words.flag(&mut solver.euler_at_final)?;
-            words.final_sigma(&mut solver.final_sigma)
-        }
-        Sampler::UniPc(unipc) => {
-            words.size(&mut unipc.solver_order)?;
-            words.choice(&mut unipc.solver, &[UniPcSolver::Bh1, UniPcSolver::Bh2])?;
-            words.flag(&mut unipc.lower_order_final)?;
-            words.final_sigma(&mut unipc.final_sigma)
-        }
-        Sampler::Lcm(lcm) => {
-            words.size(&mut lcm.original_inference_steps)?;
-            words.f64(&mut lcm.timestep_scaling)
-        }
-        _ => Ok(()),
+    sampler.fields(words)
+}
+
+impl Fields for Words<'_> {
+    type Error = Error;
+
+    fn size(&mut self, _key: &'static str, value: &mut usize) -> Result<()> {
+        self.size(value)
+    }
+
+    fn flag(&mut self, _key: &'static str, value: &mut bool) -> Result<()> {
+        self.flag(value)
+    }
+
+    fn number(&mut self, _key: &'static str, value: &mut f64) -> Result<()> {
+        self.f64(value)
+    }
+
+    fn word<T: Copy + PartialEq>(
+        &mut self,
+        _key: &'static str,
+        value: &mut T,
+        known: &[(&'static str, T)],
+    ) -> Result<()> {
+        let is_first = |&at: &usize| known[..at].iter().all(|(_, other)| *other != known[at].1);
+        let mut places = (0..known.len()).filter(is_first);
+        let unknown = self.fail("a recipe names what there is not");
+        let mut number = places.clone().position(|at| known[at].1 == *value).ok_or(unknown)?;
+        self.size(&mut number)?;
+        *value = known[places.nth(number).ok_or(unknown)?].1;
+        Ok(())
+    }
+
+    /// What is the only value has no place in a packed file.
+    fn only(&mut self, _key: &'static str, _supported: Only) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -557,9 +526,5 @@ impl<'a> Words<'a> {
     fn scale_shift(&mut self, value: &mut unet_2d::TimeScaleShift) -> Result<()> {
         let known = [unet_2d::TimeScaleShift::Default, unet_2d::TimeScaleShift::ScaleShift];
         self.choice(value, &known)
-    }
-
-    fn final_sigma(&mut self, value: &mut FinalSigma) -> Result<()> {
-        self.choice(value, &[FinalSigma::Zero, FinalSigma::SigmaMin])
     }
 }

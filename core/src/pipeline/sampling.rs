@@ -1,12 +1,13 @@
 //! The loop in the middle: the rows of a sampler's table, carried out on tensors.
 
-use super::{Story, check_finite};
+use super::image::check_finite;
+use super::stages::{Kept, Teller};
+use crate::diffusion::guidance;
 use crate::diffusion::noise::{Noise, NoiseKind};
 use crate::diffusion::prediction::Clipping;
 use crate::diffusion::sampler::{HISTORY, Row, Slot, Update, history_count};
 use crate::error::{Error, Result};
 use crate::ops::{self, Context};
-use crate::progress::Stage;
 use crate::tensor::{Shape, Tensor};
 
 /// How x is sampled.
@@ -18,6 +19,9 @@ pub struct Sampling<'a> {
     pub init_noise_sigma: f32,
     /// What happens to each denoised picture.
     pub clipping: Clipping,
+    /// How far to go from what the negative prompt says towards what the prompt says (Ho and
+    /// Salimans 2022); at 1 or less there is no guidance, and half the work.
+    pub guidance_scale: f32,
     /// Which generator the noise comes from.
     pub noise: NoiseKind,
     /// Its seed.
@@ -25,7 +29,7 @@ pub struct Sampling<'a> {
 }
 
 /// The tensors that are kept between evaluations.
-pub(super) type History = heapless::Vec<Tensor, HISTORY>;
+pub type History = heapless::Vec<Tensor, HISTORY>;
 
 /// The tensors that a table's updates speak of.
 struct Slots<'a> {
@@ -81,71 +85,96 @@ impl Sampling<'_> {
         })
     }
 
-    /// Memory for the tensors that are kept between evaluations.
-    pub(super) fn history(&self, cx: &mut Context<'_>, shape: Shape) -> Result<History> {
-        let mut history = History::new();
+    /// What a sampling from noise begins with.
+    pub(super) fn begin(&self, cx: &mut Context<'_>, kept: &mut Kept, shape: Shape) -> Result<()> {
+        let x = Self::draw(cx, &mut kept.noise, shape)?;
+        ops::scale_shift_in_place(cx, x, self.init_noise_sigma, 0.0)?;
+        self.begin_at(cx, kept, x)
+    }
+
+    /// Takes memory for what is kept between evaluations of a sampling that begins at x.
+    pub(super) fn begin_at(&self, cx: &mut Context<'_>, kept: &mut Kept, x: Tensor) -> Result<()> {
+        kept.x = Some(x);
+        kept.history = History::new();
         for _ in 0..history_count(self.rows) {
-            history.extend([cx.tensor(shape)?]);
+            kept.history.extend([cx.tensor(x.shape())?]);
         }
-        Ok(history)
+        Ok(())
     }
 
-    /// Carries out the table on x. `predict` is the network, guidance included: it is handed x as
-    /// the row scales it, and the time.
-    pub(super) fn denoise(
-        &self,
-        cx: &mut Context<'_>,
-        story: &mut Story<'_, '_>,
-        noise: &mut Noise,
-        x: Tensor,
-        mut predict: impl FnMut(&mut Context<'_>, Tensor, f32) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let history = self.history(cx, x.shape())?;
-        if cx.is_planning() {
-            // All rows need the same memory but for noise: one that wants most of it tells all.
-            let wants = |row: &&Row| (row.draws_noise, row.learned_log_variance.is_some());
-            let row = self.rows.iter().max_by_key(wants).unwrap_or(&Row::EMPTY);
-            cx.scratch(|cx| self.carry_out(cx, row, noise, x, &history, &mut predict))?;
-            return Ok(x);
-        }
-        for (index, row) in self.rows.iter().enumerate() {
-            self.row(cx, index, noise, x, &history, &mut predict)?;
-            let done = [index + 1, self.rows.len()];
-            story.report(cx, x, Stage::Unet, usize::from(row.step), done)?;
-        }
-        Ok(x)
+    /// How many conditions the network is asked about: with guidance the negative prompt and the
+    /// prompt, without it the prompt alone.
+    pub(super) fn conditions(&self) -> usize {
+        if self.guidance_scale > 1.0 { 2 } else { 1 }
     }
 
-    /// Carries out one row of the table on x.
-    pub(super) fn row(
+    /// How often the network is evaluated in all.
+    pub(super) fn evaluations(&self) -> u64 {
+        (self.rows.len() * self.conditions()) as u64
+    }
+
+    /// Carries out a row of the table on x. `predict` is the network: it is handed x as the row
+    /// scales it, the time, and which of the conditions it is asked about.
+    pub(super) fn step(
         &self,
         cx: &mut Context<'_>,
         index: usize,
-        noise: &mut Noise,
-        x: Tensor,
-        history: &History,
-        predict: &mut impl FnMut(&mut Context<'_>, Tensor, f32) -> Result<Tensor>,
+        kept: &mut Kept,
+        teller: &mut Teller<'_, '_>,
+        predict: impl Fn(&mut Context<'_>, Tensor, f32, usize) -> Result<Tensor>,
     ) -> Result<()> {
-        let row = &self.rows[index];
-        cx.scratch(|cx| self.carry_out(cx, row, noise, x, history, predict))?;
-        check_finite(cx, x, "the sample")
+        let x = kept.x()?;
+        let row = match cx.is_planning() {
+            false => &self.rows[index],
+            // All rows need the same memory but for noise: one that wants most of it tells all.
+            true => {
+                let wants = |row: &&Row| (row.draws_noise, row.learned_log_variance.is_some());
+                self.rows.iter().max_by_key(wants).unwrap_or(&Row::EMPTY)
+            }
+        };
+        cx.scratch(|cx| self.carry_out(cx, row, kept, x, &predict))?;
+        check_finite(cx, x, "the sample")?;
+        teller.tell(cx, x, usize::from(row.step), [index + 1, self.rows.len()])
     }
 
-    /// One evaluation and what follows from it.
+    /// One evaluation of the network, or two with guidance between them.
+    fn evaluate(
+        &self,
+        cx: &mut Context<'_>,
+        x: Tensor,
+        t: f32,
+        predict: &impl Fn(&mut Context<'_>, Tensor, f32, usize) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if self.conditions() == 1 {
+            return predict(cx, x, t, 0);
+        }
+        // Planned, one evaluation stands for both: that with the other's result beside it.
+        let negative = match cx.is_planning() {
+            true => cx.tensor(x.shape())?,
+            false => predict(cx, x, t, 0)?,
+        };
+        let output = predict(cx, x, t, 1)?;
+        if !cx.is_planning() {
+            let (output, [negative]) = cx.arena_mut().split(output, [negative]);
+            guidance::classifier_free_guidance(negative, output, self.guidance_scale)?;
+        }
+        Ok(output)
+    }
+
+    /// One row and what follows from it.
     fn carry_out(
         &self,
         cx: &mut Context<'_>,
         row: &Row,
-        noise: &mut Noise,
+        kept: &mut Kept,
         x: Tensor,
-        history: &History,
-        predict: &mut impl FnMut(&mut Context<'_>, Tensor, f32) -> Result<Tensor>,
+        predict: &impl Fn(&mut Context<'_>, Tensor, f32, usize) -> Result<Tensor>,
     ) -> Result<()> {
         let raw = cx.scope(|cx| {
             let input = cx.tensor(x.shape())?;
             ops::copy_into(cx, x, input)?;
             ops::scale_shift_in_place(cx, input, row.input_scale, 0.0)?;
-            predict(cx, input, row.timestep)
+            self.evaluate(cx, input, row.timestep, predict)
         })?;
         // A learned variance is the output's second half, at the rows that do not use it, too.
         let output = match raw.channels() == 2 * x.channels() {
@@ -163,13 +192,13 @@ impl Sampling<'_> {
         self.clip(cx, denoised)?;
         let noise = match row.draws_noise {
             false => None,
-            true => Some(Self::draw(cx, noise, x.shape())?),
+            true => Some(Self::draw(cx, &mut kept.noise, x.shape())?),
         };
         if let (Some(noise), Some(range)) = (noise, row.learned_log_variance) {
             let variance = ops::slice_channels(cx, raw, x.channels(), x.channels())?;
             spread(cx, noise, variance, range);
         }
-        let slots = Slots { x, output, denoised, noise, history };
+        let slots = Slots { x, output, denoised, noise, history: &kept.history };
         row.updates().iter().try_for_each(|update| slots.update(cx, update))
     }
 

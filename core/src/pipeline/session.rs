@@ -6,30 +6,25 @@
 //! [`TextToImage`] and [`Unconditional`] do, so that a picture is the same to the bit.
 #![allow(clippy::result_large_err, reason = "a fault names a weight, and there is no allocator")]
 
-use super::image::{quantised, to_unit_range};
+use super::image::quantised;
 use super::needs::Needs;
-use super::recipe::{self, Networks, Recipe, Scheduler, Vae};
-use super::sampling::{History, Sampling};
-use super::text_to_image::{self, Autoencoder, TextToImage};
+use super::recipe::{self, Networks, Recipe, Scheduler};
+use super::sampling::Sampling;
+use super::stages::{Kept, Place};
+use super::text_to_image::{self, TextToImage};
 use super::unconditional::Unconditional;
-use super::{Story, check_finite};
-use crate::arch::Isa;
-use crate::diffusion::noise::{Noise, NoiseKind};
-use crate::diffusion::sampler::Row;
+use super::work::Work;
+use crate::diffusion::noise::NoiseKind;
+use crate::diffusion::sampler::{Row, Stepping};
 use crate::diffusion::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::exec::Sequential;
 use crate::mem::{Arena, Plan, floats_of_mut};
 use crate::models::unet_2d::ClassEmbedding;
-use crate::ops::Context;
-use crate::tensor::Tensor;
+use crate::ops::{Context, Cpu};
 use crate::weights::checksum;
-use crate::weights::{
-    CHECKSUM, InPlace, Index, Name, Path, Slot, Unindexed, Weights, header_bytes,
-};
+use crate::weights::{CHECKSUM, InPlace, Index, Name, Slot, Unindexed, Weights, header_bytes};
 
 use core::fmt;
-use core::ops::ControlFlow;
 
 /// A packed model: one file, as `mote convert` writes it, whose bytes are all at hand.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +51,8 @@ pub struct Request<'a> {
     pub vae_tile: Option<usize>,
     /// Height and width in pixels; `None`: as the model was trained.
     pub size: Option<[usize; 2]>,
-    /// The sampler as an index into [`recipe::SAMPLERS`]; `None`: the model's own.
+    /// The sampler's number (see [`Named`](crate::diffusion::sampler::Named)); `None`: the model's
+    /// own.
     pub sampler: Option<usize>,
     /// Steps of the sampler.
     pub steps: usize,
@@ -171,7 +167,7 @@ impl<'a> Model<'a> {
         Ok([sampler.row_count(request.steps, 0), schedule.num_train_timesteps])
     }
 
-    /// What a run by `isa` will need, phase by phase too, and the picture's height and width.
+    /// What a run on `cpu` will need, phase by phase too, and the picture's height and width.
     /// `rows` is room for the sampler's table, `scratch` for one number a training time (see
     /// [`Model::table`]).
     ///
@@ -181,7 +177,7 @@ impl<'a> Model<'a> {
     pub fn plan(
         &self,
         request: &Request<'_>,
-        isa: Isa,
+        cpu: impl Into<Cpu<'a>>,
         rows: &mut [Row],
         scratch: &mut [f32],
     ) -> Result<(Needs, Plan, [usize; 2]), Fault> {
@@ -189,7 +185,7 @@ impl<'a> Model<'a> {
         let table = Table::new(&recipe, request, rows, scratch)?;
         let mut weights = Unindexed::new(self.header, self.file.len() as u64);
         let run = Run { networks: &recipe.networks, request, table: &table };
-        run.plan(self, isa, &mut weights)
+        run.plan(self, cpu.into(), &mut weights)
     }
 }
 
@@ -224,19 +220,16 @@ struct Run<'a> {
     table: &'a Table<'a>,
 }
 
-/// The pipelines that a session can draw by.
-#[allow(clippy::large_enum_variant, reason = "it lives for one step")]
-enum Work<'a> {
-    Unconditional(Unconditional<'a>),
-    TextToImage(TextToImage<'a>),
-}
-
 impl<'a> Run<'a> {
     fn sampling(&self) -> Sampling<'a> {
         Sampling {
             rows: self.table.rows,
             init_noise_sigma: self.table.init_noise_sigma,
             clipping: self.table.scheduler.clipping,
+            guidance_scale: match self.networks {
+                Networks::Unconditional(_) => 1.0,
+                Networks::TextToImage { .. } => self.request.guidance_scale,
+            },
             noise: self.request.noise,
             seed: self.request.seed,
         }
@@ -258,22 +251,17 @@ impl<'a> Run<'a> {
                 Ok(Work::Unconditional(Unconditional { unet, sampling, size, class_label }))
             }
             Networks::TextToImage { text_encoder, unet, vae } => {
-                let vae = vae.as_ref().map(|vae| match vae {
-                    Vae::Kl(config) => Autoencoder::Kl(config),
-                    Vae::Tiny(config) => Autoencoder::Tiny(config),
-                });
                 let scale = text_to_image::scale(vae.as_ref(), unet);
                 let scale = |sides: [usize; 2]| sides.map(|side| side.saturating_mul(scale));
                 let trained = unet.sample_size.map(scale);
                 Ok(Work::TextToImage(TextToImage {
                     text_encoder,
                     unet,
-                    vae,
+                    vae: vae.as_ref(),
                     vae_tile: request.vae_tile,
                     sampling,
                     prompt: request.prompt,
                     negative_prompt: request.negative_prompt,
-                    guidance_scale: request.guidance_scale,
                     clip_skip: request.clip_skip,
                     size: request.size.or(trained).ok_or(unsized_model)?,
                     init_image: None,
@@ -285,15 +273,12 @@ impl<'a> Run<'a> {
     fn plan(
         &self,
         model: &Model<'_>,
-        isa: Isa,
+        cpu: Cpu<'_>,
         weights: &mut dyn Weights,
     ) -> Result<(Needs, Plan, [usize; 2]), Fault> {
         let work = self.work()?;
-        let mut cx = Context::new(Arena::measuring(), isa, &Sequential, weights);
-        let planned = match &work {
-            Work::Unconditional(work) => work.plan(&mut cx),
-            Work::TextToImage(work) => work.plan(&mut cx),
-        };
+        let mut cx = Context::new(Arena::measuring(), cpu.isa, cpu.executor, weights);
+        let planned = work.plan(&mut cx);
         let plan = planned.map_err(|error| Fault::new(error, cx.weight_name()))?;
         // The schedule is computed in the same memory, before anything else is there.
         let schedule = self.table.scheduler.schedule.num_train_timesteps * size_of::<f32>();
@@ -303,23 +288,15 @@ impl<'a> Run<'a> {
             tensors: model.tensors()?,
             rows: self.table.scheduler.sampler.row_count(self.request.steps, 0),
         };
-        let size = match &work {
-            Work::Unconditional(work) => work.size,
-            Work::TextToImage(work) => work.size,
-        };
-        Ok((needs, plan, size))
+        Ok((needs, plan, work.size()))
     }
 }
 
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// Before the prompts, or the noise, where there are no prompts.
-    Begin,
-    /// Before this row of the sampler's table.
-    Row(usize),
-    /// Before the decoder.
-    Decode,
+    /// Before this step of the pipeline, of which so many calls are done.
+    Step { place: Place, done: usize },
     /// The picture is there, and this row of pixels is the next.
     Picture(usize),
     /// A step has failed.
@@ -357,7 +334,7 @@ pub struct Session<'a> {
     memory: &'a mut [u8],
     weights: InPlace<'a>,
     state: State<'a>,
-    isa: Isa,
+    cpu: Cpu<'a>,
     needs: Needs,
     size: [usize; 2],
 }
@@ -369,17 +346,16 @@ struct State<'a> {
     request: Request<'a>,
     table: Table<'a>,
     at: At,
-    noise: Noise,
-    /// The prompts' vectors, where there are any.
-    states: Option<Tensor>,
-    x: Option<Tensor>,
-    history: History,
+    kept: Kept,
+    /// How many calls of [`Session::step`] a picture takes.
+    calls: usize,
     /// The arena's top between two steps.
     top: usize,
 }
 
 impl<'a> Session<'a> {
-    /// Checks and plans everything; nothing is drawn yet. `rows`, `slots` and `memory` are at least
+    /// Checks and plans everything; nothing is drawn yet. `cpu` is an instruction set, for one
+    /// thread, or both with threads. `rows`, `slots` and `memory` are at least
     /// what the plan says, `memory` aligned to [`ALIGNMENT`](crate::mem::ALIGNMENT).
     ///
     /// # Errors
@@ -390,12 +366,12 @@ impl<'a> Session<'a> {
     pub fn begin(
         model: Model<'a>,
         request: Request<'a>,
-        isa: Isa,
+        cpu: impl Into<Cpu<'a>>,
         rows: &'a mut [Row],
         slots: &'a mut [Slot],
         memory: &'a mut [u8],
     ) -> Result<Self, Fault> {
-        let recipe = model.recipe()?;
+        let (cpu, recipe) = (cpu.into(), model.recipe()?);
         let table = {
             let whole = memory.len() / size_of::<f32>() * size_of::<f32>();
             let scratch = match whole {
@@ -408,23 +384,18 @@ impl<'a> Session<'a> {
         let mut weights = InPlace::new(index, model.file);
         let networks = recipe.networks;
         let run = Run { networks: &networks, request: &request, table: &table };
-        let (needs, _, size) = run.plan(&model, isa, &mut weights)?;
+        let (needs, _, size) = run.plan(&model, cpu, &mut weights)?;
         let (needed, limit) = (needs.arena_bytes, memory.len());
         if needed > limit {
             return Err(Error::OutOfMemory { needed, limit }.into());
         }
-        let state = State {
-            noise: Noise::new(request.noise, request.seed),
-            networks,
-            request,
-            table,
-            at: At::Begin,
-            states: None,
-            x: None,
-            history: History::new(),
-            top: 0,
+        let (kept, calls) = {
+            let work = run.work()?;
+            (work.kept(0), work.calls())
         };
-        Ok(Self { memory, weights, isa, state, needs, size })
+        let at = At::Step { place: Place::default(), done: 0 };
+        let state = State { networks, request, table, at, kept, calls, top: 0 };
+        Ok(Self { memory, weights, cpu, state, needs, size })
     }
 
     /// What the plan said.
@@ -440,15 +411,14 @@ impl<'a> Session<'a> {
     /// How many calls of [`Session::step`] a picture takes: one before the first row of the
     /// sampler's table, one for each row, one for the decoder.
     pub fn steps(&self) -> usize {
-        self.state.table.rows.len() + 2
+        self.state.calls
     }
 
     /// How many of them are done.
     pub fn done(&self) -> usize {
         match self.state.at {
-            At::Begin | At::Failed => 0,
-            At::Row(row) => row + 1,
-            At::Decode => self.steps() - 1,
+            At::Failed => 0,
+            At::Step { done, .. } => done,
             At::Picture(_) => self.steps(),
         }
     }
@@ -459,12 +429,12 @@ impl<'a> Session<'a> {
     /// [`Error::NotFinite`] where a network yields what is no number, [`Error::Index`] where there
     /// is no such token. After an error, every further call is [`Error::Cancelled`].
     pub fn step(&mut self) -> Result<bool, Fault> {
-        let Self { memory, weights, isa, state, .. } = self;
+        let Self { memory, weights, cpu, state, .. } = self;
         if state.at == At::Failed {
             return Err(Error::Cancelled.into());
         }
         let arena = Arena::resume(memory, state.top);
-        let mut cx = Context::new(arena, *isa, &Sequential, weights);
+        let mut cx = Context::new(arena, cpu.isa, cpu.executor, weights);
         match state.advance(&mut cx) {
             Ok(()) => {
                 state.top = cx.arena().top();
@@ -484,7 +454,7 @@ impl<'a> Session<'a> {
     /// [`Error::Capacity`] where `out` is too short, [`Error::Cancelled`] before the picture is
     /// there.
     pub fn row(&mut self, out: &mut [u8]) -> Result<bool> {
-        let (At::Picture(row), Some(image)) = (self.state.at, self.state.x) else {
+        let (At::Picture(row), Some(image)) = (self.state.at, self.state.kept.x) else {
             return Err(Error::Cancelled);
         };
         let [_, height, width, channels] = image.dims("the picture")?;
@@ -506,52 +476,17 @@ impl<'a> Session<'a> {
 
 impl State<'_> {
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        let run = Run { networks: &self.networks, request: &self.request, table: &self.table };
-        let work = run.work()?;
-        match self.at {
-            At::Begin => {
-                if let Work::TextToImage(work) = &work {
-                    let watch: &mut super::Watch<'_> = &mut |_| ControlFlow::Continue(());
-                    let mut story = Story::new(watch);
-                    self.states = Some(work.encode_prompts(cx, &mut story, &Path::root())?);
-                }
-                let x = match &work {
-                    Work::Unconditional(work) => work.noise(cx, &mut self.noise)?,
-                    Work::TextToImage(work) => work.noise(cx, &mut self.noise)?,
-                };
-                self.history = run.sampling().history(cx, x.shape())?;
-                self.x = Some(x);
-                self.at = At::Row(0);
-            }
-            At::Row(row) => {
-                let x = self.x.ok_or(Error::Cancelled)?;
-                let (noise, history, states) = (&mut self.noise, &self.history, self.states);
-                run.sampling().row(cx, row, noise, x, history, &mut |cx, x, t| match (
-                    &work, states,
-                ) {
-                    (Work::Unconditional(work), _) => work.predict(cx, x, t),
-                    (Work::TextToImage(work), Some(states)) => work.predict(cx, x, t, states),
-                    (Work::TextToImage(_), None) => Err(Error::Cancelled),
-                })?;
-                let next = row + 1;
-                self.at = if next < self.table.rows.len() { At::Row(next) } else { At::Decode };
-            }
-            At::Decode => {
-                let x = self.x.ok_or(Error::Cancelled)?;
-                // Nothing but x is needed any more.
-                let x = cx.arena_mut().keep(0, x)?;
-                let image = match &work {
-                    Work::Unconditional(_) => x,
-                    Work::TextToImage(work) => work.decode(cx, x)?,
-                };
-                to_unit_range(cx, image)?;
-                check_finite(cx, image, "the picture")?;
-                self.x = Some(image);
-                self.at = At::Picture(0);
-            }
-            At::Picture(_) => {}
+        let (mut place, done) = match self.at {
+            At::Step { place, done } => (place, done),
+            At::Picture(_) => return Ok(()),
             At::Failed => return Err(Error::Cancelled),
-        }
+        };
+        let run = Run { networks: &self.networks, request: &self.request, table: &self.table };
+        let (work, kept) = (run.work()?, &mut self.kept);
+        self.at = match work.advance(cx, &mut place, kept)? {
+            true => At::Step { place, done: done + 1 },
+            false => At::Picture(0),
+        };
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! DDIM: steps that keep the marginals of DDPM with any amount of fresh noise (Song et al. 2021).
 
-use super::super::prediction::Prediction;
-use super::super::schedule::Schedule;
-use super::{Row, Slot, Update, whole_time};
+use super::super::prediction::{Clipping, Prediction};
+use super::super::schedule::{Schedule, ScheduleConfig};
+use super::{Knows, Row, Slot, Stepping, Update, whole_time};
 use crate::error::{Error, Result};
+use crate::fields::Fields;
 
 /// Implicit sampling.
 ///
@@ -15,8 +16,30 @@ pub struct Ddim {
     pub eta: f64,
 }
 
-impl Ddim {
-    pub(super) fn check(&self) -> Result<()> {
+impl Stepping for Ddim {
+    fn knows(&self) -> Knows {
+        Knows { clip: true, threshold: true, ..Knows::default() }
+    }
+
+    fn default_clipping(&self) -> Clipping {
+        Clipping::Clip { range: 1.0 }
+    }
+
+    fn default_schedule(&self) -> ScheduleConfig<'static> {
+        ScheduleConfig::default()
+    }
+
+    fn set_eta(&mut self, eta: f64) -> bool {
+        self.eta = eta;
+        true
+    }
+
+    /// `eta` is told beside the configuration: no file of diffusers holds it.
+    fn fields<F: Fields>(&mut self, fields: &mut F) -> core::result::Result<(), F::Error> {
+        fields.number("eta", &mut self.eta)
+    }
+
+    fn check(&self, _schedule: &Schedule, _steps: usize, _start: usize) -> Result<()> {
         if self.eta >= 0.0 && self.eta.is_finite() {
             return Ok(());
         }
@@ -24,7 +47,7 @@ impl Ddim {
     }
 
     /// Song et al. 2021, eq. 12.
-    pub(super) fn rows(
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,

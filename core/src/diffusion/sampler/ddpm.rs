@@ -1,9 +1,10 @@
 //! DDPM: each step draws from the posterior of the time before (Ho et al. 2020, algorithm 2).
 
-use super::super::prediction::Prediction;
-use super::super::schedule::Schedule;
-use super::{Row, Slot, Update, whole_time};
+use super::super::prediction::{Clipping, Prediction};
+use super::super::schedule::{Schedule, ScheduleConfig};
+use super::{Knows, Row, Slot, Stepping, Update, whole_time};
 use crate::error::Result;
+use crate::fields::Fields;
 
 /// The smallest variance whose logarithm is taken.
 const MIN_VARIANCE: f32 = 1e-20;
@@ -21,6 +22,13 @@ pub enum Variance {
     LearnedRange,
 }
 
+const VARIANCES: [(&str, Variance); 4] = [
+    ("fixed_small", Variance::FixedSmall),
+    ("fixed_small_log", Variance::FixedSmall),
+    ("fixed_large", Variance::FixedLarge),
+    ("learned_range", Variance::LearnedRange),
+];
+
 /// Ancestral sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ddpm {
@@ -34,8 +42,24 @@ impl Default for Ddpm {
     }
 }
 
-impl Ddpm {
-    pub(super) fn rows(
+impl Stepping for Ddpm {
+    fn knows(&self) -> Knows {
+        Knows { clip: true, threshold: true, ..Knows::default() }
+    }
+
+    fn default_clipping(&self) -> Clipping {
+        Clipping::Clip { range: 1.0 }
+    }
+
+    fn default_schedule(&self) -> ScheduleConfig<'static> {
+        ScheduleConfig::default()
+    }
+
+    fn fields<F: Fields>(&mut self, fields: &mut F) -> core::result::Result<(), F::Error> {
+        fields.word("variance_type", &mut self.variance, &VARIANCES)
+    }
+
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,

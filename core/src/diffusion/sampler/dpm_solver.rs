@@ -3,8 +3,9 @@
 
 use super::super::prediction::Prediction;
 use super::super::schedule::{FinalSigma, Grid, Schedule, Times};
-use super::{Row, Slot, Update, alpha_sigma};
+use super::{FINAL_SIGMAS, Knows, Row, Slot, Stepping, Update, Walks, alpha_sigma};
 use crate::error::{Error, Result};
+use crate::fields::{Fields, Only};
 
 /// Which equation is solved (`algorithm_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,22 @@ pub enum SolverType {
     /// The exact integral of the linear model.
     Heun,
 }
+
+const ALGORITHMS: [(&str, Algorithm); 3] = [
+    ("dpmsolver++", Algorithm::Ode),
+    // diffusers takes DEIS to be DPM-Solver++, too.
+    ("deis", Algorithm::Ode),
+    ("sde-dpmsolver++", Algorithm::Sde),
+];
+
+/// In diffusers the kinds of one solver stand for the other's default.
+const SOLVER_TYPES: [(&str, SolverType); 5] = [
+    ("midpoint", SolverType::Midpoint),
+    ("heun", SolverType::Heun),
+    ("logrho", SolverType::Midpoint),
+    ("bh1", SolverType::Midpoint),
+    ("bh2", SolverType::Midpoint),
+];
 
 /// The multistep solver (`DPMSolverMultistepScheduler`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,19 +77,39 @@ const MAX_ORDER: usize = 3;
 /// Below this many steps `lower_order_final` takes effect.
 const FEW_STEPS: usize = 15;
 
-impl DpmSolver {
-    pub(super) fn check(&self) -> Result<()> {
+impl Stepping for DpmSolver {
+    fn knows(&self) -> Knows {
+        Knows { threshold: true, sigma_kind: true, lambda_min: true, ..Knows::default() }
+    }
+
+    fn fields<F: Fields>(&mut self, fields: &mut F) -> core::result::Result<(), F::Error> {
+        super::not_flowing(fields)?;
+        fields.only("use_lu_lambdas", Only::Flag(false))?;
+        fields.only("variance_type", Only::Null)?;
+        fields.size("solver_order", &mut self.solver_order)?;
+        fields.word("algorithm_type", &mut self.algorithm, &ALGORITHMS)?;
+        fields.word("solver_type", &mut self.solver_type, &SOLVER_TYPES)?;
+        fields.flag("lower_order_final", &mut self.lower_order_final)?;
+        fields.flag("euler_at_final", &mut self.euler_at_final)?;
+        fields.word("final_sigmas_type", &mut self.final_sigma, &FINAL_SIGMAS)
+    }
+
+    fn check(&self, _schedule: &Schedule, _steps: usize, _start: usize) -> Result<()> {
         if (1..=MAX_ORDER).contains(&self.solver_order) {
             return Ok(());
         }
         Err(Error::Config { key: "solver_order", what: "must be 1, 2 or 3" })
     }
 
-    pub(super) fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
-        Grid::new(schedule, Times::Whole, steps, self.final_sigma)
+    fn walks(&self) -> Walks {
+        Walks::Mixtures
     }
 
-    pub(super) fn rows(
+    fn noise_levels<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Option<Grid<'s>>> {
+        self.grid(schedule, steps).map(Some)
+    }
+
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,
@@ -108,6 +145,12 @@ impl DpmSolver {
             }
         }
         Ok(grid.len - start)
+    }
+}
+
+impl DpmSolver {
+    fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
+        Grid::new(schedule, Times::Whole, steps, self.final_sigma)
     }
 
     /// The order of step `i` of `len`, before which `done` steps were taken.

@@ -3,8 +3,9 @@
 
 use super::super::prediction::Prediction;
 use super::super::schedule::{FinalSigma, Grid, Schedule, Times};
-use super::{Row, Slot, Update};
+use super::{FINAL_SIGMAS, Knows, Row, Slot, Stepping, Update, Walks};
 use crate::error::Result;
+use crate::fields::{Fields, Only};
 
 /// Euler's method (`EulerDiscreteScheduler`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,12 +21,32 @@ impl Default for Euler {
 }
 
 impl Euler {
-    pub(super) fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
+    fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
         Grid::new(schedule, Times::Fractional, steps, self.final_sigma)
+    }
+}
+
+impl Stepping for Euler {
+    fn walks(&self) -> Walks {
+        Walks::Sigmas
+    }
+
+    fn knows(&self) -> Knows {
+        Knows { rescale_betas: true, sigma_kind: true, sigma_ends: true, ..Knows::default() }
+    }
+
+    fn fields<F: Fields>(&mut self, fields: &mut F) -> core::result::Result<(), F::Error> {
+        fields.only("interpolation_type", Only::Word("linear"))?;
+        fields.only("timestep_type", Only::Word("discrete"))?;
+        fields.word("final_sigmas_type", &mut self.final_sigma, &FINAL_SIGMAS)
+    }
+
+    fn noise_levels<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Option<Grid<'s>>> {
+        self.grid(schedule, steps).map(Some)
     }
 
     /// `x + (x - denoised)/sigma * (next - sigma)`: Karras et al. 2022, eq. 4, in sigma.
-    pub(super) fn rows(
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,
@@ -49,11 +70,25 @@ impl Euler {
 pub struct EulerAncestral;
 
 impl EulerAncestral {
-    pub(super) fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
+    fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
         Grid::new(schedule, Times::Fractional, steps, FinalSigma::Zero)
     }
+}
 
-    pub(super) fn rows(
+impl Stepping for EulerAncestral {
+    fn walks(&self) -> Walks {
+        Walks::Sigmas
+    }
+
+    fn knows(&self) -> Knows {
+        Knows { rescale_betas: true, ..Knows::default() }
+    }
+
+    fn noise_levels<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Option<Grid<'s>>> {
+        self.grid(schedule, steps).map(Some)
+    }
+
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,

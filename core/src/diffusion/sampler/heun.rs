@@ -2,9 +2,9 @@
 //! (Karras et al. 2022, algorithm 1 without churn).
 
 use super::super::prediction::Prediction;
-use super::super::schedule::{FinalSigma, Grid, Schedule, Times};
+use super::super::schedule::{FinalSigma, Grid, Schedule, ScheduleConfig, Spacing, Times};
 use super::euler::towards;
-use super::{Row, Slot, Update};
+use super::{Knows, Row, Slot, Stepping, Update, Walks};
 use crate::error::Result;
 
 /// Heun's method (`HeunDiscreteScheduler`): two evaluations a step, one in the last.
@@ -15,11 +15,35 @@ pub struct Heun;
 const HALFWAY: usize = 0;
 
 impl Heun {
-    pub(super) fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
+    fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
         Grid::new(schedule, Times::Fractional, steps, FinalSigma::Zero)
     }
+}
 
-    pub(super) fn rows(
+impl Stepping for Heun {
+    fn walks(&self) -> Walks {
+        Walks::Sigmas
+    }
+
+    fn knows(&self) -> Knows {
+        Knows { rescale_betas: false, clip: true, sigma_kind: true, ..Knows::default() }
+    }
+
+    fn default_schedule(&self) -> ScheduleConfig<'static> {
+        let linspace =
+            ScheduleConfig { timestep_spacing: Spacing::Linspace, ..ScheduleConfig::default() };
+        ScheduleConfig { beta_start: 0.00085, beta_end: 0.012, ..linspace }
+    }
+
+    fn row_count(&self, steps: usize, start: usize) -> usize {
+        steps.saturating_sub(start).saturating_mul(2).saturating_sub(1)
+    }
+
+    fn noise_levels<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Option<Grid<'s>>> {
+        self.grid(schedule, steps).map(Some)
+    }
+
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,

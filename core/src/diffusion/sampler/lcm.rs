@@ -2,9 +2,10 @@
 //! the next (Luo et al. 2023, algorithm 3).
 
 use super::super::prediction::Prediction;
-use super::super::schedule::Schedule;
-use super::{Row, Slot, Update, whole_time};
+use super::super::schedule::{BetaSchedule, Schedule, ScheduleConfig};
+use super::{Knows, Row, Slot, Stepping, Update, whole_time};
 use crate::error::{Error, Result};
+use crate::fields::Fields;
 
 /// Standard deviation of the data that the boundary scalings assume.
 const SIGMA_DATA: f64 = 0.5;
@@ -24,8 +25,26 @@ impl Default for Lcm {
     }
 }
 
-impl Lcm {
-    pub(super) fn check(&self, schedule: &Schedule, steps: usize) -> Result<()> {
+impl Stepping for Lcm {
+    fn knows(&self) -> Knows {
+        Knows { clip: true, threshold: true, ..Knows::default() }
+    }
+
+    fn default_schedule(&self) -> ScheduleConfig<'static> {
+        ScheduleConfig {
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            ..ScheduleConfig::default()
+        }
+    }
+
+    fn fields<F: Fields>(&mut self, fields: &mut F) -> core::result::Result<(), F::Error> {
+        fields.size("original_inference_steps", &mut self.original_inference_steps)?;
+        fields.number("timestep_scaling", &mut self.timestep_scaling)
+    }
+
+    fn check(&self, schedule: &Schedule, steps: usize, _start: usize) -> Result<()> {
         let refuse = |key, what| Err(Error::Config { key, what });
         let original = self.original_inference_steps;
         if original == 0 || original > schedule.config().num_train_timesteps {
@@ -42,14 +61,14 @@ impl Lcm {
     }
 
     /// The `i`-th time: evenly picked among those of the distillation, the noisiest first.
-    pub(super) fn timestep(&self, schedule: &Schedule, steps: usize, i: usize) -> i64 {
+    fn timestep(&self, schedule: &Schedule, steps: usize, i: usize) -> i64 {
         let original = self.original_inference_steps;
         let skip = schedule.config().num_train_timesteps / original;
         let picked = libm::floor(i as f64 * (original as f64 / steps as f64)) as usize;
         (original.saturating_sub(picked) * skip) as i64 - 1
     }
 
-    pub(super) fn rows(
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,

@@ -3,7 +3,7 @@
 
 use super::super::prediction::Prediction;
 use super::super::schedule::{FinalSigma, Grid, Schedule, Times};
-use super::{Row, Slot, Update};
+use super::{Knows, Row, Slot, Stepping, Update, Walks};
 use crate::error::Result;
 
 /// The linear multistep method of order 4, of lower order while it starts up.
@@ -17,11 +17,25 @@ pub struct Lms;
 const ORDER: usize = 4;
 
 impl Lms {
-    pub(super) fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
+    fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
         Grid::new(schedule, Times::Fractional, steps, FinalSigma::Zero)
     }
+}
 
-    pub(super) fn rows(
+impl Stepping for Lms {
+    fn walks(&self) -> Walks {
+        Walks::Sigmas
+    }
+
+    fn knows(&self) -> Knows {
+        Knows { rescale_betas: false, sigma_kind: true, ..Knows::default() }
+    }
+
+    fn noise_levels<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Option<Grid<'s>>> {
+        self.grid(schedule, steps).map(Some)
+    }
+
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,

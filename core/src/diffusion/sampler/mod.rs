@@ -19,8 +19,9 @@ mod pndm;
 mod unipc;
 
 use super::prediction::{Clipping, Prediction};
-use super::schedule::{BetaSchedule, Grid, Schedule, ScheduleConfig, Spacing};
+use super::schedule::{FinalSigma, Grid, Schedule, ScheduleConfig, Spacing};
 use crate::error::{Error, Result};
+use crate::fields::{Fields, Only};
 
 pub use ddim::Ddim;
 pub use ddpm::{Ddpm, Variance};
@@ -214,57 +215,122 @@ pub fn start_step(steps: usize, strength: f64) -> Result<usize> {
     }
 }
 
-/// How to step from one time to the next.
-///
-/// ```
-/// use mote::diffusion::prediction::Prediction;
-/// use mote::diffusion::sampler::{Ddim, Row, Sampler};
-/// use mote::diffusion::schedule::{Schedule, ScheduleConfig};
-///
-/// let mut memory = [0.0; 1000];
-/// let schedule = Schedule::new(ScheduleConfig::default(), &mut memory)?;
-/// let mut rows = [Row::EMPTY; 20];
-/// let sampler = Sampler::Ddim(Ddim::default());
-/// let count = sampler.rows(&schedule, Prediction::Epsilon, 20, 0, &mut rows)?;
-/// assert_eq!((count, rows[0].timestep), (20, 950.0));
-/// # Ok::<(), mote::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Sampler<'a> {
-    /// Ancestral sampling (Ho et al. 2020).
-    Ddpm(Ddpm),
-    /// Song et al. 2021.
-    Ddim(Ddim),
-    /// Liu et al. 2022.
-    Pndm(Pndm),
-    /// Euler's method in sigma (Karras et al. 2022).
-    Euler(Euler),
-    /// Euler's method with fresh noise at each step.
-    EulerAncestral(EulerAncestral),
-    /// Heun's method in sigma (Karras et al. 2022, algorithm 1).
-    Heun(Heun),
-    /// The second-order step of DPM-Solver (`KDPM2DiscreteScheduler`).
-    Dpm2(Dpm2),
-    /// A linear multistep method in sigma.
-    Lms(Lms),
-    /// DPM-Solver++ (Lu et al. 2022).
-    DpmSolver(DpmSolver),
-    /// Zhao et al. 2023.
-    UniPc(UniPc<'a>),
-    /// Luo et al. 2023.
-    Lcm(Lcm),
+/// What a sampler's class in diffusers knows of a scheduler's configuration; what it does not know
+/// it ignores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knows {
+    /// `rescale_betas_zero_snr`.
+    pub rescale_betas: bool,
+    /// `clip_sample`.
+    pub clip: bool,
+    /// `thresholding`.
+    pub threshold: bool,
+    /// `use_karras_sigmas` and `use_exponential_sigmas`.
+    pub sigma_kind: bool,
+    /// `sigma_min` and `sigma_max`.
+    pub sigma_ends: bool,
+    /// `lambda_min_clipped`.
+    pub lambda_min: bool,
 }
 
-impl Sampler<'_> {
-    /// How many rows `steps` steps take when they begin at step `start`: at most, where
-    /// `lambda_min_clipped` leaves times out. PNDM counts its entries where the others count steps.
-    pub fn row_count(&self, steps: usize, start: usize) -> usize {
-        let left = steps.saturating_sub(start);
-        match self {
-            Sampler::Pndm(pndm) => pndm.row_count(steps).saturating_sub(start),
-            Sampler::Heun(_) | Sampler::Dpm2(_) => left.saturating_mul(2).saturating_sub(1),
-            _ => left,
+impl Default for Knows {
+    fn default() -> Self {
+        Self {
+            rescale_betas: true,
+            clip: false,
+            threshold: false,
+            sigma_kind: false,
+            sigma_ends: false,
+            lambda_min: false,
         }
+    }
+}
+
+/// What a sampler walks along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walks {
+    /// Times of the training; x is a mixture of variance 1.
+    Times,
+    /// Noise levels, which may be spaced freely; x is a mixture of variance 1.
+    Mixtures,
+    /// Noise levels; x is `x_0 + sigma*noise`.
+    Sigmas,
+}
+
+/// How to step from one time to the next: what a sampler's file says. [`Sampler`] is any of them.
+pub trait Stepping {
+    /// Computes the rows of `steps` steps from step `start` on and tells how many they are. `rows`
+    /// are [`Stepping::row_count`], and [`Stepping::check`] has passed.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a time holds no signal and the prediction divides by it.
+    fn fill(
+        &self,
+        schedule: &Schedule,
+        prediction: Prediction,
+        steps: usize,
+        start: usize,
+        rows: &mut [Row],
+    ) -> Result<usize>;
+
+    /// How many rows `steps` steps take when they begin at step `start`: at most, where
+    /// `lambda_min_clipped` leaves times out.
+    fn row_count(&self, steps: usize, start: usize) -> usize {
+        steps.saturating_sub(start)
+    }
+
+    /// Refuses settings that contradict each other or the schedule.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    fn check(&self, _schedule: &Schedule, _steps: usize, _start: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// The noise levels, of a sampler that walks along them.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the schedule has none to visit.
+    fn noise_levels<'s>(&self, _: &'s Schedule, _steps: usize) -> Result<Option<Grid<'s>>> {
+        Ok(None)
+    }
+
+    /// What the sampler walks along.
+    fn walks(&self) -> Walks {
+        Walks::Times
+    }
+
+    /// The time at step `start`, of a sampler that walks along times.
+    fn timestep(&self, schedule: &Schedule, steps: usize, start: usize) -> i64 {
+        schedule.timestep(steps, start)
+    }
+
+    /// What the sampler's class in diffusers knows of a configuration.
+    fn knows(&self) -> Knows {
+        Knows::default()
+    }
+
+    /// The clipping where `scheduler_config.json` says nothing of it.
+    fn default_clipping(&self) -> Clipping {
+        Clipping::None
+    }
+
+    /// The schedule where `scheduler_config.json` says nothing of it.
+    fn default_schedule(&self) -> ScheduleConfig<'static> {
+        ScheduleConfig { timestep_spacing: Spacing::Linspace, ..ScheduleConfig::default() }
+    }
+
+    /// Takes a share of fresh noise, where the sampler has one; `false`: it has none.
+    fn set_eta(&mut self, _eta: f64) -> bool {
+        false
+    }
+
+    /// The settings that are the sampler's own, in the order of a packed file.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    fn fields<F: Fields>(&mut self, _fields: &mut F) -> core::result::Result<(), F::Error> {
+        Ok(())
     }
 
     /// Computes the rows of `steps` steps from step `start` on (0: from pure noise) into `rows` and
@@ -273,8 +339,8 @@ impl Sampler<'_> {
     /// # Errors
     /// [`Error::Config`] where the settings contradict each other or the schedule: no steps, more
     /// than training times, a start past the end, a time without signal where the prediction
-    /// divides by it. [`Error::Capacity`] where `rows` is shorter than [`Sampler::row_count`].
-    pub fn rows(
+    /// divides by it. [`Error::Capacity`] where `rows` is shorter than [`Stepping::row_count`].
+    fn rows(
         &self,
         schedule: &Schedule,
         prediction: Prediction,
@@ -282,25 +348,13 @@ impl Sampler<'_> {
         start: usize,
         rows: &mut [Row],
     ) -> Result<usize> {
-        self.check(schedule, steps, start)?;
+        check(self, schedule, steps, start)?;
         let needed = self.row_count(steps, start);
         if rows.len() < needed {
             return Err(Error::Capacity { what: "rows", needed, limit: rows.len() });
         }
         let rows = &mut rows[..needed];
-        let count = match self {
-            Sampler::Ddpm(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::Ddim(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::Pndm(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::Euler(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::EulerAncestral(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::Heun(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::Dpm2(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::Lms(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::DpmSolver(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::UniPc(s) => s.rows(schedule, prediction, steps, start, rows),
-            Sampler::Lcm(s) => s.rows(schedule, prediction, steps, start, rows),
-        }?;
+        let count = self.fill(schedule, prediction, steps, start, rows)?;
         if !rows[..count].iter().all(Row::is_finite) {
             let key = "num_inference_steps";
             let what = "gives steps without end: two times coincide, or one holds no signal";
@@ -312,11 +366,11 @@ impl Sampler<'_> {
     /// The standard deviation of the noise that a sampling begins with.
     ///
     /// # Errors
-    /// [`Error::Config`] as [`Sampler::rows`].
-    pub fn init_noise_sigma(&self, schedule: &Schedule, steps: usize) -> Result<f32> {
-        self.check(schedule, steps, 0)?;
-        match self.grid(schedule, steps)? {
-            Some(grid) if self.is_in_sigma() => finite(grid.init_noise_sigma()),
+    /// [`Error::Config`] as [`Stepping::rows`].
+    fn init_noise_sigma(&self, schedule: &Schedule, steps: usize) -> Result<f32> {
+        check(self, schedule, steps, 0)?;
+        match self.noise_levels(schedule, steps)? {
+            Some(grid) if self.walks() == Walks::Sigmas => finite(grid.init_noise_sigma()),
             _ => Ok(1.0),
         }
     }
@@ -324,123 +378,283 @@ impl Sampler<'_> {
     /// `[a, b]` such that a sampling from step `start` on begins with `x = a*latents + b*noise`.
     ///
     /// # Errors
-    /// [`Error::Config`] as [`Sampler::rows`].
-    pub fn start_scales(
-        &self,
-        schedule: &Schedule,
-        steps: usize,
-        start: usize,
-    ) -> Result<[f32; 2]> {
-        self.check(schedule, steps, start)?;
-        if let Some(grid) = self.grid(schedule, steps)? {
+    /// [`Error::Config`] as [`Stepping::rows`].
+    fn start_scales(&self, schedule: &Schedule, steps: usize, start: usize) -> Result<[f32; 2]> {
+        check(self, schedule, steps, start)?;
+        if let Some(grid) = self.noise_levels(schedule, steps)? {
             let sigma = grid.sigma(start);
-            if self.is_in_sigma() {
+            if self.walks() == Walks::Sigmas {
                 return Ok([1.0, finite(sigma)?]);
             }
             let [alpha, sigma] = alpha_sigma(sigma);
             return Ok([finite(alpha)?, finite(sigma)?]);
         }
-        let t = match self {
-            Sampler::Lcm(lcm) => lcm.timestep(schedule, steps, start),
-            Sampler::Pndm(pndm) => pndm.timestep(schedule, steps, start),
-            _ => schedule.timestep(steps, start),
-        };
-        schedule.forward(whole_time(t)?)
+        schedule.forward(whole_time(self.timestep(schedule, steps, start))?)
     }
 
     /// What the sampler's class in diffusers makes of a clipping: some do not know it and ignore
     /// it.
-    pub fn clipping(&self, asked: Clipping) -> Clipping {
-        let known = match self {
-            Sampler::Ddpm(_) | Sampler::Ddim(_) | Sampler::Lcm(_) => true,
-            Sampler::Heun(_) => matches!(asked, Clipping::Clip { .. }),
-            Sampler::DpmSolver(_) | Sampler::UniPc(_) => {
-                matches!(asked, Clipping::DynamicThreshold { .. })
-            }
-            _ => false,
-        };
-        if known { asked } else { Clipping::None }
-    }
-
-    /// The clipping where `scheduler_config.json` says nothing of it.
-    pub fn default_clipping(&self) -> Clipping {
-        match self {
-            Sampler::Ddpm(_) | Sampler::Ddim(_) => Clipping::Clip { range: 1.0 },
+    fn clipping(&self, asked: Clipping) -> Clipping {
+        let knows = self.knows();
+        match asked {
+            Clipping::Clip { .. } if knows.clip => asked,
+            Clipping::DynamicThreshold { .. } if knows.threshold => asked,
             _ => Clipping::None,
         }
     }
+}
 
-    /// Whether the sampler's class in diffusers knows `rescale_betas_zero_snr`; the others ignore
-    /// it.
-    pub fn rescales_betas(&self) -> bool {
-        !matches!(self, Sampler::Pndm(_) | Sampler::Heun(_) | Sampler::Dpm2(_) | Sampler::Lms(_))
+/// What holds of every sampling.
+fn check<S: Stepping + ?Sized>(
+    sampler: &S,
+    schedule: &Schedule,
+    steps: usize,
+    start: usize,
+) -> Result<()> {
+    let key = "num_inference_steps";
+    if steps == 0 {
+        return Err(Error::Config { key, what: "must not be 0" });
+    }
+    if steps > schedule.config().num_train_timesteps {
+        return Err(Error::Config { key, what: "must be at most num_train_timesteps" });
+    }
+    if start >= steps {
+        return Err(Error::Config { key: "strength", what: "leaves no step" });
+    }
+    sampler.check(schedule, steps, start)
+}
+
+/// Refuses the schedules of flow matching.
+fn not_flowing<F: Fields>(fields: &mut F) -> core::result::Result<(), F::Error> {
+    fields.only("use_flow_sigmas", Only::Flag(false))?;
+    fields.only("use_dynamic_shifting", Only::Flag(false))
+}
+
+const FINAL_SIGMAS: [(&str, FinalSigma); 2] =
+    [("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)];
+
+/// A sampler by name: a row of [`SAMPLERS`].
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    /// Its number in packed files and in C, for ever.
+    pub number: usize,
+    /// The command line's name, which is stable-diffusion.cpp's.
+    pub name: &'static str,
+    /// The name by which the web UIs know it.
+    pub title: &'static str,
+    /// The class in diffusers.
+    pub class: &'static str,
+    /// Where a class is several samplers: the words of `algorithm_type` that stand for this one.
+    pub algorithm_types: &'static [&'static str],
+    /// Other names of it.
+    pub aliases: &'static [&'static str],
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// The sampler with diffusers' defaults.
+    pub make: fn() -> Sampler<'static>,
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Named {
+    /// The sampler with this number.
+    pub fn numbered(number: usize) -> Option<&'static Self> {
+        SAMPLERS.iter().find(|named| named.number == number)
     }
 
-    /// The schedule where `scheduler_config.json` says nothing of it.
-    pub fn default_schedule(&self) -> ScheduleConfig<'static> {
-        let leading = ScheduleConfig::default();
-        let linspace = ScheduleConfig { timestep_spacing: Spacing::Linspace, ..leading };
-        match self {
-            Sampler::Ddpm(_) | Sampler::Ddim(_) => leading,
-            Sampler::Pndm(_) => ScheduleConfig { set_alpha_to_one: false, ..leading },
-            Sampler::Heun(_) | Sampler::Dpm2(_) => {
-                ScheduleConfig { beta_start: 0.00085, beta_end: 0.012, ..linspace }
+    /// The sampler that goes by this name, in any case: the command line's, the web UIs', the
+    /// class, or another.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        let is = |known: &str| known.eq_ignore_ascii_case(name);
+        SAMPLERS.iter().find(|named| {
+            let own = [named.name, named.title, named.class];
+            own.iter().chain(named.aliases).any(|known| is(known))
+        })
+    }
+}
+
+/// Makes of one table the enum of all samplers, what it hands on to each, and [`SAMPLERS`].
+macro_rules! samplers {
+    ($($(#[doc = $doc:literal])* $variant:ident($settings:ty) {
+        $($number:literal $name:literal $title:literal $class:literal $types:tt $aliases:tt
+            $about:literal => $make:expr;)*
+    })*) => {
+        /// Any of the samplers.
+        ///
+        /// ```
+        /// use mote::diffusion::prediction::Prediction;
+        /// use mote::diffusion::sampler::{Ddim, Row, Sampler, Stepping};
+        /// use mote::diffusion::schedule::{Schedule, ScheduleConfig};
+        ///
+        /// let mut memory = [0.0; 1000];
+        /// let schedule = Schedule::new(ScheduleConfig::default(), &mut memory)?;
+        /// let mut rows = [Row::EMPTY; 20];
+        /// let sampler = Sampler::Ddim(Ddim::default());
+        /// let count = sampler.rows(&schedule, Prediction::Epsilon, 20, 0, &mut rows)?;
+        /// assert_eq!((count, rows[0].timestep), (20, 950.0));
+        /// # Ok::<(), mote::Error>(())
+        /// ```
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Sampler<'a> {
+            $($(#[doc = $doc])* $variant($settings),)*
+        }
+
+        impl Stepping for Sampler<'_> {
+            fn fill(
+                &self,
+                schedule: &Schedule,
+                prediction: Prediction,
+                steps: usize,
+                start: usize,
+                rows: &mut [Row],
+            ) -> Result<usize> {
+                match self {
+                    $(Self::$variant(s) => s.fill(schedule, prediction, steps, start, rows),)*
+                }
             }
-            Sampler::Lcm(_) => ScheduleConfig {
-                beta_start: 0.00085,
-                beta_end: 0.012,
-                beta_schedule: BetaSchedule::ScaledLinear,
-                ..leading
-            },
-            _ => linspace,
-        }
-    }
 
-    /// Whether x holds `x_0 + sigma*noise` rather than a mixture of variance 1.
-    fn is_in_sigma(&self) -> bool {
-        matches!(
-            self,
-            Sampler::Euler(_)
-                | Sampler::EulerAncestral(_)
-                | Sampler::Heun(_)
-                | Sampler::Dpm2(_)
-                | Sampler::Lms(_)
-        )
-    }
+            fn row_count(&self, steps: usize, start: usize) -> usize {
+                match self { $(Self::$variant(s) => s.row_count(steps, start),)* }
+            }
 
-    /// The grid of the samplers that walk one.
-    fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Option<Grid<'s>>> {
-        match self {
-            Sampler::Euler(s) => s.grid(schedule, steps).map(Some),
-            Sampler::EulerAncestral(s) => s.grid(schedule, steps).map(Some),
-            Sampler::Heun(s) => s.grid(schedule, steps).map(Some),
-            Sampler::Dpm2(s) => s.grid(schedule, steps).map(Some),
-            Sampler::Lms(s) => s.grid(schedule, steps).map(Some),
-            Sampler::DpmSolver(s) => s.grid(schedule, steps).map(Some),
-            Sampler::UniPc(s) => s.grid(schedule, steps).map(Some),
-            Sampler::Ddpm(_) | Sampler::Ddim(_) | Sampler::Pndm(_) | Sampler::Lcm(_) => Ok(None),
-        }
-    }
+            fn check(&self, schedule: &Schedule, steps: usize, start: usize) -> Result<()> {
+                match self { $(Self::$variant(s) => s.check(schedule, steps, start),)* }
+            }
 
-    fn check(&self, schedule: &Schedule, steps: usize, start: usize) -> Result<()> {
-        let key = "num_inference_steps";
-        if steps == 0 {
-            return Err(Error::Config { key, what: "must not be 0" });
+            fn noise_levels<'s>(
+                &self,
+                schedule: &'s Schedule,
+                steps: usize,
+            ) -> Result<Option<Grid<'s>>> {
+                match self { $(Self::$variant(s) => s.noise_levels(schedule, steps),)* }
+            }
+
+            fn walks(&self) -> Walks {
+                match self { $(Self::$variant(s) => s.walks(),)* }
+            }
+
+            fn timestep(&self, schedule: &Schedule, steps: usize, start: usize) -> i64 {
+                match self {
+                    $(Self::$variant(s) => Stepping::timestep(s, schedule, steps, start),)*
+                }
+            }
+
+            fn knows(&self) -> Knows {
+                match self { $(Self::$variant(s) => s.knows(),)* }
+            }
+
+            fn default_clipping(&self) -> Clipping {
+                match self { $(Self::$variant(s) => s.default_clipping(),)* }
+            }
+
+            fn default_schedule(&self) -> ScheduleConfig<'static> {
+                match self { $(Self::$variant(s) => s.default_schedule(),)* }
+            }
+
+            fn set_eta(&mut self, eta: f64) -> bool {
+                match self { $(Self::$variant(s) => s.set_eta(eta),)* }
+            }
+
+            fn fields<F: Fields>(&mut self, fields: &mut F) -> core::result::Result<(), F::Error> {
+                match self { $(Self::$variant(s) => s.fields(fields),)* }
+            }
         }
-        if steps > schedule.config().num_train_timesteps {
-            return Err(Error::Config { key, what: "must be at most num_train_timesteps" });
+
+        impl Sampler<'_> {
+            /// Each kind of sampler with its defaults; a packed file tells a kind by its place
+            /// here.
+            pub(crate) fn kinds() -> impl Iterator<Item = Sampler<'static>> {
+                [$(Sampler::$variant(Default::default())),*].into_iter()
+            }
+
+            /// Whether two samplers are of one kind, whatever their settings.
+            pub(crate) fn is_kind_of(&self, other: &Sampler<'_>) -> bool {
+                core::mem::discriminant::<Sampler<'_>>(self) == core::mem::discriminant(other)
+            }
         }
-        if start >= steps {
-            return Err(Error::Config { key: "strength", what: "leaves no step" });
-        }
-        match self {
-            Sampler::Ddim(s) => s.check(),
-            Sampler::Pndm(s) => s.check(steps, start),
-            Sampler::DpmSolver(s) => s.check(),
-            Sampler::UniPc(s) => s.check(),
-            Sampler::Lcm(s) => s.check(schedule, steps),
-            _ => Ok(()),
-        }
+
+        /// The samplers by name.
+        pub const SAMPLERS: &[Named] = &[$($(Named {
+            number: $number,
+            name: $name,
+            title: $title,
+            class: $class,
+            algorithm_types: &$types,
+            aliases: &$aliases,
+            about: $about,
+            make: || Sampler::$variant($make),
+        }),*),*];
+    };
+}
+
+// A kind of sampler is told by its place in packed files, a name by its number: new ones come last
+// and take the next. A row is: number, name, title, class, words of `algorithm_type`, other names,
+// what it is, and the settings.
+samplers! {
+    /// Ancestral sampling (Ho et al. 2020).
+    Ddpm(Ddpm) {
+        0 "ddpm" "DDPM" "DDPMScheduler" [] []
+            "The ancestral sampler of Ho et al. 2020" => Ddpm::default();
+    }
+    /// Song et al. 2021.
+    Ddim(Ddim) {
+        1 "ddim" "DDIM" "DDIMScheduler" [] []
+            "Song et al. 2020; deterministic unless --eta is given" => Ddim::default();
+    }
+    /// Liu et al. 2022.
+    Pndm(Pndm) {
+        2 "pndm" "PLMS" "PNDMScheduler" [] []
+            "Pseudo numerical methods (Liu et al. 2022), called PLMS elsewhere: `plms` will do"
+            => Pndm::default();
+    }
+    /// Euler's method in sigma (Karras et al. 2022).
+    Euler(Euler) {
+        3 "euler" "Euler" "EulerDiscreteScheduler" [] ["k_euler"]
+            "Euler's method (Karras et al. 2022, Algorithm 2 without churn)" => Euler::default();
+    }
+    /// Euler's method with fresh noise at each step.
+    EulerAncestral(EulerAncestral) {
+        4 "euler_a" "Euler a" "EulerAncestralDiscreteScheduler" [] ["k_euler_a", "euler-a"]
+            "Euler's method with fresh noise in each step" => EulerAncestral;
+    }
+    /// Heun's method in sigma (Karras et al. 2022, algorithm 1).
+    Heun(Heun) {
+        5 "heun" "Heun" "HeunDiscreteScheduler" [] ["k_heun"]
+            "Heun's method: two evaluations a step" => Heun;
+    }
+    /// The second-order step of DPM-Solver (`KDPM2DiscreteScheduler`).
+    Dpm2(Dpm2) {
+        6 "dpm2" "DPM2" "KDPM2DiscreteScheduler" [] ["k_dpm_2", "dpm_2"]
+            "DPM-Solver-2 in Karras' form: two evaluations a step" => Dpm2;
+    }
+    /// A linear multistep method in sigma.
+    Lms(Lms) {
+        7 "lms" "LMS" "LMSDiscreteScheduler" [] ["k_lms"]
+            "Linear multistep" => Lms;
+    }
+    /// DPM-Solver++ (Lu et al. 2022).
+    DpmSolver(DpmSolver) {
+        8 "dpm++2m" "DPM++ 2M" "DPMSolverMultistepScheduler" ["dpmsolver++", "deis"]
+            ["dpmpp_2m", "dpmpp2m"]
+            "DPM-Solver++ of second order, Lu et al. 2022" => DpmSolver::default();
+        9 "dpm++2m_sde" "DPM++ 2M SDE" "DPMSolverMultistepScheduler" ["sde-dpmsolver++"]
+            ["dpmpp_2m_sde", "dpmpp2m_sde"]
+            "The same as a stochastic equation"
+            => DpmSolver { algorithm: Algorithm::Sde, ..DpmSolver::default() };
+    }
+    /// Zhao et al. 2023.
+    UniPc(UniPc<'a>) {
+        10 "unipc" "UniPC" "UniPCMultistepScheduler" [] []
+            "Unified predictor-corrector, Zhao et al. 2023" => UniPc::default();
+    }
+    /// Luo et al. 2023.
+    Lcm(Lcm) {
+        11 "lcm" "LCM" "LCMScheduler" [] []
+            "Latent consistency, Luo et al. 2023; for models distilled for it" => Lcm::default();
     }
 }
 
@@ -462,4 +676,23 @@ fn finite(value: f64) -> Result<f32> {
         return Ok(value);
     }
     Err(Error::Config { key: "betas", what: "leave a time without signal" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_numbers_and_what_is_walked_along_agree() {
+        let mut memory = [0.0; 1000];
+        let schedule = Schedule::new(ScheduleConfig::default(), &mut memory).unwrap();
+        for (at, named) in SAMPLERS.iter().enumerate() {
+            assert_eq!(Named::numbered(named.number).map(|found| found.name), Some(named.name));
+            assert_eq!(Named::by_name(named.name), Some(named));
+            assert!(SAMPLERS[..at].iter().all(|other| other.number != named.number));
+            let sampler = (named.make)();
+            let has_levels = sampler.noise_levels(&schedule, 20).unwrap().is_some();
+            assert_eq!(has_levels, sampler.walks() != Walks::Times, "{}", named.name);
+        }
+    }
 }

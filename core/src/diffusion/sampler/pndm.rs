@@ -2,9 +2,10 @@
 //! or, as Stable Diffusion does, by one step taken twice (Liu et al. 2022).
 
 use super::super::prediction::Prediction;
-use super::super::schedule::Schedule;
-use super::{Row, Slot, Update, whole_time};
+use super::super::schedule::{Schedule, ScheduleConfig};
+use super::{Knows, Row, Slot, Stepping, Update, whole_time};
 use crate::error::{Error, Result};
+use crate::fields::Fields;
 
 /// Pseudo numerical methods.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,8 +25,20 @@ const BEGINNING: usize = 3;
 /// The weighted sum of a Runge-Kutta step's outputs.
 const SUM: usize = 4;
 
-impl Pndm {
-    pub(super) fn check(&self, steps: usize, start: usize) -> Result<()> {
+impl Stepping for Pndm {
+    fn knows(&self) -> Knows {
+        Knows { rescale_betas: false, ..Knows::default() }
+    }
+
+    fn default_schedule(&self) -> ScheduleConfig<'static> {
+        ScheduleConfig { set_alpha_to_one: false, ..ScheduleConfig::default() }
+    }
+
+    fn fields<F: Fields>(&mut self, fields: &mut F) -> core::result::Result<(), F::Error> {
+        fields.flag("skip_prk_steps", &mut self.skip_prk_steps)
+    }
+
+    fn check(&self, _schedule: &Schedule, steps: usize, start: usize) -> Result<()> {
         if self.skip_prk_steps {
             return Ok(());
         }
@@ -40,18 +53,19 @@ impl Pndm {
         Ok(())
     }
 
-    /// The rows from pure noise on.
-    pub(super) fn row_count(&self, steps: usize) -> usize {
-        match self.skip_prk_steps {
+    /// PNDM counts its entries where the others count steps.
+    fn row_count(&self, steps: usize, start: usize) -> usize {
+        let whole = match self.skip_prk_steps {
             true if steps < 2 => steps,
             true => steps.saturating_add(1),
             false => steps.saturating_add(PRK_ROWS - PRK_STEPS),
-        }
+        };
+        whole.saturating_sub(start)
     }
 
     /// The `i`-th time that the network is told: the second time comes twice where the Runge-Kutta
     /// steps are skipped; those visit each time's middle twice and its end twice.
-    pub(super) fn timestep(&self, schedule: &Schedule, steps: usize, i: usize) -> i64 {
+    fn timestep(&self, schedule: &Schedule, steps: usize, i: usize) -> i64 {
         if self.skip_prk_steps {
             return schedule.timestep(steps, if i < 2 { i } else { i - 1 });
         }
@@ -66,7 +80,7 @@ impl Pndm {
         }
     }
 
-    pub(super) fn rows(
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,

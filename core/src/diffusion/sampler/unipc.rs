@@ -3,8 +3,9 @@
 
 use super::super::prediction::Prediction;
 use super::super::schedule::{FinalSigma, Grid, Schedule, Times};
-use super::{Row, Slot, Update, alpha_sigma};
+use super::{FINAL_SIGMAS, Knows, Row, Slot, Stepping, Update, Walks, alpha_sigma};
 use crate::error::{Error, Result};
+use crate::fields::{Fields, Only};
 
 /// The function `B(h)` that scales the differences (`solver_type`; Zhao et al. 2023, section 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,15 @@ pub enum UniPcSolver {
     /// `B(h) = e^h - 1`.
     Bh2,
 }
+
+/// In diffusers the kinds of one solver stand for the other's default.
+const SOLVER_TYPES: [(&str, UniPcSolver); 5] = [
+    ("bh1", UniPcSolver::Bh1),
+    ("bh2", UniPcSolver::Bh2),
+    ("midpoint", UniPcSolver::Bh2),
+    ("heun", UniPcSolver::Bh2),
+    ("logrho", UniPcSolver::Bh2),
+];
 
 /// The unified predictor-corrector (`UniPCMultistepScheduler` with `predict_x0`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,19 +55,38 @@ impl Default for UniPc<'_> {
 /// The highest order.
 const MAX_ORDER: usize = 3;
 
-impl UniPc<'_> {
-    pub(super) fn check(&self) -> Result<()> {
+impl Stepping for UniPc<'_> {
+    fn knows(&self) -> Knows {
+        Knows { threshold: true, sigma_kind: true, sigma_ends: true, ..Knows::default() }
+    }
+
+    fn fields<F: Fields>(&mut self, fields: &mut F) -> core::result::Result<(), F::Error> {
+        super::not_flowing(fields)?;
+        fields.only("predict_x0", Only::Flag(true))?;
+        fields.only("solver_p", Only::Null)?;
+        fields.only("shift_terminal", Only::Null)?;
+        fields.size("solver_order", &mut self.solver_order)?;
+        fields.word("solver_type", &mut self.solver, &SOLVER_TYPES)?;
+        fields.flag("lower_order_final", &mut self.lower_order_final)?;
+        fields.word("final_sigmas_type", &mut self.final_sigma, &FINAL_SIGMAS)
+    }
+
+    fn check(&self, _schedule: &Schedule, _steps: usize, _start: usize) -> Result<()> {
         if (1..=MAX_ORDER).contains(&self.solver_order) {
             return Ok(());
         }
         Err(Error::Config { key: "solver_order", what: "must be 1, 2 or 3" })
     }
 
-    pub(super) fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
-        Grid::new(schedule, Times::WholeRounded, steps, self.final_sigma)
+    fn walks(&self) -> Walks {
+        Walks::Mixtures
     }
 
-    pub(super) fn rows(
+    fn noise_levels<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Option<Grid<'s>>> {
+        self.grid(schedule, steps).map(Some)
+    }
+
+    fn fill(
         &self,
         schedule: &Schedule,
         prediction: Prediction,
@@ -84,6 +113,12 @@ impl UniPc<'_> {
             }
         }
         Ok(steps - start)
+    }
+}
+
+impl UniPc<'_> {
+    fn grid<'s>(&self, schedule: &'s Schedule, steps: usize) -> Result<Grid<'s>> {
+        Grid::new(schedule, Times::WholeRounded, steps, self.final_sigma)
     }
 
     /// The order of the prediction at step `i`, before which `done` steps were taken.

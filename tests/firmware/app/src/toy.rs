@@ -9,7 +9,7 @@ use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::diffusion::prediction::Prediction;
 use mote::diffusion::sampler::{
     Algorithm, Ddim, Ddpm, Dpm2, DpmSolver, Euler, EulerAncestral, HISTORY, Heun, Lcm, Lms, Pndm,
-    Row, Sampler, Slot, UniPc,
+    Row, Sampler, Slot, Stepping, UniPc,
 };
 use mote::diffusion::schedule::{Schedule, ScheduleConfig};
 use mote::exec::Sequential;
