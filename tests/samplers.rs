@@ -15,6 +15,10 @@ use mote::diffusion::schedule::{
     BetaSchedule, FinalSigma, MAX_TRAIN_TIMESTEPS, Schedule, ScheduleConfig, SigmaKind, Spacing,
 };
 
+use mote_cli::config::scheduler::{self, SchedulerConfig};
+use mote_tests::{assert_close, json, shared};
+use safetensors::SafeTensors;
+
 /// Pictures in the figures' batch.
 const BATCH: usize = 4;
 /// Values of the figures' batch, (4, 3, 8, 8).
@@ -36,11 +40,18 @@ fn dummy_model(x: &[f32], t: f32) -> Vec<f32> {
     x.iter().map(|x| x * t / (t + 1.0)).collect()
 }
 
+/// Noise from a generator.
+fn drawn(kind: NoiseKind, seed: u64) -> impl FnMut(&mut [f32]) {
+    let mut noise = Noise::new(kind, seed);
+    move |out| noise.fill(out)
+}
+
 /// Carries out the rows on x, which is `batch` pictures.
 struct Walk<'a> {
     batch: usize,
     clipping: Clipping,
-    noise: Option<Noise>,
+    /// Draws noise for the rows that want some.
+    noise: &'a mut dyn FnMut(&mut [f32]),
     /// Whether x itself is scaled on its way into the network, as diffusers' own tests do.
     scales_x: bool,
     model: &'a dyn Fn(&[f32], f32) -> Vec<f32>,
@@ -93,7 +104,7 @@ impl Walk<'_> {
     fn noise(&mut self, row: &Row, len: usize, learned: &[f32]) -> Vec<f32> {
         let mut noise = vec![0.0; len];
         if row.draws_noise {
-            self.noise.as_mut().expect("a generator for a row that draws").fill(&mut noise);
+            (self.noise)(&mut noise);
         }
         if let Some([min, max]) = row.learned_log_variance {
             for (noise, u) in noise.iter_mut().zip(learned) {
@@ -168,7 +179,7 @@ impl<'a> Figure<'a> {
         let walk = Walk {
             batch: BATCH,
             clipping: self.sampler.clipping(self.clipping),
-            noise: Some(Noise::new(NoiseKind::TorchCpu, 0)),
+            noise: &mut drawn(NoiseKind::TorchCpu, 0),
             scales_x: self.is_in_sigma(),
             model: &dummy_model,
             after: &mut |_, _| {},
@@ -460,7 +471,7 @@ impl<'a> Case<'a> {
         let walk = Walk {
             batch: 2,
             clipping: sampler.clipping(self.clipping(sampler.default_clipping())),
-            noise: Some(Noise::new(NoiseKind::TorchCpu, 5)),
+            noise: &mut drawn(NoiseKind::TorchCpu, 5),
             scales_x: false,
             model: &|x, t| bounded_model(x, t, doubled),
             after: &mut |_, x| {
@@ -681,7 +692,7 @@ fn a_perfect_network_is_followed_to_the_picture() {
             let walk = Walk {
                 batch: 1,
                 clipping: Clipping::None,
-                noise: Some(Noise::new(NoiseKind::Pcg, 0)),
+                noise: &mut drawn(NoiseKind::Pcg, 0),
                 scales_x: false,
                 model: &|x, _| vec![0.25; x.len()],
                 after: &mut |_, _| {},
@@ -1018,4 +1029,70 @@ fn fully_rescaled_guidance_has_the_spread_of_the_conditional_output() {
     let mut flat = [1.0; 4];
     rescaled_guidance(&[1.0; 4], &mut flat, 7.5, 0.7).unwrap();
     assert_eq!(flat, [1.0; 4]);
+}
+
+/// Samplings of `goldens/samplers` that mote does not follow: schedulers, spacings and predictions
+/// that it has not got.
+const NOT_FOLLOWED: [&str; 38] = ["?"; 38];
+
+#[test]
+fn diffusers_samplings_are_followed_from_its_own_configurations() {
+    let Some(folder) = shared("goldens/samplers") else { return };
+    let cases = json(&folder.join("golden.json"));
+    let file = std::fs::read(folder.join("golden.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let mut refused = Vec::new();
+    for case in cases["samplers"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let file = tempfile::NamedTempFile::with_suffix(".json").unwrap();
+        std::fs::write(file.path(), case["scheduler"].to_string()).unwrap();
+        match scheduler::read(file.path(), None) {
+            Ok(config) => follow(name, &config, case["steps"].as_u64().unwrap() as usize, &tensors),
+            Err(_) => refused.push(name.to_string()),
+        }
+    }
+    assert_eq!(refused, NOT_FOLLOWED);
+}
+
+/// Samples as diffusers did, and compares x after every step.
+fn follow(name: &str, config: &SchedulerConfig, steps: usize, golden: &SafeTensors<'_>) {
+    let mut memory = vec![0.0; config.schedule().num_train_timesteps];
+    let schedule = Schedule::new(config.schedule(), &mut memory).unwrap();
+    let sampler = config.sampler();
+    let mut rows = vec![Row::EMPTY; sampler.row_count(steps, 0)];
+    sampler.rows(&schedule, config.prediction, steps, 0, &mut rows).unwrap();
+    let values = |what: &str| -> Option<Vec<f32>> {
+        let tensor = golden.tensor(&format!("{name}/{what}")).ok()?;
+        let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().unwrap());
+        Some(tensor.data().chunks(4).map(number).collect())
+    };
+    let expected = values("x").unwrap();
+    let len = 64;
+    let mut expected = expected.chunks(len);
+    let mut x = expected.next().unwrap().to_vec();
+    let draws = values("noise");
+    let mut at = 0;
+    let mut noise = |out: &mut [f32]| {
+        out.copy_from_slice(&draws.as_ref().expect("diffusers drew noise")[at..at + out.len()]);
+        at += out.len();
+    };
+    let last = |index: usize| rows.get(index + 1).is_none_or(|next| next.step != rows[index].step);
+    let mut index = 0;
+    let walk = Walk {
+        batch: 1,
+        clipping: config.clipping,
+        noise: &mut noise,
+        scales_x: false,
+        model: &|x, t| x.iter().map(|x| 0.6 * (1.3 * x + t / 300.0).sin() + 0.3 * x).collect(),
+        after: &mut |row, x| {
+            if last(index) {
+                let what = format!("{name}, step {}", row.step);
+                let largest = x.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+                assert_close(&what, x, expected.next().unwrap(), 2e-5 * largest.max(1.0));
+            }
+            index += 1;
+        },
+    };
+    walk.run(&rows, &mut x);
+    assert!(expected.next().is_none(), "{name}: diffusers took more steps");
 }

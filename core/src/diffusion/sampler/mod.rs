@@ -9,6 +9,7 @@
 
 mod ddim;
 mod ddpm;
+mod deis;
 mod dpm2;
 mod dpm_solver;
 mod euler;
@@ -25,6 +26,7 @@ use crate::fields::{Fields, Only};
 
 pub use ddim::Ddim;
 pub use ddpm::{Ddpm, Variance};
+pub use deis::Deis;
 pub use dpm_solver::{Algorithm, DpmSolver, SolverType};
 pub use dpm2::Dpm2;
 pub use euler::{Euler, EulerAncestral};
@@ -655,6 +657,11 @@ samplers! {
     Lcm(Lcm) {
         11 "lcm" "LCM" "LCMScheduler" [] []
             "Latent consistency, Luo et al. 2023; for models distilled for it" => Lcm::default();
+    }
+    /// Zhang and Chen 2023.
+    Deis(Deis) {
+        12 "deis" "DEIS" "DEISMultistepScheduler" [] []
+            "Exponential integrator of second order, Zhang and Chen 2023" => Deis::default();
     }
 }
 
