@@ -78,7 +78,8 @@ enum mote_sampler {
     MOTE_SAMPLER_DPMPP_2M = 8,
     MOTE_SAMPLER_DPMPP_2M_SDE = 9,
     MOTE_SAMPLER_UNIPC = 10,
-    MOTE_SAMPLER_LCM = 11
+    MOTE_SAMPLER_LCM = 11,
+    MOTE_SAMPLER_DEIS = 12
 };
 
 /* The stream of random numbers. */
