@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-
 use mote::arch::Isa;
 use mote::diffusion::noise::NoiseKind;
 use mote::diffusion::prediction::Clipping;
