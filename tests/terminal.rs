@@ -193,27 +193,34 @@ fn flow_matching_is_refused_whatever_the_sampler() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
     copy(&golden("shared-sd"), &model);
-    let file = model.join("scheduler/scheduler_config.json");
-    let (own, model) = (fs::read_to_string(&file).unwrap(), model.to_str().unwrap());
-    for (key, value) in [
-        ("_class_name", json!("FlowMatchEulerDiscreteScheduler")),
-        ("_class_name", json!("FlowMatchHeunDiscreteScheduler")),
-        ("prediction_type", json!("flow_prediction")),
-        ("use_flow_sigmas", json!(true)),
+    let [scheduler, index] = ["scheduler/scheduler_config.json", "model_index.json"];
+    let model_text = model.to_str().unwrap();
+    let class = json!("FlowMatchEulerDiscreteScheduler");
+    for (file, key, value) in [
+        (scheduler, "_class_name", class.clone()),
+        (scheduler, "_class_name", json!("FlowMatchHeunDiscreteScheduler")),
+        (scheduler, "prediction_type", json!("flow_prediction")),
+        (scheduler, "use_flow_sigmas", json!(true)),
+        (index, "scheduler", json!(["diffusers", class])),
     ] {
+        let path = model.join(file);
+        let own = fs::read_to_string(&path).unwrap();
         let mut config: Value = serde_json::from_str(&own).unwrap();
-        // Of diffusers' other schedulers, those of several steps alone look at flow sigmas.
-        config["_class_name"] = json!("UniPCMultistepScheduler");
+        if file == scheduler {
+            // Of diffusers' other schedulers, those of several steps alone look at flow sigmas.
+            config["_class_name"] = json!("UniPCMultistepScheduler");
+        }
         config[key] = value;
-        fs::write(&file, config.to_string()).unwrap();
+        fs::write(&path, config.to_string()).unwrap();
         for sampler in [&[][..], &["--sampling-method", "euler"], &["--sampling-method", "ddim"]] {
-            let arguments = ["generate", "-o", "/dev/null", "-p", "x", "-m", model];
+            let arguments = ["generate", "-o", "/dev/null", "-p", "x", "-m", model_text];
             let error = fails(&[&arguments[..], sampler].concat());
             assert!(error.contains("flow matching") && error.contains(key), "{error}");
             assert!(!error.contains("--sampling-method"), "{error}");
         }
         let out = folder.path().join("a.safetensors");
-        fails(&["convert", "-m", model, "--type", "int8", "-o", out.to_str().unwrap()]);
+        fails(&["convert", "-m", model_text, "--type", "int8", "-o", out.to_str().unwrap()]);
+        fs::write(&path, own).unwrap();
     }
 }
 

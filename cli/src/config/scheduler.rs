@@ -6,6 +6,8 @@
 //! file is read for the sampler that will run, which need not be the one it was written for; and a
 //! key that no scheduler knows (old ones had some) changes no picture there, and none here.
 
+use std::path::Path;
+
 use mote::diffusion::prediction::{Clipping, Prediction};
 use mote::diffusion::sampler::{Named, SAMPLERS, Sampler, Stepping, UniPc};
 use mote::diffusion::schedule::{
@@ -113,6 +115,12 @@ const FILE: &str = "scheduler_config.json";
 pub fn read_of(model: &Place, named: Option<&'static Named>) -> Result<SchedulerConfig> {
     let mut keys = Keys::read(model.part("scheduler").join(FILE))?;
     let own = model_index::read(model).ok().and_then(|index| index.scheduler);
+    // What the model was trained for is said by either file, whatever sampler is asked for.
+    not_flow_matching(&keys)?;
+    if let Some(class) = own.as_deref().filter(|class| class.contains(FLOW_MATCHING)) {
+        let index = model.join("model_index.json");
+        return Err(flow_matching(index.path(), &format!("`scheduler` is \"{class}\"")));
+    }
     if let Some(class) = own.filter(|_| named.is_none()) {
         if !SAMPLERS.iter().any(|known| known.class == class) {
             let mut known: Vec<_> = SAMPLERS.iter().map(|known| known.class).collect();
@@ -166,6 +174,9 @@ pub(crate) fn from_keys(mut keys: Keys, named: Option<&'static Named>) -> Result
     Ok(config)
 }
 
+/// What the names of diffusers' schedulers of flow matching have in common.
+const FLOW_MATCHING: &str = "FlowMatch";
+
 /// Refuses a model of flow matching (Lipman et al. 2023): its noise levels and its predictions are
 /// others, and no sampler of mote's would draw but a wrong picture.
 fn not_flow_matching(keys: &Keys) -> Result<()> {
@@ -173,7 +184,7 @@ fn not_flow_matching(keys: &Keys) -> Result<()> {
     let prediction = keys.get("prediction_type").and_then(Value::as_str).unwrap_or_default();
     let is_on = |key: &str| keys.get(key) == Some(&Value::Bool(true));
     let what = match () {
-        () if class.contains("FlowMatch") => format!("`_class_name` is \"{class}\""),
+        () if class.contains(FLOW_MATCHING) => format!("`_class_name` is \"{class}\""),
         () if prediction.starts_with("flow") => format!("`prediction_type` is \"{prediction}\""),
         // The others of diffusers' schedulers do not look at it.
         () if is_on("use_flow_sigmas") && class.contains("Multistep") => {
@@ -181,11 +192,16 @@ fn not_flow_matching(keys: &Keys) -> Result<()> {
         }
         () => return Ok(()),
     };
-    let path = keys.path().display();
-    Err(Failure::new(format!(
+    Err(flow_matching(keys.path(), &what))
+}
+
+/// The failure of a model of flow matching, which `what` in the file at `path` tells of.
+fn flow_matching(path: &Path, what: &str) -> Failure {
+    let path = path.display();
+    Failure::new(format!(
         "{path}: {what}: a model of flow matching, which no sampler of mote's draws from"
     ))
-    .remedy("mote runs models of diffusion: Stable Diffusion 1.x and 2.x, DDPM and their kind"))
+    .remedy("mote runs models of diffusion: Stable Diffusion 1.x and 2.x, DDPM and their kind")
 }
 
 /// The sampler that the file names.
