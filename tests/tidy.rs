@@ -1,6 +1,7 @@
 //! The rules of the house, read off the sources: which module may use which, where `unsafe` may
 //! stand, how long lines and functions may be.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -100,6 +101,85 @@ fn modules_use_only_modules_of_lower_rank() {
         }
     }
     assert!(uses > 50, "the test must see the uses it judges: {uses}");
+}
+
+/// A module and the modules of its crate that its `use` lines name, each as a path.
+fn used_modules(module: &str, source: &str) -> Vec<String> {
+    let code: Vec<&str> = code(source).collect();
+    let code = code.join(" ");
+    let mut found = Vec::new();
+    for statement in code.split(" use ").skip(1).chain(code.strip_prefix("use ")) {
+        let statement = statement.split(';').next().unwrap_or_default().replace(' ', "");
+        let up = statement.matches("super::").count();
+        let base: Vec<&str> = match statement.split("::").next() {
+            Some("crate") => Vec::new(),
+            Some("super") => {
+                let parts: Vec<&str> = module.split("::").collect();
+                parts[..parts.len().saturating_sub(up)].to_vec()
+            }
+            _ => continue,
+        };
+        let rest = statement.trim_start_matches("crate::").replace("super::", "");
+        // `a::{b::C, d}` names `a::b::C` and `a::d`; deeper braces name nothing of another file.
+        let (start, list) = rest.split_once('{').unwrap_or((rest.as_str(), ""));
+        let ends: Vec<&str> = if list.is_empty() { vec![""] } else { list.split(',').collect() };
+        found.extend(ends.iter().map(|end| {
+            let path = format!("{start}{end}");
+            base.iter().copied().chain(path.split("::")).collect::<Vec<_>>().join("::")
+        }));
+    }
+    found
+}
+
+/// Files of a crate by module, and for each the files that it uses. A folder's `mod.rs` and the
+/// files behind it count as one door: between them there are no arrows.
+fn arrows(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let module = |path: &str| {
+        let path = path.trim_start_matches(folder).trim_start_matches('/');
+        path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::")
+    };
+    let files: BTreeMap<String, String> =
+        sources(folder).into_iter().map(|(path, source)| (module(&path), source)).collect();
+    let file_of = |path: &str| {
+        let mut path = path;
+        loop {
+            match (files.contains_key(path), path.rsplit_once("::")) {
+                (true, _) => return Some(path.to_string()),
+                (false, Some((shorter, _))) => path = shorter,
+                (false, None) => return None,
+            }
+        }
+    };
+    let is_door =
+        |door: &str, file: &str| file.strip_prefix(door).is_some_and(|rest| rest.starts_with("::"));
+    let uses = |module: &String, source: &String| {
+        let used = used_modules(module, source).into_iter().filter_map(|path| file_of(&path));
+        used.filter(|used| used != module && !is_door(used, module) && !is_door(module, used))
+            .collect()
+    };
+    files.iter().map(|(module, source)| (module.clone(), uses(module, source))).collect()
+}
+
+#[test]
+fn no_file_of_the_core_uses_itself_in_a_circle() {
+    let mut left = arrows("core/src");
+    let count: usize = left.values().map(BTreeSet::len).sum();
+    assert!(count > 200, "the test must see the arrows that it judges: {count}");
+    // What uses nothing that is left is in no circle.
+    loop {
+        let names: BTreeSet<String> = left.keys().cloned().collect();
+        let before = left.len();
+        left.retain(|_, uses| uses.iter().any(|used| names.contains(used)));
+        if left.len() == before {
+            break;
+        }
+    }
+    let names: BTreeSet<&String> = left.keys().collect();
+    let circle = left.iter().map(|(module, uses)| {
+        let uses: Vec<_> = uses.iter().filter(|used| names.contains(used)).cloned().collect();
+        format!("{module} uses {}", uses.join(", "))
+    });
+    assert!(left.is_empty(), "{}", circle.collect::<Vec<_>>().join("\n"));
 }
 
 #[test]

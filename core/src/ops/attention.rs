@@ -6,6 +6,7 @@ use super::context::Context;
 use super::convert::{to_form, write_rows};
 use super::gemm::in_panel;
 use super::observe::Op;
+use super::params::Attention;
 use super::tape::Record;
 use crate::arch::{Attend, Isa, KEYS};
 use crate::error::{Error, Result};
@@ -16,17 +17,6 @@ use crate::tensor::{Form, PANEL, Shape, Tensor};
 /// Channels of the result that are transposed at a time, at most: with 16 queries, no more than a
 /// tile's weights.
 const CHANNELS: usize = KEYS / 2;
-
-/// How queries, keys and values are put to use.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Attention {
-    /// Heads; they divide the channels.
-    pub heads: usize,
-    /// Whether query i sees keys up to i only.
-    pub causal: bool,
-    /// What both products are computed in: f32, or bf16 for every other form.
-    pub form: Form,
-}
 
 /// `softmax(q·kᵀ/√d)·v` for each of `heads` heads of d channels: q `[n, tq, heads·d]`, k and v
 /// `[n, tk, heads·d]`, the result like q, all f32.

@@ -7,12 +7,14 @@
 
 use core::ops::Range;
 
-use super::context::{Context, Matrix};
-use super::conv2d::{Conv2d, Pixels};
+use super::context::Context;
 use super::doubled;
 use super::gemm::{Epilogue, Product};
-use super::norm::{GroupNorm, prepare_rows, row_scratch, statistics};
+use super::matrix::Matrix;
+use super::norm::{prepare_rows, row_scratch, statistics};
 use super::observe::Op;
+use super::params::{Conv2d, GroupNorm};
+use super::pixels::Pixels;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::tensor::packed::Sizes;

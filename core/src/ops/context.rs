@@ -1,7 +1,9 @@
 //! The context of a walk: memory, instruction set, threads and weights, handed from layer to layer.
 
 use super::limits::Limits;
+use super::matrix::Matrix;
 use super::observe::{Event, InputObserver, Observer, Op};
+use super::tally::Tally;
 use super::tape::{Record, Recording, State};
 use crate::arch::Isa;
 use crate::error::{Error, Result};
@@ -10,15 +12,6 @@ use crate::mem::{Arena, bytes_of_mut};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{DType, Form, PANEL, Packing, Shape, Tensor};
 use crate::weights::{Name, Path, Weight, Weights};
-
-/// What a walk has cost so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Multiply-adds of matrix products, convolutions and attention.
-    pub multiply_adds: u64,
-    /// Bytes of the weights asked for, as the checkpoint stores them.
-    pub weight_bytes: u64,
-}
 
 /// What every op needs: memory, instruction set, threads, weights.
 ///
@@ -507,24 +500,6 @@ impl<'m> Context<'m> {
         expect_elements(weight, len)?;
         self.load(weight)
     }
-}
-
-/// The weight of a product, plain or packed, with what belongs to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Matrix {
-    /// Where it lies.
-    pub weight: Weight,
-    /// How it is stored.
-    pub packing: Packing,
-    /// Its sizes.
-    pub sizes: Sizes,
-    /// Output channels, where it is a convolution packed doubled; `sizes` are then those of the
-    /// products.
-    pub doubled: Option<usize>,
-    /// The columns' scales and sums, where it is quantised.
-    pub scales: Option<Weight>,
-    /// The groups' multipliers, in int4.
-    pub groups: Option<Weight>,
 }
 
 /// How a weight that was found is stored, where `shape` was asked for.

@@ -8,10 +8,11 @@
 
 use core::ops::Range;
 
-use super::context::{Context, Matrix};
-use super::conv2d::Conv2d;
+use super::context::Context;
 use super::convert::{to_form, write_rows};
 use super::gemm::{Epilogue, Packer, Source, join_biases};
+use super::matrix::Matrix;
+use super::params::Conv2d;
 use crate::arch::{Finish, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Panels};
 use crate::error::{Error, Result};
 use crate::exec::{TileMut, for_each_chunk, for_each_tile, longest_share};

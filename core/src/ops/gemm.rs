@@ -8,10 +8,12 @@
 
 use core::ops::Range;
 
-use super::context::{Context, Matrix, to_f32};
+use super::context::{Context, to_f32};
 use super::convert::to_form;
 use super::limits::Limits;
+use super::matrix::Matrix;
 use super::observe::LeftSide;
+use super::rows::Rows;
 use crate::arch::{Activation, Finish, Gate, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, PACE, Panels};
 use crate::error::{Error, Result};
 use crate::exec::{Executor, TileMut, for_each_chunk, for_each_tile, longest_share};
@@ -28,17 +30,6 @@ const PLACES: usize = 8;
 
 /// Elements of a plain weight converted at a time.
 const RUN: usize = 28 * MAX_TAPS;
-
-/// `[taps, MR_MAX]`: where rows begin.
-pub(super) type Offsets = [usize; MAX_TAPS * MR_MAX];
-
-/// Where the rows of the left side lie.
-pub(super) trait Rows: Sync {
-    /// For rows `first..first + rows` of the output, at which byte of the input the row under each
-    /// tap begins, where a row has so many `bytes`; [`NO_ROW`] where it lies in the padding.
-    /// Entries of further rows are left: whatever they name, what becomes of it goes nowhere.
-    fn gather(&self, first: usize, rows: usize, bytes: usize, out: &mut Offsets);
-}
 
 /// What happens at the end of a product.
 #[derive(Clone, Copy, Debug)]

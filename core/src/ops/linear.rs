@@ -1,25 +1,16 @@
 //! Linear layers: one product with the rows of the input.
 
 use super::activation::{activate, geglu, geglu_into};
-use super::context::{Context, Matrix};
-use super::gemm::{Epilogue, Gemm, Offsets, Rows, check_epilogue, gemm};
+use super::context::Context;
+use super::gemm::{Epilogue, Gemm, check_epilogue, gemm};
+use super::matrix::Matrix;
 use super::observe::Op;
+use super::rows::Contiguous;
 use super::tape::{Product, Record};
 use crate::error::{Error, Result};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{PANEL, Tensor};
 use crate::weights::Weight;
-
-/// Rows that lie one after the other.
-pub(super) struct Contiguous;
-
-impl Rows for Contiguous {
-    fn gather(&self, first: usize, rows: usize, bytes: usize, out: &mut Offsets) {
-        for (r, row) in out.iter_mut().enumerate().take(rows) {
-            *row = (first + r) * bytes;
-        }
-    }
-}
 
 /// `x · weightᵀ + bias + …`: `[.., k]` to `[.., n]`, for a weight `[n, k]` or `[n, k, 1, 1]`. x is
 /// in any form; that of the weight costs nothing.

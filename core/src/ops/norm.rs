@@ -6,6 +6,7 @@
 use super::context::Context;
 use super::convert::{without_channels, write_rows};
 use super::observe::Op;
+use super::params::GroupNorm;
 use super::tape::Record;
 use crate::arch::{Activation, Isa};
 use crate::error::{Error, Result};
@@ -13,28 +14,6 @@ use crate::exec::{even_share, for_each_chunk};
 use crate::mem::{floats_of, floats_of_mut};
 use crate::tensor::{Channels, Form, Joined, Shape, Tensor};
 use crate::weights::Weight;
-
-/// What a group normalisation does beside normalising.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GroupNorm {
-    /// Groups of channels; they divide the channels.
-    pub groups: usize,
-    /// Added to the variance.
-    pub eps: f32,
-    /// `[n, 2c]`: a scale and a shift for each sample and channel, `y·(1 + scale) + shift`.
-    pub scale_shift: Option<Tensor>,
-    /// Applied last.
-    pub activation: Option<Activation>,
-    /// How the result's rows are stored.
-    pub form: Form,
-}
-
-impl GroupNorm {
-    /// The result's rows are stored in this form.
-    pub const fn in_form(self, form: Form) -> Self {
-        Self { form, ..self }
-    }
-}
 
 /// `[n, .., c]` normalised over each sample's groups of channels (Wu and He 2018), then scaled and
 /// shifted by `weight` and `bias` `[c]`; its rows in [`GroupNorm::form`].

@@ -4,8 +4,8 @@
 //! since the end before is that op's time. And what products are fed with, for who wants to know
 //! which values weights meet before they are rounded.
 
-use super::context::Tally;
-use super::gemm::{Offsets, Rows};
+use super::rows::{Offsets, Rows};
+use super::tally::Tally;
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::tensor::Shape;
 use crate::tensor::packed::Sizes;

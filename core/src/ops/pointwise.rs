@@ -1,13 +1,15 @@
 //! A convolution of one tap whose rows are brought to its weight's form by the task that multiplies
 //! them, a few at a time: what lies between stays in a core's nearest cache.
 
-use super::context::{Context, Matrix};
-use super::conv2d::{Conv2d, conv2d_into};
+use super::context::Context;
+use super::conv2d::conv2d_into;
 use super::gemm::{Epilogue, Packer, Panelled};
 use super::limits::Limits;
-use super::linear::Contiguous;
+use super::matrix::Matrix;
 use super::norm::{self, concat};
 use super::observe::Op;
+use super::params::Conv2d;
+use super::rows::Contiguous;
 use crate::error::{Error, Result};
 use crate::exec::{Sequential, even_share, for_each_chunk};
 use crate::mem::{bytes_of_mut, floats_of, floats_of_mut};

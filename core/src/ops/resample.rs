@@ -2,22 +2,11 @@
 
 use super::context::Context;
 use super::observe::Op;
+use super::pixels::nearest_source;
 use super::tape::Record;
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::tensor::{Shape, Tensor};
-
-/// The row (or column) of the source that is nearest to row `at` of the result, as PyTorch's
-/// `nearest` computes it, in f32.
-pub(super) fn nearest_source(at: usize, source: usize, result: usize) -> usize {
-    if source == result {
-        return at;
-    }
-    if source * 2 == result {
-        return at / 2;
-    }
-    ((at as f32 * (source as f32 / result as f32)) as usize).min(source.saturating_sub(1))
-}
 
 /// `[n, h, w, c]` resized by the nearest pixels to `size`, height and width.
 ///

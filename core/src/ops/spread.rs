@@ -3,11 +3,12 @@
 //! So its taps become columns, `[taps · n]`: one product with each pixel of the input, as it lies,
 //! and each output adds up what its taps made of the pixels under them.
 
-use super::context::{Context, Matrix};
-use super::conv2d::Pixels;
+use super::context::Context;
 use super::convert::to_form;
-use super::gemm::{Epilogue, Packer, Panelled, Rows};
-use super::linear::Contiguous;
+use super::gemm::{Epilogue, Packer, Panelled};
+use super::matrix::Matrix;
+use super::pixels::Pixels;
+use super::rows::{Contiguous, Rows};
 use crate::arch::{MAX_TAPS, MR_MAX, NO_ROW};
 use crate::error::Result;
 use crate::exec::{Sequential, even_share, for_each_chunk};

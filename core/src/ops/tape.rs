@@ -4,10 +4,9 @@
 //! still in the arena when the tape is played backwards (`backward`). An entry is a handful of
 //! handles; the host gives the memory for them.
 
-use super::attention::Attention;
-use super::context::{Matrix, Tally};
-use super::conv2d::Conv2d;
-use super::norm::GroupNorm;
+use super::matrix::Matrix;
+use super::params::{Attention, Conv2d, GroupNorm};
+use super::tally::Tally;
 use crate::arch::Activation;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;

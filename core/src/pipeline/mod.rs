@@ -17,9 +17,11 @@ mod work;
 pub use crate::models::autoencoder::Autoencoder;
 pub use image::ImageSink;
 pub use needs::Needs;
-pub use sampling::{History, Sampling};
+pub use sampling::Sampling;
 pub use session::{Fault, Model, Request, Session};
-pub use stages::{Conditions, Kept, MAX_STAGES, Pipeline, Stage, Stages, Step, Teller, Watch};
+pub use stages::{
+    Conditions, History, Kept, MAX_STAGES, Pipeline, Stage, Stages, Step, Teller, Watch,
+};
 pub use text_to_image::{InitImage, TextToImage};
 pub use unconditional::Unconditional;
 pub use work::Work;

@@ -1,7 +1,7 @@
 //! The loop in the middle: the rows of a sampler's table, carried out on tensors.
 
 use super::image::check_finite;
-use super::stages::{Kept, Teller};
+use super::stages::{History, Kept, Teller};
 use crate::diffusion::guidance;
 use crate::diffusion::noise::{Noise, NoiseKind};
 use crate::diffusion::prediction::Clipping;
@@ -27,9 +27,6 @@ pub struct Sampling<'a> {
     /// Its seed.
     pub seed: u64,
 }
-
-/// The tensors that are kept between evaluations.
-pub type History = heapless::Vec<Tensor, HISTORY>;
 
 /// The tensors that a table's updates speak of.
 struct Slots<'a> {

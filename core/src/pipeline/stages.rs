@@ -4,8 +4,8 @@
 use core::ops::ControlFlow;
 
 use super::image::{ImageSink, deliver};
-use super::sampling::History;
 use crate::diffusion::noise::Noise;
+use crate::diffusion::sampler::HISTORY;
 use crate::error::{Error, Result};
 use crate::mem::{MAX_PHASES, Phase, Plan};
 use crate::ops::Context;
@@ -20,6 +20,9 @@ pub const MAX_STAGES: usize = 6;
 
 /// The stages of a pipeline, in the order they run.
 pub type Stages<P> = heapless::Vec<Stage<P>, MAX_STAGES>;
+
+/// The tensors that a sampler keeps between evaluations.
+pub type History = heapless::Vec<Tensor, HISTORY>;
 
 /// What the noise predictor is told beside x and the time.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,8 +10,8 @@ use super::product::Left;
 use crate::arch::Isa;
 use crate::error::Result;
 use crate::exec::for_each_chunk;
-use crate::ops::attention::Attention;
 use crate::ops::context::Context;
+use crate::ops::params::Attention;
 use crate::tensor::{PANEL, Shape, Tensor};
 
 pub(super) fn attention(

@@ -12,10 +12,11 @@ use crate::arch::{Arithmetic, Finish, Gather, Isa, MAX_TAPS, MR_MAX, NO_ROW, Pan
 use crate::error::{Error, Result};
 use crate::exec::for_each_chunk;
 use crate::mem::{bytes_of, floats_of};
-use crate::ops::context::{Context, Matrix};
-use crate::ops::conv2d::Conv2d;
-use crate::ops::gemm::{Offsets, Rows, multiply_panels};
-use crate::ops::linear::Contiguous;
+use crate::ops::context::Context;
+use crate::ops::gemm::multiply_panels;
+use crate::ops::matrix::Matrix;
+use crate::ops::params::Conv2d;
+use crate::ops::rows::{Contiguous, Offsets, Rows};
 use crate::ops::tape::{Product, Recording};
 use crate::tensor::packed::Sizes;
 use crate::tensor::{PANEL, Packing, Shape, Tensor};

@@ -4,7 +4,7 @@ use super::Mirror;
 use crate::error::Result;
 use crate::exec::for_each_chunk;
 use crate::ops::context::Context;
-use crate::ops::resample::nearest_source;
+use crate::ops::pixels::nearest_source;
 use crate::ops::tape::{Record, Recording};
 use crate::tensor::Tensor;
 use crate::weights::Weight;
