@@ -498,7 +498,7 @@ const DAMAGES: [Damage; 13] = [
     ("`unet.mid_block.resnets.0.conv1.weight`: weight of shape", |header| {
         header["unet.mid_block.resnets.0.conv1.weight"]["dtype"] = "U8".into();
     }),
-    ("`unet.conv_in.bias`: weight of unusable type I8", |header| {
+    ("`unet.conv_in.bias` is I8. mote reads", |header| {
         let bias = &mut header["unet.conv_in.bias"];
         let begin = bias["data_offsets"][0].as_u64().unwrap();
         let end = begin + bias["shape"][0].as_u64().unwrap();
