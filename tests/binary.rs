@@ -263,8 +263,7 @@ fn case_model(case: &str) -> (tempfile::TempDir, PathBuf) {
     let (folder, path) = model();
     let scheduler = golden(case).join("scheduler/scheduler_config.json");
     fs::copy(&scheduler, path.join("scheduler/scheduler_config.json")).unwrap();
-    let config: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(scheduler).unwrap()).unwrap();
+    let config = mote_cli::config::json::read(&scheduler).unwrap();
     // The pipeline's own word on the class is the one that counts.
     let class = serde_json::json!(["diffusers", config["_class_name"]]);
     set(&path.join("model_index.json"), "scheduler", class);
