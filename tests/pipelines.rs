@@ -186,6 +186,12 @@ fn with_scheduler(model: &Path, scheduler: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(model, folder.path());
     fs::copy(scheduler, folder.path().join("scheduler/scheduler_config.json")).unwrap();
+    // The pipeline's own word on the class is the one that counts.
+    let index = folder.path().join("model_index.json");
+    let mut value = json(&index);
+    let class = mote_cli::config::json::read(scheduler).unwrap()["_class_name"].clone();
+    value["scheduler"] = serde_json::json!(["diffusers", class]);
+    fs::write(&index, value.to_string()).unwrap();
     folder
 }
 

@@ -70,7 +70,7 @@ pub enum FinalSigma {
 /// What a `scheduler_config.json` says of the schedule, named as there.
 ///
 /// [`Default`] gives the defaults of diffusers' `DDPMScheduler`; those of other classes are at
-/// [`Sampler::default_schedule`](super::sampler::Sampler::default_schedule).
+/// [`Stepping::default_schedule`](super::sampler::Stepping::default_schedule).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScheduleConfig<'a> {
     /// Times the model was trained at.

@@ -20,8 +20,9 @@ use crate::weights::Weight;
 /// and then takes a quarter of the products.
 ///
 /// # Errors
-/// [`Error::Shape`] where channels, residual or kernel do not fit, [`Error::Capacity`] where the
-/// kernel has more than nine taps, and those of memory and weights.
+/// [`Error::Shape`](crate::Error::Shape) where channels, residual or kernel do not fit,
+/// [`Error::Capacity`](crate::Error::Capacity) where the kernel has more than nine taps, and those
+/// of memory and weights.
 pub fn conv2d(
     cx: &mut Context<'_>,
     x: Tensor,
@@ -59,7 +60,8 @@ fn out_shape(x: Tensor, matrix: Matrix, conv: Conv2d) -> Result<Shape> {
 /// [`conv2d`] into a tensor that is there.
 ///
 /// # Errors
-/// As [`conv2d`], and [`Error::Shape`] where `out` is not of the result's shape.
+/// As [`conv2d`], and [`Error::Shape`](crate::Error::Shape) where `out` is not of the result's
+/// shape.
 pub fn conv2d_into(
     cx: &mut Context<'_>,
     x: Tensor,
