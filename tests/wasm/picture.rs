@@ -3,9 +3,8 @@
 use std::fs::{self, File};
 use std::io::BufReader;
 
-use mote::diffusion::sampler::Row;
+use mote::diffusion::sampler::{Named, Row};
 use mote::mem::Aligned;
-use mote::pipeline::recipe::SAMPLERS;
 use mote::pipeline::{Model, Request, Session};
 use mote::weights::Slot;
 use mote_tests::isas;
@@ -21,7 +20,7 @@ fn a_picture_is_the_hosts() {
     let mut reader = png::Decoder::new(png).read_info().expect("a PNG");
     let mut expected = vec![0; reader.output_buffer_size().expect("a picture of some size")];
     reader.next_frame(&mut expected).expect("a whole PNG");
-    let sampler = SAMPLERS.iter().position(|name| *name == "ddim");
+    let sampler = Named::by_name("ddim").map(|named| named.number);
     let request = Request { steps: 2, seed: 7, sampler, ..Request::default() };
     for isa in isas() {
         let model = Model::open(&file).expect("a packed model");
