@@ -1251,6 +1251,10 @@ fn bench_needs_only_the_network_it_times() {
     let path = model.display().to_string();
     let error = fails(1, &["bench", "-m", &path, "--component", "text"]);
     assert!(error.contains("has no text encoder. Take --component unet or vae."), "{error}");
+    for more in [["--steps", "4"], ["--batch", "2"]] {
+        let error = fails(1, &[&["bench", "-m", &path, "--component", "vae"], &more[..]].concat());
+        assert!(error.contains(&format!("{} has no meaning for the", more[0])), "{error}");
+    }
     assert!(fails(1, &["bench", "-m", &path, "-W", "33"]).contains("multiples of 4"));
     let unconditional = golden("../conformance/ddpm-uncond/model").display().to_string();
     for component in ["text", "vae"] {

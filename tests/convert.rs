@@ -327,6 +327,13 @@ fn calibrated_outputs_are_nearer_and_their_bytes_the_same_for_every_number_of_th
     let of_words = golden("shared-sd");
     let [nearest, moved] = [&[][..], &words].map(|more| report(&of_words, "int4", &a, more));
     assert_ne!(nearest["layers"], moved["layers"]);
+    // What of the texts is not looked at is told.
+    let long = "red circle ".repeat(80);
+    let of_words = str(&of_words);
+    let all = ["convert", "-m", of_words, "--type", "int4", "-o", str(&a), "--calibrate", "1"];
+    let said = text(&mote(&[&all[..], &["-p", &long, "-p", "a blue square"]].concat()).stderr);
+    assert!(said.contains("note: the prompt is longer than"), "{said}");
+    assert!(said.contains("note: 1 of 2 prompts serve"), "{said}");
 }
 
 #[test]

@@ -324,8 +324,8 @@ fn ctrl_c_is_heard_in_a_measurement() {
         command.args(known).args(["--steps", "1000", "--times", times]).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary runs");
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let first: Vec<_> = stderr.by_ref().take(lines).collect();
-        assert!(first.iter().all(|line| line.starts_with("loss and bound of")), "{first:?}");
+        let begins = |line: &String| line.starts_with("loss and bound of");
+        assert_eq!(stderr.by_ref().filter(begins).take(lines).count(), lines);
         interrupt(&child);
         let rest: Vec<_> = stderr.collect();
         assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
@@ -509,6 +509,14 @@ fn a_model_is_measured_on_its_data() {
     let arguments: Vec<String> = known.iter().map(|a| a.to_string()).collect();
     let ran = mote(&arguments);
     assert!(ran.status.success(), "{}", text(&ran.stderr));
+    for (given, what) in [
+        (["--hold-out-seed", "3"], "--hold-out gives no number"),
+        (["--hold-out", "names.txt"], "cannot open names.txt"),
+    ] {
+        let refused = [&known[..7], &given].concat();
+        let refused = mote(&refused.iter().map(|a| a.to_string()).collect::<Vec<_>>());
+        assert!(text(&refused.stderr).contains(what), "{}", text(&refused.stderr));
+    }
     let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
     for (at, (title, count)) in [("training", 2), ("held out", 1)].into_iter().enumerate() {
         let found = &report["likelihood"][at];
@@ -524,6 +532,26 @@ fn a_model_is_measured_on_its_data() {
         assert_eq!(found["named_among_nearest_5"], json!(1.0), "there are three pictures");
     }
     assert!(ran.stdout == mote(&arguments).stdout, "measured again it is the same");
+}
+
+#[test]
+fn captions_that_the_text_encoder_cuts_are_told() {
+    let mut recipe = recipe();
+    recipe["training"]["steps"] = 1.into();
+    recipe["training"]["keywords"] = 0.into();
+    let bench = Bench::new(&recipe);
+    let captions = fs::read_to_string(bench.path("captions.tsv")).unwrap();
+    let long = captions.replace("red square", "a red square that is larger than words can say");
+    fs::write(bench.path("captions.tsv"), long).unwrap();
+    let expected = "note: 1 of 3 captions are longer than the 8 tokens that the text encoder \
+                    takes, and the rest of them is left out; the first is “a red square that is";
+    let told = bench.train("model", &[]);
+    assert!(told.contains(expected), "{told}");
+    let of = |name: &str| bench.path(name).display().to_string();
+    let (model, data, captions) = (of("model"), of("data"), of("captions.tsv"));
+    let known = ["eval", "-m", &model, "--data", &data, "--captions", &captions, "--times", "1"];
+    let ran = mote(&known.map(String::from));
+    assert!(text(&ran.stderr).contains(expected), "{}", text(&ran.stderr));
 }
 
 #[test]

@@ -361,6 +361,12 @@ pub struct Train {
     pub quiet: bool,
 }
 
+/// For how many names `mote eval` draws samples.
+pub const EVAL_NAMES: u32 = 200;
+
+/// The seed that a training has, by which it draws the names that it holds out.
+pub const HOLD_OUT_SEED: u64 = 1;
+
 /// `mote eval`.
 #[derive(Clone, Debug, Args)]
 pub struct Eval {
@@ -371,10 +377,12 @@ pub struct Eval {
     #[allow(missing_docs, reason = "its type says it")]
     pub data: Data,
     /// The seed that drew the names held out, where --hold-out is a number: the training's.
-    #[arg(long, value_name = "NUMBER", help_heading = DATA, default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", help_heading = DATA)]
+    #[arg(default_value_t = HOLD_OUT_SEED)]
     pub hold_out_seed: u64,
     /// For how many of the training's names samples are drawn; for those held out always.
-    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 200)]
+    #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT)]
+    #[arg(default_value_t = EVAL_NAMES)]
     pub names: u32,
     /// Of how many pictures the loss is measured, at most.
     #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 64)]

@@ -103,6 +103,33 @@ pub fn cut(
     )))
 }
 
+/// Tells how many captions have more than `length` tokens, which is all that the text encoder
+/// takes, and the first of them.
+///
+/// # Errors
+/// If `length` is below 2.
+pub fn cut_captions(
+    tokenizer: &ClipTokenizer<'_>,
+    captions: impl Iterator<Item = String>,
+    length: usize,
+) -> Result<Option<String>> {
+    let (mut count, mut all, mut first) = (0, 0, None);
+    for caption in captions {
+        all += 1;
+        if tokenizer::used(tokenizer, &caption, length + 1)? > length {
+            count += 1;
+            first.get_or_insert(caption);
+        }
+    }
+    Ok(first.map(|first| {
+        format!(
+            "{count} of {all} captions are longer than the {length} tokens that the text encoder \
+             takes, and the rest of them is left out; the first is {}",
+            quoted(&first)
+        )
+    }))
+}
+
 /// Tells of signs that other programs understand and mote reads as words.
 pub fn signs(texts: &[&str]) -> Option<String> {
     let mut found: Vec<String> = Vec::new();

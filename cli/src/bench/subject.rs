@@ -11,7 +11,7 @@ use mote::ops::Context;
 use mote::tensor::{Shape, Tensor};
 use mote::weights::Path as Names;
 
-use crate::args::{self, Component, Type};
+use crate::args::{self, Component, Request, Type};
 use crate::config::autoencoder::Autoencoder;
 use crate::config::{clip_text, json, model_index, unet_2d, unet_2d_condition};
 use crate::error::{Failure, Result};
@@ -151,6 +151,11 @@ fn check_meaning(args: &args::Bench) -> Result<()> {
         (is_text && args.width.is_some(), "--width", "it sees no picture"),
         (is_text && args.height.is_some(), "--height", "it sees no picture"),
         ((is_text || is_vae) && args.batch != 1, "--batch", "it is for the unet"),
+        (
+            (is_text || is_vae) && args.steps != Request::default().steps,
+            "--steps",
+            "it is for the unet",
+        ),
     ] {
         if given {
             let what = format!("{flag} has no meaning for the {title}: {why}");

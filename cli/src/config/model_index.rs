@@ -56,6 +56,13 @@ pub struct ModelIndex {
     pub scheduler: Option<String>,
 }
 
+impl ModelIndex {
+    /// Whether it is Stable Diffusion: a text becomes latents, and these a picture.
+    pub fn is_latent_text_to_image(&self) -> bool {
+        self.has_vae && self.class.starts_with("StableDiffusion")
+    }
+}
+
 /// Reads `model_index.json` in `folder`.
 ///
 /// # Errors

@@ -114,7 +114,9 @@ const FILE: &str = "scheduler_config.json";
 /// As [`read`].
 pub fn read_of(model: &Place, named: Option<&'static Named>) -> Result<SchedulerConfig> {
     let mut keys = Keys::read(model.part("scheduler").join(FILE))?;
-    let own = model_index::read(model).ok().and_then(|index| index.scheduler);
+    let index = model_index::read(model).ok();
+    let latent = index.as_ref().is_some_and(|index| index.is_latent_text_to_image());
+    let own = index.and_then(|index| index.scheduler);
     // What the model was trained for is said by either file, whatever sampler is asked for.
     not_flow_matching(&keys)?;
     if let Some(class) = own.as_deref().filter(|class| class.contains(FLOW_MATCHING)) {
@@ -134,7 +136,23 @@ pub fn read_of(model: &Place, named: Option<&'static Named>) -> Result<Scheduler
         }
         keys.set("_class_name", class);
     }
+    if latent {
+        bring_up_to_date(&mut keys, named);
+    }
     from_keys(keys, named)
+}
+
+/// The settings that Stable Diffusion's pipelines of diffusers overrule in files of its first days:
+/// `steps_offset` is 1, and samples, which are latents, are not clipped. A key that is missing is
+/// overruled for the scheduler of the file alone, as another is made from the keys that are there.
+fn bring_up_to_date(keys: &mut Keys, named: Option<&'static Named>) {
+    let own = keys.get("_class_name").and_then(Value::as_str);
+    let is_own = named.is_none_or(|named| own == Some(named.class));
+    for (key, value) in [("steps_offset", Value::from(1)), ("clip_sample", Value::from(false))] {
+        if is_own || keys.get(key).is_some() {
+            keys.set(key, value);
+        }
+    }
 }
 
 /// Reads a file for a sampler, or for the one it names.
@@ -555,6 +573,41 @@ mod tests {
         let offset = json!({"timestep_spacing": "leading", "steps_offset": null});
         let said = read(offset, Some("euler")).unwrap_err().to_string();
         assert!(said.contains("`steps_offset` is null"), "{said}");
+    }
+
+    #[test]
+    fn a_file_of_stable_diffusions_first_days_is_brought_up_to_date() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, value: Value| {
+            std::fs::create_dir_all(folder.path().join("scheduler")).unwrap();
+            std::fs::write(folder.path().join(file), value.to_string()).unwrap();
+        };
+        let vae = json!(["diffusers", "AutoencoderKL"]);
+        let class = "StableDiffusionPipeline";
+        let read = |vae: &Value, named: Option<&str>, settings: &Value| {
+            write("model_index.json", json!({"_class_name": class, "vae": vae}));
+            write("scheduler/scheduler_config.json", settings.clone());
+            let named = named.map(|name| Named::by_name(name).unwrap());
+            let config = read_of(&Place::from(folder.path()), named).unwrap();
+            (config.schedule().steps_offset, config.clipping)
+        };
+        let ddim = |offset: Value, clip: Value| json!({"_class_name": "DDIMScheduler", "steps_offset": offset, "clip_sample": clip});
+        let clipped = Clipping::Clip { range: 1.0 };
+        let bare = json!({"_class_name": "DDIMScheduler"});
+        let other = json!({"_class_name": "EulerDiscreteScheduler"});
+        for (vae, named, settings, expected) in [
+            (&vae, None, &ddim(json!(0), json!(true)), (1, Clipping::None)),
+            (&vae, None, &ddim(Value::Null, Value::Null), (1, Clipping::None)),
+            (&vae, None, &bare, (1, Clipping::None)),
+            (&vae, Some("ddim"), &bare, (1, Clipping::None)),
+            // What was never said is the other sampler's to choose.
+            (&vae, Some("ddim"), &other, (0, clipped)),
+            (&vae, Some("ddpm"), &ddim(json!(0), json!(true)), (1, Clipping::None)),
+            // Without an autoencoder it is pixels that are sampled.
+            (&Value::Null, None, &ddim(json!(0), json!(true)), (0, clipped)),
+        ] {
+            assert_eq!(read(vae, named, settings), expected, "{named:?} {settings}");
+        }
     }
 
     #[test]

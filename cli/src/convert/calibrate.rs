@@ -253,12 +253,23 @@ impl Calibration {
         let Some(all) = args.calibrate else { return Ok(()) };
         let own = PROMPTS.map(str::to_string);
         let prompts = if args.prompt.is_empty() { &own[..] } else { &args.prompt };
+        let pictures = all.div_ceil(STEPS) as usize;
+        if pictures < args.prompt.len() {
+            reporter.say(&format!(
+                "note: {pictures} of {} prompts serve, as a picture takes {STEPS} steps; more \
+                 prompts want a larger --calibrate",
+                args.prompt.len()
+            ));
+        }
         reporter.begin("calibrating", u64::from(all));
         let mut done = 0;
         while done < all {
             let (number, steps) = (done / STEPS, STEPS.min(all - done));
             let request = Request { steps, seed: Seed::Given(SEED), ..Request::default() };
             let resolved = resolve_for(place, args, request, prompts, number)?;
+            if (number as usize) < args.prompt.len() {
+                resolved.notes.iter().for_each(|note| reporter.say(&format!("note: {note}")));
+            }
             let plan = plan_as_it_is(&resolved, isa, pool, weights)?;
             let mut block = Block::new(plan.arena_bytes)?;
             let mut inputs = |left: LeftSide<'_>| {

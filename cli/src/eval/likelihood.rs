@@ -136,7 +136,13 @@ impl Predictor<'_> {
         walk(&mut cx).map_err(|error| explain(error, cx.weight_name()))
     }
 
+    /// How often the network is evaluated for so many pictures.
+    pub fn evaluations(&self, pictures: usize, spans: usize) -> usize {
+        pictures * spans_of(self.schedule.alphas_cumprod().len(), spans).len()
+    }
+
     /// Loss and bound of pictures, each with the ids of its caption; `spans` times of each.
+    /// `tell` is called after each evaluation.
     ///
     /// # Errors
     /// Where the network cannot be evaluated.
@@ -145,7 +151,7 @@ impl Predictor<'_> {
         examples: &[(&Example, Vec<u32>)],
         spans: usize,
         seed: u64,
-        weights: &mut dyn Weights,
+        (weights, tell): (&mut dyn Weights, &mut dyn FnMut()),
     ) -> Result<Likelihood> {
         let Some((_, ids)) = examples.first() else { return Ok(Likelihood::default()) };
         let mut block = Block::new(self.plan(ids, weights)?)?;
@@ -175,6 +181,7 @@ impl Predictor<'_> {
                 sum.bound += width * bound.term(t, &picture, &noise, &output).map_err(wrong)?;
                 let error = self.error(t, &picture, &noise, &output).map_err(wrong)?;
                 sum.loss += width / times as f64 * error;
+                tell();
             }
         }
         sum.loss /= examples.len() as f64;

@@ -26,10 +26,10 @@ use crate::plan::{self, Model};
 use crate::progress::{Interrupt, Reporter};
 use crate::resolve::{self, Networks, Resolved, explain};
 use crate::tokenizer::{self, Tokenizer};
-use crate::train::data::{self, DataSet, Example, Options};
+use crate::train::data::{self, DataSet, Example, HoldOut, Options};
 use crate::train::draw::{Draw, Purpose};
 use crate::train::sheet::Keep;
-use crate::{isa, print};
+use crate::{isa, notes, print};
 use likelihood::{Denoiser, Likelihood, Predictor};
 use samples::{Gallery, median};
 
@@ -60,9 +60,7 @@ pub fn run(args: &args::Eval) -> Result<()> {
             .remedy("Leave out --type, or convert it first"));
     }
     let has_words = matches!(resolved.networks, Networks::TextToImage(_));
-    if !has_words {
-        check_meaning(args)?;
-    }
+    check_meaning(args, has_words)?;
     let data = read_data(args, &resolved, has_words)?;
     let (pool, isa) = (plan::pool(args.threads)?, isa::choose()?);
     let tokenizer =
@@ -83,18 +81,22 @@ pub fn run(args: &args::Eval) -> Result<()> {
     print::bytes(text.as_bytes())
 }
 
-/// Refuses what says how samples are drawn, of a model that knows no captions to draw them of.
-fn check_meaning(args: &args::Eval) -> Result<()> {
-    for (given, flag) in [
-        (args.cfg_scale != 1.0, "--cfg-scale"),
-        (args.sampling_method.is_some(), "--sampling-method"),
-        (args.steps != Request::default().steps, "--steps"),
+/// Refuses what says how samples are drawn, of a model that knows no captions to draw them of, and
+/// a seed by which nothing is drawn.
+fn check_meaning(args: &args::Eval, has_words: bool) -> Result<()> {
+    let silent = "this model knows no text, and samples are drawn of captions";
+    let draws = matches!(args.data.hold_out, HoldOut::Count(1..));
+    let undrawn = "it draws the names to hold out, and --hold-out gives no number of them";
+    for (given, flag, why) in [
+        (!has_words && args.cfg_scale != 1.0, "--cfg-scale", silent),
+        (!has_words && args.sampling_method.is_some(), "--sampling-method", silent),
+        (!has_words && args.steps != Request::default().steps, "--steps", silent),
+        (!has_words && args.names != args::EVAL_NAMES, "--names", silent),
+        (!draws && args.hold_out_seed != args::HOLD_OUT_SEED, "--hold-out-seed", undrawn),
     ] {
         if given {
-            let what = "this model knows no text, and samples are drawn of captions";
-            return Err(
-                Failure::new(format!("{flag} has no meaning here: {what}")).remedy("Leave it out")
-            );
+            let what = format!("{flag} has no meaning here: {why}");
+            return Err(Failure::new(what).remedy("Leave it out"));
         }
     }
     Ok(())
@@ -152,7 +154,8 @@ struct Accuracy {
 
 impl Eval<'_> {
     fn measure(&mut self, weights: &mut dyn Weights) -> Result<Report> {
-        let schedule_config = self.resolved.scheduler.schedule();
+        let scheduler = self.resolved.scheduler.clone();
+        let schedule_config = scheduler.schedule();
         let mut memory = vec![0.0; schedule_config.num_train_timesteps];
         let wrong = |error| explain(error, "the schedule");
         let schedule = Schedule::new(schedule_config, &mut memory).map_err(wrong)?;
@@ -161,9 +164,10 @@ impl Eval<'_> {
         let count = if kept.is_empty() { self.args.pictures as usize } else { kept.len() };
         let trained = self.drawn(&self.data.examples, count);
         let (mut likelihoods, mut accuracies) = (Vec::new(), Vec::new());
+        self.say_what_is_cut()?;
         for (title, examples) in [("training", &trained), ("held out", &kept)] {
             self.reporter.say(&format!("loss and bound of {} pictures, {title}", examples.len()));
-            let found = self.likelihood(&schedule, examples, weights)?;
+            let found = self.likelihood((title, &schedule), examples, weights)?;
             likelihoods.push((title, found));
         }
         let everything = self.data.examples.iter().chain(&self.data.held_out);
@@ -208,9 +212,23 @@ impl Eval<'_> {
         tokenizer::encode(&tokenizer.core()?, text, words.prompt.len())
     }
 
+    /// Tells of captions that are longer than what the text encoder takes.
+    fn say_what_is_cut(&self) -> Result<()> {
+        let (Some(tokenizer), Networks::TextToImage(words)) =
+            (&self.tokenizer, &self.resolved.networks)
+        else {
+            return Ok(());
+        };
+        let everything = self.data.examples.iter().chain(&self.data.held_out);
+        let texts = everything.map(|example| example.caption.prompt());
+        let note = notes::cut_captions(&tokenizer.core()?, texts, words.prompt.len())?;
+        note.iter().for_each(|note| self.reporter.say(&format!("note: {note}")));
+        Ok(())
+    }
+
     fn likelihood(
-        &self,
-        schedule: &Schedule<'_>,
+        &mut self,
+        (title, schedule): (&str, &Schedule<'_>),
         examples: &[&Example],
         weights: &mut dyn Weights,
     ) -> Result<Likelihood> {
@@ -228,7 +246,20 @@ impl Eval<'_> {
         for &example in examples {
             with_ids.push((example, self.ids(&example.caption.prompt())?));
         }
-        predictor.likelihood(&with_ids, self.args.times as usize, self.args.seed, weights)
+        let count = self.args.times as usize;
+        let total = predictor.evaluations(examples.len(), count) as u64;
+        let reporter = &mut self.reporter;
+        if total > 0 {
+            reporter.begin(&format!("loss, {title}"), total);
+        }
+        let mut done = 0;
+        let mut tell = || {
+            done += 1;
+            reporter.step(done);
+        };
+        let found = predictor.likelihood(&with_ids, count, self.args.seed, (weights, &mut tell))?;
+        self.reporter.end();
+        Ok(found)
     }
 
     /// Draws a sample for each picture's caption and looks where it lies.

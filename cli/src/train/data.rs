@@ -109,6 +109,20 @@ impl Caption {
     }
 }
 
+impl Caption {
+    /// The longest text that [`Caption::draw`] may yield, where it draws keywords.
+    pub fn longest(&self, keywords: f64) -> String {
+        let mut chosen: Vec<&str> = self.keywords.iter().map(String::as_str).collect();
+        if keywords <= 0.0 || chosen.is_empty() {
+            return self.prompt();
+        }
+        chosen.sort_by_key(|word| std::cmp::Reverse(word.len()));
+        chosen.truncate(MOST_KEYWORDS);
+        chosen.insert(0, &self.name);
+        self.with_style(chosen.join(", "))
+    }
+}
+
 /// The most keywords in one caption: more would not fit beside a name.
 const MOST_KEYWORDS: usize = 3;
 

@@ -35,7 +35,7 @@ use crate::output::FileWriter;
 use crate::progress::{self, Interrupt, Reporter};
 use crate::resolve::explain;
 use crate::tokenizer::Tokenizer;
-use crate::{isa, plan, print, size};
+use crate::{isa, notes, plan, print, size};
 use batch::{Batches, Step, Words};
 use data::{DataSet, Options};
 use fit::{Fit, Task, Told};
@@ -124,6 +124,7 @@ pub fn run(args: &args::Train) -> Result<()> {
     }
     run.output.prepare(recipe)?;
     run.say_hello(&data);
+    run.say_what_is_cut(&data, words)?;
     run.all()
 }
 
@@ -371,6 +372,16 @@ impl Run<'_> {
             }
         }
         self.reporter.say(&text);
+    }
+
+    /// Tells of captions that are longer than what the text encoder takes.
+    fn say_what_is_cut(&self, data: &DataSet, words: Option<Words<'_>>) -> Result<()> {
+        let Some(Words { tokenizer, length }) = words else { return Ok(()) };
+        let keywords = self.recipe.training.keywords;
+        let texts = data.examples.iter().map(|example| example.caption.longest(keywords));
+        let note = notes::cut_captions(&tokenizer, texts, length)?;
+        note.iter().for_each(|note| self.reporter.say(&format!("note: {note}")));
+        Ok(())
     }
 
     /// All steps that are left.
