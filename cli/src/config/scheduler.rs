@@ -591,7 +591,10 @@ mod tests {
             let config = read_of(&Place::from(folder.path()), named).unwrap();
             (config.schedule().steps_offset, config.clipping)
         };
-        let ddim = |offset: Value, clip: Value| json!({"_class_name": "DDIMScheduler", "steps_offset": offset, "clip_sample": clip});
+        let ddim = |offset: Value, clip: Value| -> Value {
+            let class = "DDIMScheduler";
+            json!({"_class_name": class, "steps_offset": offset, "clip_sample": clip})
+        };
         let clipped = Clipping::Clip { range: 1.0 };
         let bare = json!({"_class_name": "DDIMScheduler"});
         let other = json!({"_class_name": "EulerDiscreteScheduler"});
