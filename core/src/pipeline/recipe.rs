@@ -424,7 +424,8 @@ impl<'a> Words<'a> {
         Error::Format { what, at: self.at }
     }
 
-    /// Writes `word`, or reads another in its place.
+    /// Writes `word`, or reads another in its place. A walk calls it a hundred times.
+    #[inline(never)]
     fn word(&mut self, word: u32) -> Result<u32> {
         let (at, ends) = (self.at, self.fail("a recipe ends too early"));
         self.at += WORD;
@@ -449,6 +450,7 @@ impl<'a> Words<'a> {
         }
     }
 
+    #[inline(never)]
     fn size(&mut self, size: &mut usize) -> Result<()> {
         let what = "is too large to be written down";
         let word = u32::try_from(*size).map_err(|_| Error::Config { key: "a number", what })?;

@@ -28,6 +28,10 @@ pub struct Sampling<'a> {
     pub seed: u64,
 }
 
+/// The network: it is handed x as the row scales it, the time, and which of the conditions it is
+/// asked about. It is called through a pointer, so that one copy of a row's work serves them all.
+type Predict<'p> = dyn Fn(&mut Context<'_>, Tensor, f32, usize) -> Result<Tensor> + 'p;
+
 /// The tensors that a table's updates speak of.
 struct Slots<'a> {
     x: Tensor,
@@ -110,15 +114,14 @@ impl Sampling<'_> {
         (self.rows.len() * self.conditions()) as u64
     }
 
-    /// Carries out a row of the table on x. `predict` is the network: it is handed x as the row
-    /// scales it, the time, and which of the conditions it is asked about.
+    /// Carries out a row of the table on x.
     pub(super) fn step(
         &self,
         cx: &mut Context<'_>,
         index: usize,
         kept: &mut Kept,
         teller: &mut Teller<'_, '_>,
-        predict: impl Fn(&mut Context<'_>, Tensor, f32, usize) -> Result<Tensor>,
+        predict: &Predict<'_>,
     ) -> Result<()> {
         let x = kept.x()?;
         let row = match cx.is_planning() {
@@ -129,7 +132,7 @@ impl Sampling<'_> {
                 self.rows.iter().max_by_key(wants).unwrap_or(&Row::EMPTY)
             }
         };
-        cx.scratch(|cx| self.carry_out(cx, row, kept, x, &predict))?;
+        cx.scratch(|cx| self.carry_out(cx, row, kept, x, predict))?;
         check_finite(cx, x, "the sample")?;
         teller.tell(cx, x, usize::from(row.step), [index + 1, self.rows.len()])
     }
@@ -140,7 +143,7 @@ impl Sampling<'_> {
         cx: &mut Context<'_>,
         x: Tensor,
         t: f32,
-        predict: &impl Fn(&mut Context<'_>, Tensor, f32, usize) -> Result<Tensor>,
+        predict: &Predict<'_>,
     ) -> Result<Tensor> {
         if self.conditions() == 1 {
             return predict(cx, x, t, 0);
@@ -165,7 +168,7 @@ impl Sampling<'_> {
         row: &Row,
         kept: &mut Kept,
         x: Tensor,
-        predict: &impl Fn(&mut Context<'_>, Tensor, f32, usize) -> Result<Tensor>,
+        predict: &Predict<'_>,
     ) -> Result<()> {
         let raw = cx.scope(|cx| {
             let input = cx.tensor(x.shape())?;

@@ -180,7 +180,7 @@ impl TextToImage<'_> {
         teller: &mut Teller<'_, '_>,
     ) -> Result<()> {
         let states = kept.conditions.hidden_states.ok_or(Error::Cancelled)?;
-        self.sampling.step(cx, row, kept, teller, |cx, x, t, prompt| {
+        self.sampling.step(cx, row, kept, teller, &|cx, x, t, prompt| {
             let states = states.sample(prompt)?;
             self.unet.forward(cx, &Path::root().at("unet"), x, &[t], states)
         })

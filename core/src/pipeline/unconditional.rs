@@ -67,7 +67,7 @@ impl Unconditional<'_> {
         teller: &mut Teller<'_, '_>,
     ) -> Result<()> {
         let label = self.class_label.as_ref().map(core::slice::from_ref);
-        self.sampling.step(cx, row, kept, teller, |cx, x, t, _| {
+        self.sampling.step(cx, row, kept, teller, &|cx, x, t, _| {
             self.unet.forward(cx, &Path::root().at("unet"), x, &[t], label)
         })
     }

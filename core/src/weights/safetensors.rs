@@ -3,6 +3,8 @@
 //! The index is a slice of [`Slot`]s the host gives, sorted by name: no allocation, and a look-up
 //! is a binary search. Format: <https://huggingface.co/docs/safetensors>.
 
+use core::cmp::Ordering;
+
 use super::Weight;
 use super::json::Reader;
 use crate::error::{Error, Result};
@@ -104,10 +106,9 @@ impl<'a> Index<'a> {
             Ok(())
         })?;
         let slots = &mut slots[..count];
-        slots.sort_unstable_by(|a, b| letters(name_of(header, a)).cmp(letters(name_of(header, b))));
-        let is_twice = |pair: &&[Slot]| {
-            letters(name_of(header, &pair[0])).eq(letters(name_of(header, &pair[1])))
-        };
+        let order = |a: &Slot, b: &Slot| compare(name_of(header, a), name_of(header, b));
+        slots.sort_unstable_by(order);
+        let is_twice = |pair: &&[Slot]| order(&pair[0], &pair[1]).is_eq();
         if let Some(twice) = slots.windows(2).find(is_twice) {
             return Err(Error::Format { what: "a tensor is named twice", at: twice[1].name[0] });
         }
@@ -133,7 +134,7 @@ impl<'a> Index<'a> {
 
     /// The number of the tensor of this name.
     fn place_of(&self, name: impl Iterator<Item = u8> + Clone) -> Option<usize> {
-        let order = |slot: &Slot| letters(name_of(self.header, slot)).cmp(name.clone());
+        let order = |slot: &Slot| compare_to(name_of(self.header, slot), name.clone());
         self.slots.binary_search_by(order).ok()
     }
 
@@ -160,6 +161,22 @@ impl<'a> Index<'a> {
 
 fn name_of<'a>(header: &'a [u8], slot: &Slot) -> &'a [u8] {
     &header[slot.name[0]..slot.name[1]]
+}
+
+/// The order of two names as JSON writes them, by the letters that they stand for. It is a function
+/// of its own: inside of a sort it would be there many times.
+#[inline(never)]
+fn compare(a: &[u8], b: &[u8]) -> Ordering {
+    match [a, b].iter().any(|name| name.contains(&b'\\')) {
+        true => letters(a).cmp(letters(b)),
+        false => a.cmp(b),
+    }
+}
+
+/// As [`compare`], with a name that is written without escapes.
+#[inline(never)]
+fn compare_to(name: &[u8], plain: impl Iterator<Item = u8>) -> Ordering {
+    letters(name).cmp(plain)
 }
 
 /// Bytes of a name as JSON writes it, without its escapes. [`is_readable`] has checked those.
