@@ -1,6 +1,7 @@
 //! What the fuzz targets do: each takes bytes that a stranger wrote, and must return.
 //!
-//! The corpora under `corpus/` are replayed by the tests below, without a fuzzer.
+//! The corpora under `corpus/` are replayed by the tests below, without a fuzzer: this file is one
+//! of the workspace's tests, too.
 
 use std::fs;
 use std::path::Path;
@@ -366,7 +367,7 @@ mod tests {
     use super::*;
 
     fn replay(target: &str, test: impl Fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
         let mut count = 0;
         for entry in fs::read_dir(&folder).expect("every target has a corpus") {
             let path = entry.expect("an entry can be read").path();
