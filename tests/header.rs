@@ -7,6 +7,7 @@ use std::path::Path;
 use mote::diffusion::sampler::{Named, SAMPLERS};
 use mote::mem::ALIGNMENT;
 use mote_c::{MESSAGE_BYTES, ROW_BYTES, SLOT_BYTES, STATE_BYTES, Status};
+use mote_cli::target;
 
 fn source(path: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/c");
@@ -61,6 +62,12 @@ fn constants_are_the_same() {
         let (wide, narrow) = text.trim_end_matches(')').split_once(" : ").expect("two sizes");
         let expected = if size_of::<usize>() == 8 { wide } else { narrow };
         assert_eq!(expected, value.to_string(), "{name}");
+        // Memory on a small part is reckoned with these.
+        let on_target = match name {
+            "MOTE_SLOT_BYTES" => target::SLOT_BYTES,
+            _ => target::STATE_BYTES,
+        };
+        assert_eq!(narrow, on_target.to_string(), "{name}");
     }
 }
 

@@ -790,6 +790,17 @@ pub enum Rng {
     Cuda,
 }
 
+impl Rng {
+    /// Its name as the web UIs write it into a picture.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Pcg => "PCG",
+            Self::Cpu => "CPU",
+            Self::Cuda => "CUDA",
+        }
+    }
+}
+
 impl Type {
     /// Its name as `--type` spells it.
     pub fn name(self) -> &'static str {

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 
 use mote::diffusion::prediction::{Clipping, Prediction};
-use mote::diffusion::schedule::BetaSchedule;
+use mote::diffusion::schedule::{BetaSchedule, SigmaKind, Spacing};
 use mote::tensor::DType;
 use mote::weights::Weight;
 use serde_json::{Value, json};
@@ -288,13 +288,23 @@ fn settings(config: &SchedulerConfig) -> Vec<(&'static str, String)> {
         Prediction::VPrediction => "v_prediction",
         Prediction::Sample => "sample",
     };
+    let spacing = match schedule.timestep_spacing {
+        Spacing::Leading => "leading",
+        Spacing::Linspace => "linspace",
+        Spacing::Trailing => "trailing",
+    };
+    let sigmas = match config.sigmas {
+        SigmaKind::Discrete => "discrete",
+        SigmaKind::Karras => "karras",
+        SigmaKind::Exponential => "exponential",
+    };
     let mut settings = vec![
         ("sampler", config.named.title.to_string()),
         ("training steps", schedule.num_train_timesteps.to_string()),
         ("betas", betas),
         ("prediction", prediction.into()),
-        ("spacing", format!("{:?}", schedule.timestep_spacing).to_lowercase()),
-        ("sigmas", format!("{:?}", config.sigmas).to_lowercase()),
+        ("spacing", spacing.into()),
+        ("sigmas", sigmas.into()),
     ];
     match config.clipping {
         Clipping::None => {}

@@ -695,7 +695,7 @@ impl Resolved {
         };
         let skip = words.filter(|words| words.clip_skip > 0).map(|words| words.clip_skip + 1);
         let eta = Some(self.scheduler.eta).filter(|&eta| eta > 0.0);
-        let rng = format!("{:?}", request.rng).to_uppercase();
+        let rng = request.rng.title().to_string();
         let tile = self.vae_tile().filter(|_| !self.tiles_in_vain());
         // What has no effect is no part of how the picture was made.
         let is_guided = words.is_some_and(|words| words.cfg_scale > UNGUIDED);

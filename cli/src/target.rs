@@ -25,10 +25,10 @@ use crate::tokenizer::Tokenizer;
 use crate::{print, size};
 
 /// Bytes of a tensor's slot in the index, on a part with 32 bits.
-const SLOT_BYTES: u64 = 48;
+pub const SLOT_BYTES: u64 = 48;
 
 /// Bytes of C's `struct mote`, on a part with 32 bits.
-const STATE_BYTES: u64 = 3840;
+pub const STATE_BYTES: u64 = 3840;
 
 /// Types from the most exact to the smallest.
 const TYPES: [Type; 4] = [Type::F32, Type::Bf16, Type::Int8, Type::Int4];

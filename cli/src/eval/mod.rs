@@ -44,9 +44,10 @@ pub fn run(args: &args::Eval) -> Result<()> {
     let place = Place::model(&args.model.model)?;
     let request = request(args);
     // A model that knows no text refuses a prompt, and one that does the want of it.
-    let silent = Request { prompt: None, ..request.clone() };
-    let resolved = resolve::resolve_at(&place, &args.model, &silent)
-        .or_else(|_| resolve::resolve_at(&place, &args.model, &request))?;
+    let knows_text = place.part("text_encoder").is_folder();
+    let prompt = request.prompt.filter(|_| knows_text);
+    let request = Request { prompt, ..request };
+    let resolved = resolve::resolve_at(&place, &args.model, &request)?;
     if let Networks::TextToImage(words) = &resolved.networks
         && words.vae.is_some()
     {

@@ -48,7 +48,7 @@ pub fn add_per_channel_in_place(cx: &mut Context<'_>, x: Tensor, v: Tensor) -> R
 /// `x ← x·scale + shift`.
 ///
 /// # Errors
-/// None today; the signature leaves room for other element types.
+/// [`Error::Capacity`] where the walk is recorded and its tape is full.
 pub fn scale_shift_in_place(cx: &mut Context<'_>, x: Tensor, scale: f32, shift: f32) -> Result<()> {
     cx.record(|| Record::Scale { x, scale })?;
     if cx.is_planning() {
