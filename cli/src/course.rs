@@ -18,6 +18,10 @@ const TITLES: [(Stage, &str); 4] = [
     (Stage::Decoder, "decoding"),
 ];
 
+/// Multiply-adds after which the clock is looked at again, a few milliseconds' worth: asked after
+/// each op, it took a twentieth of a small model's time.
+const WORTH_A_LOOK: f64 = 1e7;
+
 /// A stage of a picture.
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -41,6 +45,8 @@ pub struct Course<'a> {
     reported: f64,
     /// Multiply-adds that were counted since.
     since: f64,
+    /// Those of them that have not been shown.
+    unshown: f64,
     /// Of the table's rows, how many are whole.
     rows_done: usize,
     last: Instant,
@@ -71,6 +77,7 @@ impl<'a> Course<'a> {
             before: 0.0,
             reported: 0.0,
             since: 0.0,
+            unshown: 0.0,
             rows_done: 0,
             last: now,
             sampling: now,
@@ -88,8 +95,13 @@ impl<'a> Course<'a> {
 
     /// An op has ended.
     pub fn op_ended(&mut self, event: &Event<'_>, reporter: &mut Reporter) {
-        self.since += event.cost.multiply_adds as f64;
-        self.show(reporter);
+        let multiply_adds = event.cost.multiply_adds as f64;
+        self.since += multiply_adds;
+        self.unshown += multiply_adds;
+        if self.unshown >= WORTH_A_LOOK {
+            self.unshown = 0.0;
+            self.show(reporter);
+        }
     }
 
     /// An evaluation has ended, or a row of the table with all its evaluations.
