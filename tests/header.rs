@@ -56,18 +56,16 @@ fn constants_are_the_same() {
     ] {
         assert_eq!(constant(name), value.to_string(), "{name}");
     }
-    for (name, value) in [("MOTE_SLOT_BYTES", SLOT_BYTES), ("MOTE_STATE_BYTES", STATE_BYTES)] {
+    for (name, value, on_small_part) in [
+        ("MOTE_SLOT_BYTES", SLOT_BYTES, target::SLOT_BYTES),
+        ("MOTE_STATE_BYTES", STATE_BYTES, target::STATE_BYTES),
+    ] {
         let text = constant(name);
         let text = text.strip_prefix("(sizeof(size_t) == 8 ? ").expect("by the width");
         let (wide, narrow) = text.trim_end_matches(')').split_once(" : ").expect("two sizes");
         let expected = if size_of::<usize>() == 8 { wide } else { narrow };
         assert_eq!(expected, value.to_string(), "{name}");
-        // Memory on a small part is reckoned with these.
-        let on_target = match name {
-            "MOTE_SLOT_BYTES" => target::SLOT_BYTES,
-            _ => target::STATE_BYTES,
-        };
-        assert_eq!(narrow, on_target.to_string(), "{name}");
+        assert_eq!(narrow, on_small_part.to_string(), "{name}");
     }
 }
 

@@ -45,8 +45,6 @@ pub struct Course<'a> {
     reported: f64,
     /// Multiply-adds that were counted since.
     since: f64,
-    /// Those of them that have not been shown.
-    unshown: f64,
     /// Of the table's rows, how many are whole.
     rows_done: usize,
     last: Instant,
@@ -77,7 +75,6 @@ impl<'a> Course<'a> {
             before: 0.0,
             reported: 0.0,
             since: 0.0,
-            unshown: 0.0,
             rows_done: 0,
             last: now,
             sampling: now,
@@ -95,11 +92,10 @@ impl<'a> Course<'a> {
 
     /// An op has ended.
     pub fn op_ended(&mut self, event: &Event<'_>, reporter: &mut Reporter) {
-        let multiply_adds = event.cost.multiply_adds as f64;
-        self.since += multiply_adds;
-        self.unshown += multiply_adds;
-        if self.unshown >= WORTH_A_LOOK {
-            self.unshown = 0.0;
+        let looks = |multiply_adds: f64| (multiply_adds / WORTH_A_LOOK) as u64;
+        let before = looks(self.since);
+        self.since += event.cost.multiply_adds as f64;
+        if looks(self.since) > before {
             self.show(reporter);
         }
     }

@@ -54,7 +54,7 @@ pub fn interruptible(args: &args::Generate, interrupt: &Interrupt) -> Result<()>
     let mut model = Model::open(&resolved)?;
     let planned = model.with_weights(|weights| plan::plan(&resolved, isa, &pool, weights))??;
     plan::check_limit(&resolved, &planned, args.machine.memory_limit, isa, &pool)?;
-    resolved.notes.iter().for_each(|note| reporter.say(&format!("note: {note}")));
+    reporter.remark(&resolved.notes);
     if args.verbose {
         reporter.say(plan::to_table(&resolved, &planned, count).trim_end());
         let taken = size::show_needed(planned.arena_bytes as u64);

@@ -6,8 +6,8 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-use mote::diffusion::prediction::{Clipping, Prediction};
-use mote::diffusion::schedule::{BetaSchedule, SigmaKind, Spacing};
+use mote::diffusion::prediction::Clipping;
+use mote::diffusion::schedule::{BetaSchedule, SigmaKind};
 use mote::tensor::DType;
 use mote::weights::Weight;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::args::Inspect;
 use crate::built_in;
 use crate::checkpoint::{self, Checkpoint, Mapped};
-use crate::config::scheduler::SchedulerConfig;
+use crate::config::scheduler::{PREDICTIONS, SPACINGS, SchedulerConfig, word_of};
 use crate::config::taesd::{self, Taesd};
 use crate::config::{self, json as config_json};
 use crate::convert::{GROUPS, SCALE};
@@ -283,16 +283,6 @@ fn settings(config: &SchedulerConfig) -> Vec<(&'static str, String)> {
         BetaSchedule::Sigmoid => format!("sigmoid, {range}"),
         BetaSchedule::Given(list) => format!("{} given", list.len()),
     };
-    let prediction = match config.prediction {
-        Prediction::Epsilon => "epsilon",
-        Prediction::VPrediction => "v_prediction",
-        Prediction::Sample => "sample",
-    };
-    let spacing = match schedule.timestep_spacing {
-        Spacing::Leading => "leading",
-        Spacing::Linspace => "linspace",
-        Spacing::Trailing => "trailing",
-    };
     let sigmas = match config.sigmas {
         SigmaKind::Discrete => "discrete",
         SigmaKind::Karras => "karras",
@@ -302,8 +292,8 @@ fn settings(config: &SchedulerConfig) -> Vec<(&'static str, String)> {
         ("sampler", config.named.title.to_string()),
         ("training steps", schedule.num_train_timesteps.to_string()),
         ("betas", betas),
-        ("prediction", prediction.into()),
-        ("spacing", spacing.into()),
+        ("prediction", word_of(config.prediction, &PREDICTIONS).into()),
+        ("spacing", word_of(schedule.timestep_spacing, &SPACINGS).into()),
         ("sigmas", sigmas.into()),
     ];
     match config.clipping {

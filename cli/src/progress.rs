@@ -140,6 +140,11 @@ impl Reporter {
         }
     }
 
+    /// Says what of a request has no effect, or is not all taken.
+    pub fn remark<'n>(&self, notes: impl IntoIterator<Item = &'n String>) {
+        notes.into_iter().for_each(|note| self.say(&format!("note: {note}")));
+    }
+
     /// Ends the work; the bar goes away.
     pub fn end(&mut self) {
         if let Kind::Bar(term) = &self.kind {

@@ -24,13 +24,13 @@ use crate::place::Place;
 /// The most steps that UniPC may be told not to correct.
 const MAX_UNCORRECTED: usize = 1000;
 
-const PREDICTIONS: [(&str, Prediction); 3] = [
+pub(crate) const PREDICTIONS: [(&str, Prediction); 3] = [
     ("epsilon", Prediction::Epsilon),
     ("v_prediction", Prediction::VPrediction),
     ("sample", Prediction::Sample),
 ];
 
-const SPACINGS: [(&str, Spacing); 3] = [
+pub(crate) const SPACINGS: [(&str, Spacing); 3] = [
     ("leading", Spacing::Leading),
     ("linspace", Spacing::Linspace),
     ("trailing", Spacing::Trailing),
@@ -49,6 +49,11 @@ const TOLD: [&str; 2] = ["algorithm_type", "eta"];
 
 /// Settings of samplers where null stands for the default.
 const NULLABLE: [&str; 2] = ["timestep_type", "variance_type"];
+
+/// The word that stands for a value in a scheduler's file.
+pub(crate) fn word_of<T: PartialEq>(value: T, known: &[(&'static str, T)]) -> &'static str {
+    known.iter().find(|(_, one)| *one == value).map_or("", |(word, _)| word)
+}
 
 /// A scheduler's configuration, for the sampler that will run.
 #[derive(Clone, Debug, PartialEq)]

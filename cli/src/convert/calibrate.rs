@@ -255,11 +255,11 @@ impl Calibration {
         let prompts = if args.prompt.is_empty() { &own[..] } else { &args.prompt };
         let pictures = all.div_ceil(STEPS) as usize;
         if pictures < args.prompt.len() {
-            reporter.say(&format!(
-                "note: {pictures} of {} prompts serve, as a picture takes {STEPS} steps; more \
-                 prompts want a larger --calibrate",
+            reporter.remark(&[format!(
+                "{pictures} of {} prompts serve, as a picture takes {STEPS} steps; more prompts \
+                 want a larger --calibrate",
                 args.prompt.len()
-            ));
+            )]);
         }
         reporter.begin("calibrating", u64::from(all));
         let mut done = 0;
@@ -268,7 +268,7 @@ impl Calibration {
             let request = Request { steps, seed: Seed::Given(SEED), ..Request::default() };
             let resolved = resolve_for(place, args, request, prompts, number)?;
             if (number as usize) < args.prompt.len() {
-                resolved.notes.iter().for_each(|note| reporter.say(&format!("note: {note}")));
+                reporter.remark(&resolved.notes);
             }
             let plan = plan_as_it_is(&resolved, isa, pool, weights)?;
             let mut block = Block::new(plan.arena_bytes)?;

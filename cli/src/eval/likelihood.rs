@@ -151,7 +151,8 @@ impl Predictor<'_> {
         examples: &[(&Example, Vec<u32>)],
         spans: usize,
         seed: u64,
-        (weights, tell): (&mut dyn Weights, &mut dyn FnMut()),
+        weights: &mut dyn Weights,
+        tell: &mut dyn FnMut(),
     ) -> Result<Likelihood> {
         let Some((_, ids)) = examples.first() else { return Ok(Likelihood::default()) };
         let mut block = Block::new(self.plan(ids, weights)?)?;

@@ -42,11 +42,7 @@ const NEAR: usize = 5;
 /// Where the model or the data cannot be used.
 pub fn run(args: &args::Eval) -> Result<()> {
     let place = Place::model(&args.model.model)?;
-    let request = request(args);
-    // A model that knows no text refuses a prompt, and one that does the want of it.
-    let knows_text = place.part("text_encoder").is_folder();
-    let prompt = request.prompt.filter(|_| knows_text);
-    let request = Request { prompt, ..request };
+    let request = request(args, place.part("text_encoder").is_folder());
     let resolved = resolve::resolve_at(&place, &args.model, &request)?;
     if let Networks::TextToImage(words) = &resolved.networks
         && words.vae.is_some()
@@ -103,10 +99,11 @@ fn check_meaning(args: &args::Eval, has_words: bool) -> Result<()> {
     Ok(())
 }
 
-/// A request for a picture that stands for all of them.
-fn request(args: &args::Eval) -> Request {
+/// A request for a picture that stands for all of them. A model that knows no text refuses a
+/// prompt, and one that does the want of it.
+fn request(args: &args::Eval, knows_text: bool) -> Request {
     Request {
-        prompt: Some(String::new()),
+        prompt: knows_text.then(String::new),
         steps: args.steps,
         cfg_scale: None,
         sampling_method: args.sampling_method,
@@ -168,7 +165,7 @@ impl Eval<'_> {
         self.say_what_is_cut()?;
         for (title, examples) in [("training", &trained), ("held out", &kept)] {
             self.reporter.say(&format!("loss and bound of {} pictures, {title}", examples.len()));
-            let found = self.likelihood((title, &schedule), examples, weights)?;
+            let found = self.likelihood(title, &schedule, examples, weights)?;
             likelihoods.push((title, found));
         }
         let everything = self.data.examples.iter().chain(&self.data.held_out);
@@ -222,14 +219,15 @@ impl Eval<'_> {
         };
         let everything = self.data.examples.iter().chain(&self.data.held_out);
         let texts = everything.map(|example| example.caption.prompt());
-        let note = notes::cut_captions(&tokenizer.core()?, texts, words.prompt.len())?;
-        note.iter().for_each(|note| self.reporter.say(&format!("note: {note}")));
+        let length = words.prompt.len();
+        self.reporter.remark(&notes::cut_captions(&tokenizer.core()?, texts, length)?);
         Ok(())
     }
 
     fn likelihood(
         &mut self,
-        (title, schedule): (&str, &Schedule<'_>),
+        title: &str,
+        schedule: &Schedule<'_>,
         examples: &[&Example],
         weights: &mut dyn Weights,
     ) -> Result<Likelihood> {
@@ -258,7 +256,7 @@ impl Eval<'_> {
             done += 1;
             reporter.step(done);
         };
-        let found = predictor.likelihood(&with_ids, count, self.args.seed, (weights, &mut tell))?;
+        let found = predictor.likelihood(&with_ids, count, self.args.seed, weights, &mut tell)?;
         self.reporter.end();
         Ok(found)
     }

@@ -107,9 +107,7 @@ impl Caption {
         }
         self.with_style(chosen.join(", "))
     }
-}
 
-impl Caption {
     /// The longest text that [`Caption::draw`] may yield, where it draws keywords.
     pub fn longest(&self, keywords: f64) -> String {
         let mut chosen: Vec<&str> = self.keywords.iter().map(String::as_str).collect();

@@ -379,8 +379,7 @@ impl Run<'_> {
         let Some(Words { tokenizer, length }) = words else { return Ok(()) };
         let keywords = self.recipe.training.keywords;
         let texts = data.examples.iter().map(|example| example.caption.longest(keywords));
-        let note = notes::cut_captions(&tokenizer, texts, length)?;
-        note.iter().for_each(|note| self.reporter.say(&format!("note: {note}")));
+        self.reporter.remark(&notes::cut_captions(&tokenizer, texts, length)?);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ pub const TENSOR: &str = "recipe";
 /// The version of the format.
 pub const VERSION: u32 = 2;
 
-/// The most samplers that a recipe has settings for: twelve are known.
+/// The most samplers that a recipe has settings for.
 pub const MAX_SAMPLERS: usize = 16;
 
 /// Bytes of a word.
