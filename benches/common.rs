@@ -9,7 +9,7 @@ use mote::tensor::packed::Sizes;
 use mote::tensor::{DType, Packing, Shape, Tensor};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
-pub use mote_cli::isa::all as isas;
+pub use mote_host::machine::isa::all as isas;
 
 /// The best instruction set that this machine can run.
 pub fn best_isa() -> Isa {

@@ -8,7 +8,7 @@ use mote::ops::{self, Attention, Context, Conv2d, Epilogue};
 use mote::tensor::{Form, Packing, Shape, Tensor};
 use mote::weights::Path;
 use mote_benches::{Alike, Planned, best_isa};
-use mote_cli::config::unet_2d;
+use mote_host::config::unet_2d;
 
 const PACKINGS: [Packing; 5] =
     [Packing::Plain, Packing::F32, Packing::Bf16, Packing::Q8, Packing::Q4];

@@ -31,7 +31,7 @@ use mote::tensor::{DType, Form, PANEL, Packing, Shape, Tensor};
 use mote::weights::{Path, Weight, Weights, crc32};
 use mote::{Error, Result};
 use mote_benches::{Planned, best_isa, sizes};
-use mote_cli::executor::Pool;
+use mote_host::executor::Pool;
 
 /// Channels of the latents.
 const CHANNELS: usize = 4;

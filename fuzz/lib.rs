@@ -23,9 +23,9 @@ use mote::ops::Context;
 use mote::pipeline::{Autoencoder, Pipeline, Sampling, TextToImage, Unconditional};
 use mote::tensor::{DType, Shape};
 use mote::weights::{Assumed, InPlace, Index, Slot, Weights, header_bytes};
-use mote_cli::args::Request;
-use mote_cli::error::Failure;
-use mote_cli::tokenizer::Tokenizer;
+use mote_host::tokenizer::Tokenizer;
+use mote_host::types::Type;
+use mote_host::{Failure, Machine, Parts, Place, Request};
 
 /// A safetensors file: its header is parsed, and every tensor it names is read.
 pub fn safetensors(file: &[u8]) {
@@ -36,7 +36,7 @@ pub fn safetensors(file: &[u8]) {
     let Ok(index) = Index::parse(header, file.len() as u64, &mut slots) else { return };
     let mut weights = InPlace::new(index, file);
     for (name, weight) in index.iter() {
-        let name = mote_cli::checkpoint::plain_name(name);
+        let name = mote_host::checkpoint::mapped::plain_name(name);
         let found = weights.find(&name, Shape::new([])).expect("a look-up does not fail");
         assert_eq!(found, Some(weight), "what is listed is found");
         assert_eq!(Index::search(header, file.len() as u64, &name), Ok(Some(weight)));
@@ -57,7 +57,7 @@ fn with_file(name: &str, bytes: &[u8], test: impl FnOnce(&Path)) {
 pub fn config(bytes: &[u8]) {
     let Some((class, text)) = bytes.split_first() else { return };
     with_file("config.json", text, |path| {
-        use mote_cli::config;
+        use mote_host::config;
         match class % 5 {
             0 => drop(config::unet_2d::read(path).map(|unet| unet.validate())),
             1 => drop(config::unet_2d_condition::read(path).map(|unet| unet.validate())),
@@ -119,7 +119,7 @@ pub fn scheduler(bytes: &[u8]) {
     let Some((&[number, steps, start], text)) = bytes.split_first_chunk::<3>() else { return };
     let named = Named::numbered(usize::from(number));
     with_file("scheduler_config.json", text, |path| {
-        let Ok(config) = mote_cli::config::scheduler::read(path, named) else { return };
+        let Ok(config) = mote_host::config::scheduler::read(path, named) else { return };
         let mut memory = vec![0.0; config.schedule().num_train_timesteps];
         let Ok(schedule) = Schedule::new(config.schedule(), &mut memory) else { return };
         let (sampler, prediction) = (config.sampler(), config.prediction);
@@ -141,7 +141,7 @@ const MAX_PIXELS: u64 = 1 << 16;
 
 /// A picture, PNG, JPEG or WebP, with its notes: it is decoded and made smaller, or refused.
 pub fn picture(bytes: &[u8]) {
-    let Ok(picture) = mote_cli::picture::decode(bytes, Path::new("picture"), MAX_PIXELS) else {
+    let Ok(picture) = mote_host::image::decode(bytes, Path::new("picture"), MAX_PIXELS) else {
         return;
     };
     assert_eq!(picture.rgb.len(), 3 * picture.width * picture.height, "three bytes a pixel");
@@ -199,21 +199,20 @@ pub fn model(bytes: &[u8]) {
         sampling_method: Named::numbered(usize::from(method & 15)),
         ..Request::default()
     };
-    let args = mote_cli::args::Model {
-        model: folder.path().into(),
-        vae: None,
-        taesd: None,
-        dtype: is_asked(5).then_some(mote_cli::args::Type::Int8),
-    };
+    let parts = Parts { dtype: is_asked(5).then_some(Type::Int8), ..Parts::default() };
     let is_told = |failure: Failure| {
         let said = failure.to_string();
         assert!(said.ends_with('.') && said.len() > 9, "{said}");
     };
-    match mote_cli::resolve::resolve(&args, &request) {
+    let place = match Place::model(folder.path()) {
+        Err(failure) => return is_told(failure),
+        Ok(place) => place,
+    };
+    match mote_host::resolve::resolve(&place, &parts, &request) {
         Err(failure) => is_told(failure),
         Ok(resolved) => {
-            let mut weights = Assumed(DType::F16);
-            match mote_cli::plan::plan(&resolved, Isa::SCALAR, &Sequential, &mut weights) {
+            let machine = Machine::plain().expect("no thread is started");
+            match mote_host::plan::plan(&resolved, &machine, &mut Assumed(DType::F16)) {
                 Err(failure) => is_told(failure),
                 Ok(plan) => assert!(plan.arena_bytes > 0, "a picture takes some memory"),
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use mote::arch::{Isa, Level};
-use mote_cli::isa::all as isas;
+use mote_host::machine::isa::all as isas;
 
 /// The committed pipelines.
 fn golden(path: &str) -> PathBuf {
@@ -263,7 +263,7 @@ fn case_model(case: &str) -> (tempfile::TempDir, PathBuf) {
     let (folder, path) = model();
     let scheduler = golden(case).join("scheduler/scheduler_config.json");
     fs::copy(&scheduler, path.join("scheduler/scheduler_config.json")).unwrap();
-    let config = mote_cli::config::json::read(&scheduler).unwrap();
+    let config = mote_host::json::read(&scheduler).unwrap();
     // The pipeline's own word on the class is the one that counts.
     let class = serde_json::json!(["diffusers", config["_class_name"]]);
     set(&path.join("model_index.json"), "scheduler", class);
@@ -1080,7 +1080,7 @@ fn every_instruction_set_makes_the_picture_within_one_level() {
 
 #[test]
 fn the_configuration_of_every_golden_network_is_understood() {
-    use mote_cli::config::{autoencoder, clip_text, unet_2d, unet_2d_condition};
+    use mote_host::config::{autoencoder, clip_text, unet_2d, unet_2d_condition};
     let mut count = 0;
     for entry in fs::read_dir(golden("../networks")).unwrap() {
         let path = entry.unwrap().path().join("config.json");

@@ -19,9 +19,9 @@ use mote::pipeline::recipe::{Networks, Recipe};
 use mote::pipeline::{Fault, Model, Request, Session};
 use mote::weights::Slot;
 use mote_cli::args::{Cli, Command};
-use mote_cli::progress::Interrupt;
-use mote_cli::resolve::{self, Words};
 use mote_cli::{convert, generate};
+use mote_host::resolve::{self, Words};
+use mote_host::{Place, Stop};
 use mote_tests::{Choices, Memory, golden, isas};
 
 const SEED: u64 = 7;
@@ -47,8 +47,8 @@ const ARENA_BYTES: usize = 8 << 20;
 fn mote(arguments: &[&str]) {
     let arguments = Cli::try_parse_from([&["mote"], arguments].concat()).expect("good arguments");
     let done = match &arguments.command {
-        Command::Convert(args) => convert::interruptible(args, &Interrupt::default()),
-        Command::Generate(args) => generate::interruptible(args, &Interrupt::default()),
+        Command::Convert(args) => convert::interruptible(args, &Stop::default()),
+        Command::Generate(args) => generate::interruptible(args, &Stop::default()),
         _ => panic!("the tests pack and draw"),
     };
     done.expect("the command succeeds");
@@ -71,7 +71,7 @@ fn conformance(name: &str) -> PathBuf {
 }
 
 fn trained(name: &str) -> PathBuf {
-    let folder = if name == "emoji32" { "../../cli/model" } else { "../firmware/model" };
+    let folder = if name == "emoji32" { "../../cli/host/model" } else { "../firmware/model" };
     golden(folder).join(format!("{name}.safetensors"))
 }
 
@@ -90,7 +90,10 @@ fn words(model: &Path, arguments: &[&str]) -> Option<Words> {
     let Command::Generate(args) = Cli::parse_from([&start, arguments].concat()).command else {
         panic!("these are arguments of generate");
     };
-    match resolve::resolve(&args.model, &args.request).expect("a good model").networks {
+    let (place, request) = (Place::model(&args.model.model), args.request.read());
+    let (place, request) = (place.expect("a place"), request.expect("a request"));
+    let resolved = resolve::resolve(&place, &args.model.parts(), &request);
+    match resolved.expect("a good model").networks {
         resolve::Networks::TextToImage(words) => Some(words),
         resolve::Networks::Unconditional { .. } => None,
     }
@@ -177,7 +180,7 @@ fn step_by_step_a_picture_is_that_of_the_command_line_to_the_bit() {
             mote(&all);
             let (words, bytes) = (words(&file, arguments), fs::read(&file).unwrap());
             // The command line takes the best instruction set, or that of MOTE_ISA.
-            let isa = mote_cli::isa::choose().unwrap();
+            let isa = mote_host::machine::isa::choose().unwrap();
             let found = drawn(&bytes, request(&words, steps), isa).unwrap();
             assert_eq!(levels_apart(&found, &pixels(&picture)), 0, "{name} in {dtype}");
         }

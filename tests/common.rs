@@ -17,7 +17,7 @@ use mote::tensor::packed::{PanelMut, Sizes, pack_panel};
 use mote::tensor::{DType, PANEL, Packing, Shape, Tensor};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
-pub use mote_cli::isa::all as isas;
+pub use mote_host::machine::isa::all as isas;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 

@@ -13,7 +13,7 @@ use mote::mem::Arena;
 use mote::ops::Context;
 use mote::tensor::{DType, Shape};
 use mote::weights::{Path as Name, Weight, Weights};
-use mote_cli::config::unet_2d;
+use mote_host::config::unet_2d;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 

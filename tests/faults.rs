@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use mote::exec::Executor;
-use mote_cli::error::{FAULT, Failure, Result};
-use mote_cli::executor::Pool;
 use mote_cli::guard::guarded;
-use mote_cli::output::{FileWriter, PngWriter};
-use mote_cli::progress::Interrupt;
+use mote_host::error::{FAULT, Failure, Result};
+use mote_host::executor::Pool;
+use mote_host::image::png::PngWriter;
+use mote_host::stop::Stop;
+use mote_host::write::FileWriter;
 
 /// While one test keeps panics quiet, no other does: that is a matter of the whole process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -65,9 +66,9 @@ fn what_was_being_written_is_taken_away_and_what_was_there_stays() {
         fs::write(path, "as it was").unwrap();
     }
     let failure = failure(|| {
-        let interrupt = Interrupt::default();
-        let mut png = PngWriter::begin(Some(&picture), [2, 3], "", &interrupt)?;
-        let mut file = FileWriter::begin(Some(&model), &interrupt)?;
+        let stop = Stop::default();
+        let mut png = PngWriter::begin(Some(&picture), [2, 3], "", &stop)?;
+        let mut file = FileWriter::begin(Some(&model), &stop)?;
         png.row(&[0; 6])?;
         file.write(&[0; 1 << 16])?;
         assert_eq!(names(folder.path()).len(), 4, "both are being written");

@@ -19,7 +19,7 @@ use mote::tensor::packed::{Panel, Sizes, unpack_panel};
 use mote::tensor::{PANEL, Packing};
 use mote::train::{AdamW, Batch, Denoiser, Objective, TrainPlan, Weighting, norm};
 use mote::weights::{InPlace, Index, Slot, header_bytes};
-use mote_cli::config;
+use mote_host::config;
 use mote_tests::{Memory, TestWeights, Threads, best_isa, golden, isas, json, safetensors};
 
 /// Entries that the tapes of these networks have room for.

@@ -12,7 +12,7 @@ use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
 use mote::ops::{self, Context};
 use mote::tensor::{Shape, Tensor};
 use mote::weights::Path;
-use mote_cli::config::{self, autoencoder::Autoencoder};
+use mote_host::config::{self, autoencoder::Autoencoder};
 use mote_tests::{TestWeights, Threads, add_safetensors, golden, isas, json, run, safetensors};
 
 /// One case: its folder, its weights, its inputs and outputs.

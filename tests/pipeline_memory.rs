@@ -16,48 +16,45 @@ use mote::progress::{Progress, Stage};
 use mote::tensor::Shape;
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
-use mote_cli::args::{self, Prediction, Request, Rng, Seed};
-use mote_cli::config::scheduler;
-use mote_cli::executor::Pool;
-use mote_cli::plan::Model;
-use mote_cli::resolve::{self, Networks, Resolved, Words};
+use mote_host::checkpoint::weight_files::WeightFiles;
+use mote_host::config::scheduler;
+use mote_host::executor::Pool;
+use mote_host::resolve::{self, Networks, Resolved, Words};
+use mote_host::table::table;
+use mote_host::types::{Prediction, Seed};
+use mote_host::{Parts, Place, Request};
 use mote_tests::{Memory, best_isa, golden};
 
 /// More than any of these pipelines needs.
 const PLENTY: usize = 64 << 20;
 
-fn model(path: &str) -> args::Model {
-    let model = golden("pipelines").join(path);
-    args::Model { model, vae: None, taesd: None, dtype: None }
+/// A model, and what of it is taken from elsewhere.
+#[derive(Clone)]
+struct Model(Place, Parts);
+
+impl Model {
+    fn resolve(&self, request: &Request) -> mote_host::Result<Resolved> {
+        resolve::resolve(&self.0, &self.1, request)
+    }
+}
+
+fn model(path: &str) -> Model {
+    Model(Place::model(&golden("pipelines").join(path)).unwrap(), Parts::default())
+}
+
+/// The shared model with a tiny autoencoder.
+fn with_taesd() -> Model {
+    let taesd = Some(golden("networks/tiny-base"));
+    Model(model("shared-sd").0, Parts { taesd, ..Parts::default() })
 }
 
 fn request() -> Request {
-    Request {
-        prompt: None,
-        negative_prompt: None,
-        init_img: None,
-        strength: None,
-        width: None,
-        height: None,
-        class_label: None,
-        batch_count: 1,
-        seed: Seed::Given(3),
-        steps: 4,
-        cfg_scale: None,
-        sampling_method: None,
-        scheduler: None,
-        prediction: None,
-        eta: None,
-        clip_skip: None,
-        vae_tiling: false,
-        vae_tile_size: None,
-        rng: Rng::Pcg,
-    }
+    Request { seed: Seed::Given(3), steps: 4, ..Request::default() }
 }
 
 fn words() -> Resolved {
     let request = Request { prompt: Some("a cat".into()), ..request() };
-    resolve::resolve(&model("shared-sd"), &request).unwrap()
+    model("shared-sd").resolve(&request).unwrap()
 }
 
 fn init_img() -> Option<PathBuf> {
@@ -134,7 +131,7 @@ fn run(
 
 /// A pipeline needs exactly what its plan says, and makes the same picture everywhere.
 fn check(what: &str, resolved: &Resolved) {
-    let mut model = Model::open(resolved).unwrap();
+    let model = WeightFiles::open(&resolved.places).unwrap();
     let check = |weights: &mut dyn Weights| {
         let mut first = None;
         for (threads, dirt) in [(1, 0x00), (2, 0xFF), (3, 0x7F), (7, 0xAA)] {
@@ -157,16 +154,16 @@ fn check(what: &str, resolved: &Resolved) {
             first = Some(outcome);
         }
     };
-    model.with_weights(check).unwrap();
+    model.with_weights(check);
 }
 
 /// Checks a pipeline with every sampler but these.
-fn check_samplers(model: &args::Model, request: &Request, without: &[&str]) {
-    let folder = model.model.display();
+fn check_samplers(model: &Model, request: &Request, without: &[&str]) {
+    let folder = model.0.path().display();
     for named in SAMPLERS.iter().filter(|named| !without.contains(&named.name)) {
         let name = named.name;
         let request = Request { sampling_method: Some(named), ..request.clone() };
-        let resolved = resolve::resolve(model, &request);
+        let resolved = model.resolve(&request);
         let resolved = resolved.unwrap_or_else(|error| panic!("{folder}, {name}: {error}"));
         check(&format!("{folder}, {name}"), &resolved);
     }
@@ -196,16 +193,16 @@ fn pictures_from_pictures_take_what_is_planned() {
     let path = folder.path().join("scheduler_config.json");
     std::fs::write(&path, r#"{"_class_name": "PNDMScheduler", "skip_prk_steps": true}"#).unwrap();
     let request = Request { sampling_method: Named::by_name("ddim"), ..request };
-    let mut resolved = resolve::resolve(&model("shared-sd"), &request).unwrap();
+    let mut resolved = model("shared-sd").resolve(&request).unwrap();
     resolved.scheduler = scheduler::read(&path, None).unwrap();
-    resolved.table = resolve::table(&resolved.scheduler, request.steps as usize, strength).unwrap();
+    resolved.table = table(&resolved.scheduler, request.steps as usize, strength).unwrap();
     check("PNDM from the middle", &resolved);
 }
 
 #[test]
 fn a_learned_variance_and_thresholding_are_part_of_the_plan() {
     let model = model("ddpm-v-learned-range/model");
-    let mut resolved = resolve::resolve(&model, &request()).unwrap();
+    let mut resolved = model.resolve(&request()).unwrap();
     assert!(resolved.table.rows.iter().any(|row| row.learned_log_variance.is_some()));
     assert!(resolved.scheduler.clipping.needs_scratch());
     check("learned variance, thresholding", &resolved);
@@ -219,7 +216,7 @@ fn a_learned_variance_and_thresholding_are_part_of_the_plan() {
 
 #[test]
 fn guidance_layers_left_out_and_tiny_autoencoders_are_part_of_the_plan() {
-    let tiny = args::Model { taesd: Some(golden("networks/tiny-base")), ..model("shared-sd") };
+    let tiny = with_taesd();
     for (model, init_img) in [(model("shared-sd"), None), (tiny.clone(), None), (tiny, init_img())]
     {
         for (cfg_scale, clip_skip) in [(Some(1.0), None), (Some(1.0), Some(2)), (None, Some(2))] {
@@ -228,7 +225,7 @@ fn guidance_layers_left_out_and_tiny_autoencoders_are_part_of_the_plan() {
             let [width, height] = size;
             let request =
                 Request { prompt, init_img, cfg_scale, clip_skip, width, height, ..request() };
-            let resolved = resolve::resolve(&model, &request).unwrap();
+            let resolved = model.resolve(&request).unwrap();
             check(&format!("scale {cfg_scale:?}, skip {clip_skip:?}"), &resolved);
         }
     }
@@ -236,7 +233,7 @@ fn guidance_layers_left_out_and_tiny_autoencoders_are_part_of_the_plan() {
 
 #[test]
 fn tiles_are_part_of_the_plan_and_take_less() {
-    let tiny = args::Model { taesd: Some(golden("networks/tiny-base")), ..model("shared-sd") };
+    let tiny = with_taesd();
     // The tiny autoencoder makes 8x8 pixels of a latent, the other one 4x4.
     for (model, tile, [width, height]) in
         [(model("shared-sd"), 4, [40, 24]), (model("shared-sd"), 4, [64, 16]), (tiny, 8, [96, 80])]
@@ -245,14 +242,14 @@ fn tiles_are_part_of_the_plan_and_take_less() {
         let [width, height] = [Some(width), Some(height)];
         let mut request = Request { prompt, init_img, width, height, steps: 1, ..request() };
         let decoder_bytes = |resolved: &Resolved| {
-            let mut model = Model::open(resolved).unwrap();
+            let model = WeightFiles::open(&resolved.places).unwrap();
             let plan = |weights: &mut dyn Weights| plan(resolved, best_isa(), &Sequential, weights);
-            model.with_weights(plan).unwrap().unwrap().phases.last().unwrap().arena_bytes
+            model.with_weights(plan).unwrap().phases.last().unwrap().arena_bytes
         };
-        let whole = decoder_bytes(&resolve::resolve(&model, &request).unwrap());
+        let whole = decoder_bytes(&model.resolve(&request).unwrap());
         request.vae_tiling = true;
         request.vae_tile_size = Some(tile);
-        let tiled = resolve::resolve(&model, &request).unwrap();
+        let tiled = model.resolve(&request).unwrap();
         assert!(decoder_bytes(&tiled) < whole, "{width:?} by {height:?}");
         check(&format!("tiles, {width:?} by {height:?}"), &tiled);
     }
@@ -263,14 +260,14 @@ fn what_cannot_be_run_is_refused_by_the_plan_with_the_same_error() {
     let refused = |what: &str, change: &dyn Fn(&mut Resolved)| {
         let mut resolved = words();
         change(&mut resolved);
-        let mut model = Model::open(&resolved).unwrap();
+        let model = WeightFiles::open(&resolved.places).unwrap();
         let errors = |weights: &mut dyn Weights| {
             let planned = plan(&resolved, best_isa(), &Sequential, weights).unwrap_err();
             let found = run(&resolved, [PLENTY, 0], &Sequential, weights).unwrap_err();
             assert_eq!(planned, found, "{what}");
             planned
         };
-        model.with_weights(errors).unwrap()
+        model.with_weights(errors)
     };
     let is_config = |what, change: &dyn Fn(&mut Resolved)| {
         let error = refused(what, change);
@@ -298,7 +295,7 @@ fn what_cannot_be_run_is_refused_by_the_plan_with_the_same_error() {
 #[test]
 fn a_run_can_be_cancelled_whenever_it_reports() {
     let resolved = words();
-    let mut model = Model::open(&resolved).unwrap();
+    let model = WeightFiles::open(&resolved.places).unwrap();
     let cancel = |weights: &mut dyn Weights| {
         let (_, outcome) = run(&resolved, [PLENTY, 0], &Sequential, weights).unwrap();
         for at in 0..outcome.stages.len() {
@@ -322,7 +319,7 @@ fn a_run_can_be_cancelled_whenever_it_reports() {
     let rows = resolved.table.rows.len();
     let unet = (1..=rows).map(|done| (Stage::Unet, done, rows));
     let expected = [(Stage::TextEncoder, 1, 2), (Stage::TextEncoder, 2, 2)].into_iter().chain(unet);
-    let stages = model.with_weights(cancel).unwrap();
+    let stages = model.with_weights(cancel);
     assert_eq!(stages, expected.chain([(Stage::Decoder, 1, 1)]).collect::<Vec<_>>());
 }
 
@@ -373,12 +370,12 @@ fn what_is_no_number_is_found_before_it_is_drawn() {
         ("unet", "the sample"),
         ("vae", "the picture"),
     ] {
-        let mut model = Model::open(&resolved).unwrap();
+        let model = WeightFiles::open(&resolved.places).unwrap();
         let run = |weights: &mut dyn Weights| {
             let mut damaged = Damaged { weights, prefix, found: None };
             run(&resolved, [PLENTY, 0], &Sequential, &mut damaged)
         };
-        let error = model.with_weights(run).unwrap().unwrap_err();
+        let error = model.with_weights(run).unwrap_err();
         assert_eq!(error, Error::NotFinite { what }, "{prefix}");
     }
 }

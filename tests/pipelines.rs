@@ -2,6 +2,7 @@
 //! committed goldens and for the cases that lie beside the repository.
 
 use std::fs;
+use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -12,9 +13,9 @@ use mote::ops::Context;
 use mote::pipeline::ImageSink;
 use mote::progress::{Progress, Stage};
 use mote_cli::args::{Cli, Command};
-use mote_cli::executor::Pool;
-use mote_cli::plan::{self, Model};
-use mote_cli::resolve::{Networks, Resolved, resolve};
+use mote_host::checkpoint::weight_files::WeightFiles;
+use mote_host::resolve::{Networks, Resolved, resolve};
+use mote_host::{Machine, Place, plan};
 use mote_tests::{Memory, TestWeights, best_isa, golden, json, safetensors, shared};
 use serde_json::Value;
 
@@ -50,32 +51,31 @@ struct Seen {
 }
 
 fn run(resolved: &Resolved, index: u32) -> Seen {
-    let pool = Pool::new(2).expect("two threads can be started");
-    let isa = best_isa();
-    let mut model = Model::open(resolved).expect("the weights are there");
+    let two = NonZero::new(2).expect("two are not none");
+    let machine = Machine::with_isa(best_isa(), two).expect("two threads can be started");
+    let model = WeightFiles::open(&resolved.places).expect("the weights are there");
     let mut seen = Seen { shape: [0; 4], rows: Vec::new(), image: Vec::new() };
-    model
-        .with_weights(|weights| {
-            let plan = plan::plan(resolved, isa, &pool, weights).expect("the plan succeeds");
-            let mut memory = Memory::dirty(plan.arena_bytes, 0xFF);
-            let mut cx = Context::new(Arena::new(memory.bytes()), isa, &pool, weights);
-            let mut watch = |progress: Progress<'_>| {
-                match progress.stage {
-                    Stage::Unet => {
-                        seen.shape = progress.shape;
-                        seen.rows.push(progress.values.to_vec());
-                    }
-                    Stage::Decoder => seen.image = progress.values.to_vec(),
-                    _ => {}
+    model.with_weights(|weights| {
+        let plan = plan::plan(resolved, &machine, weights).expect("the plan succeeds");
+        let mut memory = Memory::dirty(plan.arena_bytes, 0xFF);
+        let (isa, pool) = (machine.isa(), machine.pool());
+        let mut cx = Context::new(Arena::new(memory.bytes()), isa, pool, weights);
+        let mut watch = |progress: Progress<'_>| {
+            match progress.stage {
+                Stage::Unet => {
+                    seen.shape = progress.shape;
+                    seen.rows.push(progress.values.to_vec());
                 }
-                ControlFlow::Continue(())
-            };
-            let mut rows = Rows(0);
-            resolved.work(index).run(&mut cx, &mut rows, &mut watch).expect("the run succeeds");
-            assert_eq!(rows.0, resolved.size[0], "one row of pixels for each row");
-            assert_eq!(cx.arena().peak(), plan.arena_bytes, "planned bytes are peak bytes");
-        })
-        .expect("the weights are as they were");
+                Stage::Decoder => seen.image = progress.values.to_vec(),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        };
+        let mut rows = Rows(0);
+        resolved.work(index).run(&mut cx, &mut rows, &mut watch).expect("the run succeeds");
+        assert_eq!(rows.0, resolved.size[0], "one row of pixels for each row");
+        assert_eq!(cx.arena().peak(), plan.arena_bytes, "planned bytes are peak bytes");
+    });
     seen
 }
 
@@ -112,7 +112,9 @@ fn resolved(arguments: &[String]) -> Resolved {
     else {
         unreachable!("the subcommand is generate")
     };
-    resolve(&generate.model, &generate.request).unwrap_or_else(|failure| panic!("{failure}"))
+    let place = Place::model(&generate.model.model).expect("a place");
+    let request = generate.request.read().expect("a request");
+    resolve(&place, &generate.model.parts(), &request).unwrap_or_else(|failure| panic!("{failure}"))
 }
 
 /// `[.., c, h, w]` of one picture to `[h, w, c]`.
@@ -189,7 +191,7 @@ fn with_scheduler(model: &Path, scheduler: &Path) -> tempfile::TempDir {
     // The pipeline's own word on the class is the one that counts.
     let index = folder.path().join("model_index.json");
     let mut value = json(&index);
-    let class = mote_cli::config::json::read(scheduler).unwrap()["_class_name"].clone();
+    let class = mote_host::json::read(scheduler).unwrap()["_class_name"].clone();
     value["scheduler"] = serde_json::json!(["diffusers", class]);
     fs::write(&index, value.to_string()).unwrap();
     folder

@@ -15,7 +15,7 @@ use mote::diffusion::schedule::{
     BetaSchedule, FinalSigma, MAX_TRAIN_TIMESTEPS, Schedule, ScheduleConfig, SigmaKind, Spacing,
 };
 
-use mote_cli::config::scheduler::{self, SchedulerConfig};
+use mote_host::config::scheduler::{self, SchedulerConfig};
 use mote_tests::{json, shared};
 use safetensors::SafeTensors;
 

@@ -22,9 +22,9 @@ use mote::tensor::packed::{DOUBLED, PanelMut, Sizes, doubled_row, pack_panel};
 use mote::tensor::{DType, PANEL, Packing, Shape, Tensor};
 use mote::weights::{Path, Weight, Weights};
 use mote::{Error, Result};
-use mote_cli::args::Type;
-use mote_cli::convert::policy::{self, Storage};
-use mote_cli::executor::Pool;
+use mote_host::executor::Pool;
+use mote_host::pack::policy::{self, Storage};
+use mote_host::types::{Choice, Type};
 use mote_tests::{Memory, best_isa, numbers};
 
 /// Random numbers that weights are made of, again and again.

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use mote::Error;
 use mote::models::clip_tokenizer::{ClipTokenizer, SCRATCH_PER_BYTE, Segment};
-use mote_cli::built_in;
-use mote_cli::place::Place;
-use mote_cli::tokenizer::{Tokenizer, encode};
+use mote_host::Place;
+use mote_host::checkpoint::built_in;
+use mote_host::tokenizer::{Tokenizer, encode};
 use mote_tests::{golden, json, shared};
 use serde_json::Value;
 use tempfile::TempDir;

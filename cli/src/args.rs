@@ -4,6 +4,7 @@
 //! What is not given stays `None` here: `resolve` fills it in from the checkpoint.
 
 use std::ffi::OsStr;
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -11,19 +12,23 @@ use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, Type
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use mote::arch::Level;
 use mote::diffusion::sampler::{Named, SAMPLERS};
-
-use crate::built_in;
-use crate::error::{FAILED, FAULT, INTERRUPTED};
-use crate::isa;
-use crate::size;
-use crate::train::data::{Folder, HoldOut};
-use crate::train::recipe::PRESETS;
+use mote_host::checkpoint::built_in;
+use mote_host::error::{FAILED, FAULT, INTERRUPTED};
+use mote_host::machine::{self, isa};
+use mote_host::types::{Choice, Prediction, Rng, Seed, Sigmas, Type};
+use mote_host::{Parts, request, size};
+use mote_lab::eval;
+use mote_lab::train::data::{Folder, HoldOut, Source};
+use mote_lab::train::recipe::PRESETS;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
+
+/// The most threads that may be asked for.
+const MAX_THREADS: usize = 1024;
 
 /// The largest picture, in pixels a side: far beyond what any model was trained for.
 const MAX_SIDE: i64 = 16_384;
@@ -239,20 +244,12 @@ pub struct Bench {
     #[arg(help_heading = MEASUREMENT, default_value_t = 20)]
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub steps: u32,
-    /// The width in pixels; by default what the model was trained at.
-    #[arg(short = 'W', long, value_name = "PIXELS", help_heading = PICTURE)]
-    #[arg(allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
-    pub width: Option<u32>,
-    /// The height in pixels; by default what the model was trained at.
-    #[arg(short = 'H', long, value_name = "PIXELS", help_heading = PICTURE)]
-    #[arg(allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
-    pub height: Option<u32>,
-    /// The number of threads; by default as many as there are CPUs.
-    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub size: Size,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub threads: Threads,
     /// Tells of every layer, in the order they are met, and of every kind of layer, how long it
     /// takes.
     #[arg(long, help_heading = OUTPUT)]
@@ -283,7 +280,7 @@ pub struct Convert {
     pub model: PathBuf,
     /// The type of the weights of large products. Small layers and those where it would show stay
     /// more exact.
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = choice::<Type>())]
     pub dtype: Type,
     /// Where the file goes.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -298,10 +295,9 @@ pub struct Convert {
     /// What the pictures of --calibrate show, one text after the other where it is given again.
     #[arg(short, long, value_name = "TEXT", requires = "calibrate", allow_hyphen_values = true)]
     pub prompt: Vec<String>,
-    /// The number of threads; by default as many as there are CPUs. It changes no bit of the file.
-    #[arg(short, long, value_name = "COUNT")]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub threads: Threads,
     /// Writes the report as JSON, with every layer.
     #[arg(long)]
     pub json: bool,
@@ -344,10 +340,9 @@ pub struct Train {
     /// Tells the memory it takes, and trains nothing.
     #[arg(long, help_heading = MACHINE)]
     pub plan: bool,
-    /// The number of threads; by default as many as there are CPUs. It changes no bit.
-    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub threads: Threads,
     /// The most memory to take, such as 300MiB or 1.5GB. What would need more is refused before it
     /// starts.
     #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
@@ -361,12 +356,6 @@ pub struct Train {
     pub quiet: bool,
 }
 
-/// For how many names `mote eval` draws samples.
-pub const EVAL_NAMES: u32 = 200;
-
-/// The seed that a training has, by which it draws the names that it holds out.
-pub const HOLD_OUT_SEED: u64 = 1;
-
 /// `mote eval`.
 #[derive(Clone, Debug, Args)]
 pub struct Eval {
@@ -378,11 +367,11 @@ pub struct Eval {
     pub data: Data,
     /// The seed that drew the names held out, where --hold-out is a number: the training's.
     #[arg(long, value_name = "NUMBER", help_heading = DATA)]
-    #[arg(default_value_t = HOLD_OUT_SEED)]
+    #[arg(default_value_t = eval::HOLD_OUT_SEED)]
     pub hold_out_seed: u64,
     /// For how many of the training's names samples are drawn; for those held out always.
     #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT)]
-    #[arg(default_value_t = EVAL_NAMES)]
+    #[arg(default_value_t = eval::NAMES)]
     pub names: u32,
     /// Of how many pictures the loss is measured, at most.
     #[arg(long, value_name = "COUNT", help_heading = MEASUREMENT, default_value_t = 64)]
@@ -407,10 +396,9 @@ pub struct Eval {
     /// The seed of the first sample and of the noise; it is none that training used.
     #[arg(short, long, value_name = "NUMBER", help_heading = MEASUREMENT, default_value_t = 1000)]
     pub seed: u64,
-    /// The number of threads; by default as many as there are CPUs.
-    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub threads: Threads,
     /// Writes the figures as JSON.
     #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
@@ -445,6 +433,14 @@ pub struct Data {
     pub hold_out: HoldOut,
 }
 
+impl Data {
+    /// The pictures that are meant.
+    pub fn source(&self) -> Source {
+        let Self { data, captions, resize, skip_bad, hold_out } = self.clone();
+        Source { folders: data, captions, resize, skip_bad, hold_out }
+    }
+}
+
 /// `mote completions`.
 #[derive(Clone, Debug, Args)]
 pub struct Completions {
@@ -474,7 +470,8 @@ const NOT_ON_A_PART: [&str; 6] =
     ["threads", "memory_limit", "batch_count", "seed", "init_img", "strength"];
 
 /// What says how pictures are drawn, and nothing about a training.
-const NOT_IN_TRAINING: [&str; 23] = [
+const NOT_IN_TRAINING: [&str; 24] = [
+    "request",
     "model",
     "vae",
     "taesd",
@@ -531,12 +528,24 @@ pub struct Model {
     /// convert them once and start at once ever after, see `mote convert`. By default the weights
     /// are taken as they are, and the arithmetic is that of f32 where they are not packed.
     #[arg(long = "type", value_name = "TYPE", help_heading = MODEL)]
+    #[arg(value_parser = choice::<Type>())]
     pub dtype: Option<Type>,
+}
+
+impl Model {
+    /// What of the model is taken from elsewhere.
+    pub fn parts(&self) -> Parts {
+        Parts { vae: self.vae.clone(), taesd: self.taesd.clone(), dtype: self.dtype }
+    }
 }
 
 /// What is to be in the picture, and how it is to be made.
 #[derive(Clone, Debug, Args)]
 pub struct Request {
+    /// A request in a file: JSON, or a picture that says how it was made. What other flags say
+    /// counts instead of what it says.
+    #[arg(long, value_name = "FILE", help_heading = PICTURE, value_hint = ValueHint::FilePath)]
+    pub request: Option<PathBuf>,
     /// What the picture is to show.
     #[arg(short, long, value_name = "TEXT", help_heading = PICTURE, allow_hyphen_values = true)]
     pub prompt: Option<String>,
@@ -553,35 +562,28 @@ pub struct Request {
     #[arg(long, value_name = "PART", help_heading = PICTURE, value_parser = strength)]
     #[arg(requires = "init_img", allow_negative_numbers = true)]
     pub strength: Option<f32>,
-    /// The width in pixels; by default that of --init-img, or what the model was trained at.
-    #[arg(short = 'W', long, value_name = "PIXELS", help_heading = PICTURE)]
-    #[arg(allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
-    pub width: Option<u32>,
-    /// The height in pixels; by default that of --init-img, or what the model was trained at.
-    #[arg(short = 'H', long, value_name = "PIXELS", help_heading = PICTURE)]
-    #[arg(allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
-    pub height: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub size: Size,
     /// The class to draw, counted from 0, where the model was trained on classes.
     #[arg(long, value_name = "NUMBER", help_heading = PICTURE, allow_negative_numbers = true)]
     pub class_label: Option<u32>,
-    /// How many pictures to make. Picture k (from 0) has the seed plus k.
+    /// How many pictures to make. Picture k (from 0) has the seed plus k [default: 1].
     #[arg(short, long, visible_alias = "num-images-per-prompt", value_name = "COUNT")]
-    #[arg(help_heading = PICTURE, default_value_t = 1)]
+    #[arg(help_heading = PICTURE)]
     #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub batch_count: u32,
+    pub batch_count: Option<u32>,
     /// The number that decides the noise; the same seed makes the same picture. A negative one is
-    /// replaced by a random one.
-    #[arg(short, long, value_name = "NUMBER", help_heading = PICTURE, default_value = "42")]
-    #[arg(allow_negative_numbers = true, value_parser = seed)]
-    pub seed: Seed,
-    /// In how many steps noise becomes a picture.
+    /// replaced by a random one [default: 42].
+    #[arg(short, long, value_name = "NUMBER", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true, value_parser = str::parse::<Seed>)]
+    pub seed: Option<Seed>,
+    /// In how many steps noise becomes a picture [default: 20].
     #[arg(long, visible_alias = "num-inference-steps", value_name = "COUNT")]
-    #[arg(help_heading = SAMPLING, default_value_t = 20)]
+    #[arg(help_heading = SAMPLING)]
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub steps: u32,
+    pub steps: Option<u32>,
     /// How strongly the prompt is followed; 1 follows it without guidance and takes half the time
     /// [default: 7.0, or 1.0 where the model works on pixels].
     #[arg(long, visible_alias = "guidance-scale", value_name = "SCALE", help_heading = SAMPLING)]
@@ -594,9 +596,11 @@ pub struct Request {
     pub sampling_method: Option<&'static Named>,
     /// How the noise levels are spaced; by default as the checkpoint says.
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
+    #[arg(value_parser = choice::<Sigmas>())]
     pub scheduler: Option<Sigmas>,
     /// What the network predicts, where the checkpoint says it wrongly or not at all.
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
+    #[arg(value_parser = choice::<Prediction>())]
     pub prediction: Option<Prediction>,
     /// How much fresh noise DDIM adds in each step, from 0 (none) to 1 (as much as DDPM) [default:
     /// 0].
@@ -620,47 +624,92 @@ pub struct Request {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
     pub vae_tile_size: Option<u32>,
     /// The generator of the noise: mote's own, PyTorch's on the CPU (as diffusers' examples use
-    /// it), or CUDA's (as the web UIs use it).
+    /// it), or CUDA's (as the web UIs use it) [default: pcg].
     #[arg(long, value_name = "NAME", help_heading = SAMPLING, ignore_case = true)]
-    #[arg(default_value = "pcg")]
-    pub rng: Rng,
+    #[arg(value_parser = choice::<Rng>())]
+    pub rng: Option<Rng>,
 }
 
-impl Default for Request {
-    /// What the command line takes where nothing is said.
-    fn default() -> Self {
-        Self {
-            prompt: None,
-            negative_prompt: None,
-            init_img: None,
-            strength: None,
-            width: None,
-            height: None,
-            class_label: None,
-            batch_count: 1,
-            seed: Seed::Given(42),
-            steps: 20,
-            cfg_scale: None,
-            sampling_method: None,
-            scheduler: None,
-            prediction: None,
-            eta: None,
-            clip_skip: None,
-            vae_tiling: false,
-            vae_tile_size: None,
-            rng: Rng::Pcg,
+impl Request {
+    /// What is asked for: what the flags say and, for the rest, what `base` says.
+    pub fn over(&self, base: request::Request) -> request::Request {
+        let given = self.clone();
+        request::Request {
+            prompt: given.prompt.or(base.prompt),
+            negative_prompt: given.negative_prompt.or(base.negative_prompt),
+            init_img: given.init_img.or(base.init_img),
+            strength: given.strength.or(base.strength),
+            width: given.size.width.or(base.width),
+            height: given.size.height.or(base.height),
+            class_label: given.class_label.or(base.class_label),
+            batch_count: given.batch_count.unwrap_or(base.batch_count),
+            seed: given.seed.unwrap_or(base.seed),
+            steps: given.steps.unwrap_or(base.steps),
+            cfg_scale: given.cfg_scale.or(base.cfg_scale),
+            sampling_method: given.sampling_method.or(base.sampling_method),
+            scheduler: given.scheduler.or(base.scheduler),
+            prediction: given.prediction.or(base.prediction),
+            eta: given.eta.or(base.eta),
+            clip_skip: given.clip_skip.or(base.clip_skip),
+            vae_tiling: given.vae_tiling || base.vae_tiling,
+            vae_tile_size: given.vae_tile_size.or(base.vae_tile_size),
+            rng: given.rng.unwrap_or(base.rng),
         }
     }
+
+    /// What is asked for by the flags and by the file that they name.
+    ///
+    /// # Errors
+    /// Where there is no such file, or it asks for nothing.
+    pub fn read(&self) -> mote_host::Result<request::Request> {
+        let base = self.request.as_deref().map(request::Request::read).transpose()?;
+        Ok(self.over(base.unwrap_or_default()))
+    }
+}
+
+/// How many threads.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Threads {
+    /// The number of threads; by default as many as there are CPUs. It changes no bit of what is
+    /// made.
+    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
+    #[arg(allow_negative_numbers = true, value_parser = threads)]
+    pub threads: Option<NonZero<usize>>,
+}
+
+impl Threads {
+    /// The machine with so many threads.
+    ///
+    /// # Errors
+    /// Where the system starts no threads, or the CPU lacks what is asked for.
+    pub fn machine(self) -> mote_host::Result<mote_host::Machine> {
+        mote_host::Machine::new(&machine::Options { threads: self.threads })
+    }
+}
+
+/// Height and width.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Size {
+    /// The width in pixels; by default that of a picture to start from, or what the model was
+    /// trained at.
+    #[arg(short = 'W', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub width: Option<u32>,
+    /// The height in pixels; by default that of a picture to start from, or what the model was
+    /// trained at.
+    #[arg(short = 'H', long, value_name = "PIXELS", help_heading = PICTURE)]
+    #[arg(allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub height: Option<u32>,
 }
 
 /// What the machine may give.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Machine {
-    /// The number of threads; by default as many as there are CPUs. It changes no bit of the
-    /// picture.
-    #[arg(short, long, value_name = "COUNT", help_heading = MACHINE)]
-    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub threads: Threads,
     /// The most memory to take, such as 300MiB or 1.5GB, not counting the weights, which are mapped
     /// from their files. What would need more is refused before it starts.
     #[arg(long, value_name = "SIZE", help_heading = MACHINE, value_parser = size::parse)]
@@ -686,30 +735,6 @@ impl TypedValueParser for RecipeName {
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         Some(Box::new(PRESETS.iter().map(|(name, _)| PossibleValue::new(name))))
     }
-}
-
-/// A seed, or the wish for a random one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seed {
-    /// To be drawn.
-    Random,
-    /// This one.
-    Given(u64),
-}
-
-/// The type of the weights of large products, and with it that of their arithmetic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Type {
-    /// 8-bit integers, a scale for each output channel.
-    Int8,
-    /// 4-bit integers in groups; the arithmetic is that of int8.
-    Int4,
-    /// bfloat16.
-    Bf16,
-    /// 16-bit floats, not packed; the arithmetic is that of f32.
-    F16,
-    /// 32-bit floats.
-    F32,
 }
 
 /// A network of a model, or all of them.
@@ -753,90 +778,21 @@ impl Component {
     }
 }
 
-/// How the noise levels are spaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Sigmas {
-    /// As the training steps are.
-    #[value(aliases = ["normal", "default"])]
-    Discrete,
-    /// By the seventh root (Karras et al. 2022, equation 5).
-    Karras,
-    /// Evenly in the logarithm.
-    Exponential,
+/// The values that may be chosen among, by their names.
+fn choice<T: Choice + Send + Sync>() -> impl TypedValueParser<Value = T> {
+    let values = T::all().iter().map(|value| {
+        let about = value.about();
+        let about = about.strip_suffix('.').unwrap_or(about);
+        PossibleValue::new(value.name()).help(about).aliases(value.aliases())
+    });
+    PossibleValuesParser::new(values).try_map(|name| {
+        T::from_name(&name).ok_or_else(|| format!("there is no {} {name}", T::WHAT))
+    })
 }
 
-/// What the network predicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Prediction {
-    /// The noise.
-    #[value(alias = "epsilon")]
-    Eps,
-    /// The velocity of Salimans and Ho 2022.
-    #[value(aliases = ["v_prediction", "v-prediction"])]
-    V,
-    /// The picture itself.
-    #[value(alias = "x0")]
-    Sample,
-}
-
-/// The generators of noise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Rng {
-    /// mote's own: PCG.
-    Pcg,
-    /// PyTorch's on the CPU: a Mersenne twister.
-    Cpu,
-    /// CUDA's: Philox.
-    Cuda,
-}
-
-impl Rng {
-    /// Its name as the web UIs write it into a picture.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Pcg => "PCG",
-            Self::Cpu => "CPU",
-            Self::Cuda => "CUDA",
-        }
-    }
-}
-
-impl Type {
-    /// Its name as `--type` spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-            Self::F32 => "f32",
-        }
-    }
-
-    /// The type of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::value_variants().iter().copied().find(|known| known.name() == name)
-    }
-}
-
-impl From<Sigmas> for mote::diffusion::schedule::SigmaKind {
-    fn from(sigmas: Sigmas) -> Self {
-        match sigmas {
-            Sigmas::Discrete => Self::Discrete,
-            Sigmas::Karras => Self::Karras,
-            Sigmas::Exponential => Self::Exponential,
-        }
-    }
-}
-
-impl From<Prediction> for mote::diffusion::prediction::Prediction {
-    fn from(prediction: Prediction) -> Self {
-        match prediction {
-            Prediction::Eps => Self::Epsilon,
-            Prediction::V => Self::VPrediction,
-            Prediction::Sample => Self::Sample,
-        }
-    }
+fn threads(text: &str) -> Result<NonZero<usize>, String> {
+    let count = text.parse().ok().filter(|count: &NonZero<usize>| count.get() <= MAX_THREADS);
+    count.ok_or_else(|| format!("the number of threads is from 1 to {MAX_THREADS}"))
 }
 
 /// The samplers, by stable-diffusion.cpp's names and by diffusers' classes.
@@ -850,20 +806,6 @@ fn sampler() -> impl TypedValueParser<Value = &'static Named> {
     });
     PossibleValuesParser::new(values)
         .try_map(|name| Named::by_name(&name).ok_or_else(|| format!("there is no sampler {name}")))
-}
-
-fn seed(text: &str) -> Result<Seed, String> {
-    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if text.strip_prefix('-').is_some_and(is_digits) {
-        return Ok(Seed::Random);
-    }
-    if is_digits(text) {
-        return text
-            .parse()
-            .map(Seed::Given)
-            .map_err(|_| format!("the largest seed is {}", u64::MAX));
-    }
-    Err("a seed is a whole number".into())
 }
 
 fn part(text: &str) -> Result<f32, String> {
@@ -909,12 +851,15 @@ mod tests {
     #[test]
     fn what_is_not_given_has_the_defaults_users_know() {
         let args = generate(&[]).unwrap();
-        assert_eq!(args.request.seed, Seed::Given(42));
-        assert_eq!((args.request.steps, args.request.batch_count), (20, 1));
         assert_eq!(args.output, PathBuf::from("./output.png"));
-        assert_eq!(args.request.rng, Rng::Pcg);
-        assert!(args.request.cfg_scale.is_none() && args.request.sampling_method.is_none());
-        assert_eq!(format!("{:?}", args.request), format!("{:?}", Request::default()));
+        assert_eq!(args.request.read().unwrap(), request::Request::default());
+        let help = Cli::command().find_subcommand_mut("generate").unwrap().render_long_help();
+        let plain = request::Request::default();
+        for default in
+            [plain.steps.to_string(), plain.batch_count.to_string(), plain.rng.name().into()]
+        {
+            assert!(help.to_string().contains(&format!("[default: {default}]")), "{default}");
+        }
     }
 
     #[test]
@@ -972,11 +917,11 @@ mod tests {
 
     #[test]
     fn negative_seeds_are_random_and_prompts_may_begin_with_a_dash() {
-        assert_eq!(generate(&["-s", "-1"]).unwrap().request.seed, Seed::Random);
+        assert_eq!(generate(&["-s", "-1"]).unwrap().request.seed, Some(Seed::Random));
         let least = format!("-{}", "9".repeat(99));
-        assert_eq!(generate(&["-s", &least]).unwrap().request.seed, Seed::Random);
+        assert_eq!(generate(&["-s", &least]).unwrap().request.seed, Some(Seed::Random));
         let largest = u64::MAX.to_string();
-        assert_eq!(generate(&["-s", &largest]).unwrap().request.seed, Seed::Given(u64::MAX));
+        assert_eq!(generate(&["-s", &largest]).unwrap().request.seed, Some(Seed::Given(u64::MAX)));
         assert_eq!(generate(&["-p", "-- a cat"]).unwrap().request.prompt.unwrap(), "-- a cat");
     }
 

@@ -4,9 +4,9 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::args::{Cli, Completions};
-use crate::error::Result;
 use crate::print;
-use crate::train::recipe::PRESETS;
+use mote_host::error::Result;
+use mote_lab::train::recipe::PRESETS;
 
 /// Writes the script for a shell to standard output.
 ///

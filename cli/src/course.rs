@@ -7,8 +7,10 @@ use mote::diffusion::sampler::Row;
 use mote::mem::Plan;
 use mote::ops::Event;
 use mote::progress::{Progress, Stage};
+use mote_host::progress::Reporter;
+use mote_host::size::clock;
 
-use crate::progress::{Reporter, clock, paced};
+use crate::terminal::{Terminal, paced};
 
 /// The stages of a plan, and what they are called while they last.
 const TITLES: [(Stage, &str); 4] = [
@@ -84,14 +86,14 @@ impl<'a> Course<'a> {
     }
 
     /// Shows where the picture begins.
-    pub fn begin(&self, reporter: &mut Reporter) {
+    pub fn begin(&self, reporter: &mut Terminal) {
         let title = self.parts.first().map_or("", |part| part.title);
         let steps = self.steps_before(self.rows.len());
         reporter.begin(&format!("{}{title}", self.prefix), if title == "step" { steps } else { 0 });
     }
 
     /// An op has ended.
-    pub fn op_ended(&mut self, event: &Event<'_>, reporter: &mut Reporter) {
+    pub fn op_ended(&mut self, event: &Event<'_>, reporter: &mut Terminal) {
         let looks = |multiply_adds: f64| (multiply_adds / WORTH_A_LOOK) as u64;
         let before = looks(self.since);
         self.since += event.cost.multiply_adds as f64;
@@ -101,7 +103,7 @@ impl<'a> Course<'a> {
     }
 
     /// An evaluation has ended, or a row of the table with all its evaluations.
-    pub fn progress(&mut self, progress: &Progress<'_>, reporter: &mut Reporter) {
+    pub fn progress(&mut self, progress: &Progress<'_>, reporter: &mut Terminal) {
         let took = self.last.elapsed();
         self.last = Instant::now();
         match self.times.iter_mut().find(|(stage, _)| *stage == progress.stage) {
@@ -148,10 +150,10 @@ impl<'a> Course<'a> {
         if all > 0.0 { (self.done() / all).clamp(0.0, 1.0) } else { 0.0 }
     }
 
-    fn show(&self, reporter: &mut Reporter) {
+    fn show(&self, reporter: &mut Terminal) {
         let Some(part) = self.parts.get(self.at) else { return };
         reporter.rename(&self.prefix, part.title);
-        reporter.part(self.part(), false, || self.message(part));
+        reporter.part(self.part(), false, &|| self.message(part));
     }
 
     /// `3/20, 1.24 s/step, 21 s left`; before the first step is whole, `0/20, 12 s so far`; else
@@ -186,14 +188,14 @@ impl<'a> Course<'a> {
     }
 
     /// Tells that the picture is done, where this is the last thing to be told.
-    pub fn end(&self, reporter: &mut Reporter, is_last: bool) {
+    pub fn end(&self, reporter: &mut Terminal, is_last: bool) {
         if is_last {
             let steps = self.steps_before(self.rows.len());
             let time = self.times.iter().find(|(stage, _)| *stage == Stage::Unet);
             let time = time.map_or(0.0, |(_, time)| time.as_secs_f64());
             reporter.rename(&self.prefix, "step");
             let message = || format!("{steps}/{steps}, {}", paced(time / steps.max(1) as f64, 0.0));
-            reporter.part(1.0, true, message);
+            reporter.part(1.0, true, &message);
         }
         reporter.end();
     }
@@ -244,7 +246,7 @@ mod tests {
     #[test]
     fn the_course_grows_to_the_end_through_ops_and_stages() {
         let rows = [Row { step: 0, ..Row::EMPTY }, Row { step: 1, ..Row::EMPTY }];
-        let reporter = &mut Reporter::new(true);
+        let reporter = &mut Terminal::new(true);
         let mut course = Course::new(&plan(), &rows, String::new());
         let mut parts = vec![course.part()];
         for number in 1..=2 {
@@ -276,7 +278,7 @@ mod tests {
     #[test]
     fn two_rows_may_be_one_step_and_the_first_has_no_pace() {
         let rows = [0, 0, 1].map(|step| Row { step, ..Row::EMPTY });
-        let reporter = &mut Reporter::new(true);
+        let reporter = &mut Terminal::new(true);
         let mut course = Course::new(&plan(), &rows, String::new());
         course.progress(&progress(Stage::TextEncoder, [2, 2]), reporter);
         for (done, said) in [(1, "0/2, 0 s so far"), (2, "1/2, 0.0")] {
@@ -288,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_plan_without_products_has_a_course_too() {
-        let reporter = &mut Reporter::new(true);
+        let reporter = &mut Terminal::new(true);
         let mut course = Course::new(&Plan::default(), &[], String::new());
         course.begin(reporter);
         course.op_ended(&event(1), reporter);

@@ -9,7 +9,7 @@
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Failure, Result};
+use mote_host::error::{Failure, Result};
 
 /// The longest message of a panic that is shown: more would bury the sentence around it.
 const MAX_SAID: usize = 300;

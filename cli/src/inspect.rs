@@ -10,21 +10,23 @@ use mote::diffusion::prediction::Clipping;
 use mote::diffusion::schedule::{BetaSchedule, SigmaKind};
 use mote::tensor::DType;
 use mote::weights::Weight;
+use mote_host::checkpoint::built_in;
+use mote_host::checkpoint::foreign::Holds;
+use mote_host::checkpoint::format::{Format, format_of, refuse_foreign};
+use mote_host::checkpoint::mapped::{Mapped, plain_name};
+use mote_host::checkpoint::packed::{GROUPS, Packed, SCALE};
+use mote_host::checkpoint::place::Place;
+use mote_host::checkpoint::shards::Checkpoint;
+use mote_host::config::scheduler::{PREDICTIONS, SPACINGS, SchedulerConfig, word_of};
+use mote_host::config::taesd::{self, Taesd};
+use mote_host::image::parameters::{KEYWORD, Parameters};
+use mote_host::image::png::read_texts;
+use mote_host::types::Choice;
+use mote_host::{Failure, Request, Result, config, files, size};
 use serde_json::{Value, json};
 
 use crate::args::Inspect;
-use crate::built_in;
-use crate::checkpoint::{self, Checkpoint, Mapped};
-use crate::config::scheduler::{PREDICTIONS, SPACINGS, SchedulerConfig, word_of};
-use crate::config::taesd::{self, Taesd};
-use crate::config::{self, json as config_json};
-use crate::convert::{GROUPS, SCALE};
-use crate::error::{Failure, Result};
-use crate::foreign::{self, Format, Holds};
-use crate::packed::Packed;
-use crate::parameters::{KEYWORD, Parameters};
-use crate::place::Place;
-use crate::{files, output, print, size};
+use crate::print;
 
 /// The folders of a pipeline that may hold weights.
 const NETWORKS: [&str; 3] = ["text_encoder", "unet", "vae"];
@@ -78,8 +80,8 @@ fn file(path: &Path) -> Result<Report> {
 
 /// A file of weights; one that neither is nor claims to be one is told so.
 fn weights(path: &Path) -> Result<Mapped> {
-    checkpoint::refuse_foreign(path)?;
-    if let Some(format) = foreign::format_of(path).filter(|format| *format != Format::Json) {
+    refuse_foreign(path)?;
+    if let Some(format) = format_of(path).filter(|format| *format != Format::Json) {
         return Err(format.failure(path));
     }
     let claims = path.extension().is_some_and(|ending| ending == "safetensors");
@@ -119,7 +121,7 @@ fn is_png(path: &Path) -> Result<bool> {
 }
 
 fn picture(path: &Path) -> Result<Report> {
-    let ([width, height], texts) = output::read_texts(path)?;
+    let ([width, height], texts) = read_texts(path)?;
     let mut text = format!("{}: PNG, {width}x{height}\n", path.display());
     let mut json = json!({ "file": path.display().to_string(), "width": width, "height": height });
     match texts.iter().find(|(keyword, _)| keyword == KEYWORD) {
@@ -131,6 +133,10 @@ fn picture(path: &Path) -> Result<Report> {
             rows.extend(parameters.settings.iter().map(|(name, v)| vec![name.clone(), v.clone()]));
             for row in rows.iter().filter(|row| !row[1].is_empty()) {
                 let _ = writeln!(text, "{}: {}", row[0], row[1]);
+            }
+            // What another program says need not be a request that mote can carry out.
+            if let Ok(request) = Request::of_parameters(&parameters) {
+                json["request"] = json!(request);
             }
             json["prompt"] = parameters.prompt.into();
             json["negative_prompt"] = parameters.negative_prompt.into();
@@ -171,7 +177,7 @@ fn taesd(path: &Path, found: &Taesd) -> Result<Report> {
 }
 
 fn pipeline(model: &Place) -> Result<Report> {
-    let index = config_json::read(model.join("model_index.json"))?;
+    let index = model.join("model_index.json").json()?;
     let class = index["_class_name"].as_str().unwrap_or("unknown").to_string();
     let problem = config::model_index::read(model).err();
     let packed = model.packed().map(|packed| packed.dtype().name());
@@ -250,7 +256,7 @@ fn unsupported(name: &str, class: &str, path: &Place) -> Option<Failure> {
 
 /// The class that a folder's `config.json` names, in diffusers' or transformers' way.
 fn class_name(folder: &Place) -> Option<String> {
-    let config = config_json::read(folder.join("config.json")).ok()?;
+    let config = folder.join("config.json").json().ok()?;
     let class = config["_class_name"].as_str().or_else(|| config["architectures"][0].as_str());
     class.map(str::to_string)
 }
@@ -319,7 +325,7 @@ struct Described {
 impl Described {
     fn new((name, weight): (&str, Weight)) -> Self {
         Self {
-            name: checkpoint::plain_name(name).into_owned(),
+            name: plain_name(name).into_owned(),
             dtype: weight.dtype,
             type_name: weight.dtype.name().into(),
             shape: weight.shape.as_slice().to_vec(),
@@ -353,7 +359,7 @@ impl Network {
         for file in files {
             let path = file.path().file_name().unwrap_or_default();
             names.push(path.to_string_lossy().into_owned());
-            let mut own: Vec<_> = file.weights()?.index().iter().map(Described::new).collect();
+            let mut own: Vec<_> = file.weights().index().iter().map(Described::new).collect();
             if own.iter().any(|tensor| tensor.dtype == DType::Unknown) {
                 let header: Value = serde_json::from_slice(file.header()).unwrap_or_default();
                 for tensor in own.iter_mut().filter(|tensor| tensor.dtype == DType::Unknown) {
@@ -369,8 +375,7 @@ impl Network {
 
     /// The network called `name` of a packed file.
     fn packed(name: &str, class: Option<String>, packed: &Packed) -> Result<Self> {
-        let mut slots = Vec::new();
-        let weights = packed.weights(&mut slots)?;
+        let weights = packed.weights();
         let own = |(full, weight): (&str, Weight)| {
             let rest = full.strip_prefix(name)?.strip_prefix('.')?;
             Some(Described::new((rest, weight)))

@@ -1,73 +1,29 @@
-//! The command line of mote: it gives the core memory, threads, weights and a place for pixels.
+//! The command line of mote: arguments, progress on the terminal, what is printed, exit codes.
 //!
-//! Arguments are parsed with nothing done yet (`args`), a model's folder is understood (`config`,
-//! `checkpoint`), and each subcommand has a file of its own.
-#![deny(missing_docs, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+//! Arguments are parsed with nothing done yet (`args`); each subcommand is a file or a folder,
+//! which asks the libraries `mote-host` and `mote-lab` and prints what they answer.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
 
-#[forbid(unsafe_code)]
 pub mod args;
-#[forbid(unsafe_code)]
 pub mod bench;
-#[forbid(unsafe_code)]
-pub mod built_in;
-pub mod checkpoint;
-#[forbid(unsafe_code)]
 pub mod completions;
-#[forbid(unsafe_code)]
-pub mod config;
-#[forbid(unsafe_code)]
 pub mod convert;
-#[forbid(unsafe_code)]
 pub mod course;
-#[forbid(unsafe_code)]
-pub mod error;
-#[forbid(unsafe_code)]
+pub mod destination;
 pub mod eval;
-pub use mote_executor as executor;
-#[forbid(unsafe_code)]
-pub mod files;
-#[forbid(unsafe_code)]
-pub mod foreign;
-#[forbid(unsafe_code)]
 pub mod generate;
-#[forbid(unsafe_code)]
 pub mod guard;
-#[forbid(unsafe_code)]
 pub mod inspect;
-pub mod isa;
-#[forbid(unsafe_code)]
-pub mod memory;
-#[forbid(unsafe_code)]
-pub mod notes;
-#[forbid(unsafe_code)]
-pub mod output;
-#[forbid(unsafe_code)]
-pub mod packed;
-#[forbid(unsafe_code)]
-pub mod parameters;
-#[forbid(unsafe_code)]
-pub mod picture;
-#[forbid(unsafe_code)]
-pub mod place;
-#[forbid(unsafe_code)]
+pub mod interrupt;
 pub mod plan;
-#[forbid(unsafe_code)]
 pub mod print;
-#[forbid(unsafe_code)]
-pub mod progress;
-#[forbid(unsafe_code)]
-pub mod resolve;
-#[forbid(unsafe_code)]
-pub mod size;
-#[forbid(unsafe_code)]
 pub mod target;
-#[forbid(unsafe_code)]
-pub mod tokenizer;
-#[forbid(unsafe_code)]
+pub mod terminal;
 pub mod train;
 
 use args::Command;
-use error::Result;
+use mote_host::Result;
 
 /// Does what the arguments say.
 ///

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match mote_cli::run(mote_cli::args::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            mote_cli::progress::tell(&format!("error: {failure}"));
+            mote_cli::terminal::tell(&format!("error: {failure}"));
             ExitCode::from(failure.code())
         }
     }

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use crate::error::{Failure, Result};
+use mote_host::error::{Failure, Result};
 
 /// Writes bytes to standard output. Where nobody reads them any more (`mote inspect … | head`),
 /// that is well, too.

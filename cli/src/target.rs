@@ -9,20 +9,20 @@ use std::fmt::Write;
 
 use mote::arch::Isa;
 use mote::diffusion::sampler::{Named, Row, Stepping};
-use mote::exec::Sequential;
 use mote::mem::ALIGNMENT;
 use mote::pipeline::{Model, Needs, Request};
+use mote_host::checkpoint::weight_files::WeightFiles;
+use mote_host::convert;
+use mote_host::explain::explain;
+use mote_host::plan::{self, SIZES_TRIED};
+use mote_host::resolve::{self, Networks, Resolved};
+use mote_host::table::table;
+use mote_host::tokenizer::Tokenizer;
+use mote_host::types::{Choice, Type};
+use mote_host::write::FileWriter;
+use mote_host::{Failure, Machine, Place, Result, Stop, size};
 
-use crate::args::{self, Type};
-use crate::convert;
-use crate::error::{Failure, Result};
-use crate::output::FileWriter;
-use crate::place::Place;
-use crate::plan::{self, SIZES_TRIED};
-use crate::progress::Interrupt;
-use crate::resolve::{self, Networks, Resolved};
-use crate::tokenizer::Tokenizer;
-use crate::{print, size};
+use crate::{args, print};
 
 /// Bytes of a tensor's slot in the index, on a part with 32 bits.
 pub const SLOT_BYTES: u64 = 48;
@@ -44,7 +44,7 @@ struct Part {
 
 /// A way to draw with the model.
 #[derive(Clone, Copy, Debug)]
-struct Choice {
+struct Way {
     dtype: Type,
     size: [usize; 2],
     steps: u32,
@@ -52,7 +52,7 @@ struct Choice {
     ram: u64,
 }
 
-impl Choice {
+impl Way {
     fn fits(&self, part: &Part) -> bool {
         self.flash <= part.flash && self.ram <= part.ram
     }
@@ -63,28 +63,29 @@ impl Choice {
 /// # Errors
 /// Where nothing fits, by how much; and where the model cannot be run as asked.
 pub fn suggest(args: &args::Plan, flash: Option<u64>, ram: Option<u64>) -> Result<()> {
-    let resolved = resolve::resolve(&args.model, &args.request)?;
     let model = Place::model(&args.model.model)?;
+    let wanted = args.request.read()?;
+    let resolved = resolve::resolve(&model, &args.model.parts(), &wanted)?;
     let part = Part { flash: flash.unwrap_or(u64::MAX), ram: ram.unwrap_or(u64::MAX) };
     let types: Vec<Type> = match (model.packed(), args.model.dtype) {
         (Some(packed), _) => vec![packed.dtype()],
         (None, Some(dtype)) => vec![dtype],
         (None, None) => TYPES.to_vec(),
     };
-    let mut weights = plan::Model::open(&resolved)?;
+    let (weights, machine) = (WeightFiles::open(&resolved.places)?, Machine::plain()?);
     let mut files = Vec::new();
     for &dtype in &types {
-        files.push(convert::packed_bytes(&model, dtype, &mut weights)?);
+        files.push(convert::packed_bytes(&model, dtype, &weights)?);
     }
-    let steps = args.request.steps;
+    let steps = wanted.steps;
     let steps = std::iter::once(steps).chain(STEPS.into_iter().filter(|&few| few < steps));
     let steps: Vec<u32> = steps.collect();
     let mut tried = Vec::new();
     for size in sizes(&resolved) {
         for (&dtype, &[flash, tensors]) in types.iter().zip(&files) {
             for &steps in &steps {
-                let ram = ram_bytes(&resolved, &mut weights, dtype, size, steps, tensors)?;
-                let choice = Choice { dtype, size, steps, flash, ram };
+                let ram = ram_bytes(&resolved, &weights, &machine, dtype, size, steps, tensors)?;
+                let choice = Way { dtype, size, steps, flash, ram };
                 tried.push(choice);
                 if choice.fits(&part) {
                     return told(&tried, &part, choice);
@@ -108,7 +109,8 @@ fn sizes(resolved: &Resolved) -> Vec<[usize; 2]> {
 /// The memory of a picture.
 fn ram_bytes(
     resolved: &Resolved,
-    weights: &mut plan::Model,
+    weights: &WeightFiles,
+    machine: &Machine,
     dtype: Type,
     size: [usize; 2],
     steps: u32,
@@ -116,9 +118,8 @@ fn ram_bytes(
 ) -> Result<u64> {
     let mut other = resolved.at_size(size);
     (other.dtype, other.converts) = (Some(dtype), resolved.dtype != Some(dtype));
-    other.table = resolve::table(&other.scheduler, steps as usize, None)?;
-    let plan =
-        weights.with_weights(|weights| plan::plan(&other, Isa::SCALAR, &Sequential, weights))??;
+    other.table = table(&other.scheduler, steps as usize, None)?;
+    let plan = weights.with_weights(|weights| plan::plan(&other, machine, weights))?;
     let schedule = other.scheduler.schedule().num_train_timesteps * size_of::<f32>();
     let rows = other.scheduler.sampler().row_count(steps as usize, 0) * size_of::<Row>();
     let aligned = |bytes: u64| bytes.next_multiple_of(ALIGNMENT as u64);
@@ -126,14 +127,14 @@ fn ram_bytes(
     Ok(plan.arena_bytes.max(schedule) as u64 + tables + STATE_BYTES)
 }
 
-fn told(tried: &[Choice], part: &Part, choice: Choice) -> Result<()> {
+fn told(tried: &[Way], part: &Part, choice: Way) -> Result<()> {
     let row = |cells: [&str; 5]| cells.map(str::to_string).to_vec();
     let mut rows = vec![row(["type", "picture", "steps", "flash", "memory"])];
     // Of the sizes that do not fit, only the first is worth a line.
     let first = tried.first().map(|choice| choice.size);
     let shown = tried.iter().filter(|one| Some(one.size) == first || one.size == choice.size);
     // Of the steps that were tried, the last say most.
-    let mut shown: Vec<&Choice> = shown.rev().collect();
+    let mut shown: Vec<&Way> = shown.rev().collect();
     shown.dedup_by_key(|one| (one.dtype, one.size));
     for one in shown.into_iter().rev() {
         let [height, width] = one.size;
@@ -146,7 +147,7 @@ fn told(tried: &[Choice], part: &Part, choice: Choice) -> Result<()> {
             format!("{}{}", size::show_needed(one.ram), over(one.ram, part.ram)),
         ]);
     }
-    let Choice { dtype, size: [height, width], steps, flash, ram } = choice;
+    let Way { dtype, size: [height, width], steps, flash, ram } = choice;
     let mut text = print::table(&rows);
     let left = |limit: u64, bytes: u64| match limit {
         u64::MAX => String::new(),
@@ -164,8 +165,8 @@ fn told(tried: &[Choice], part: &Part, choice: Choice) -> Result<()> {
     print::bytes(text.as_bytes())
 }
 
-fn nothing_fits(tried: &[Choice], part: &Part) -> Failure {
-    let least = |of: fn(&Choice) -> u64| tried.iter().map(of).min().unwrap_or(0);
+fn nothing_fits(tried: &[Way], part: &Part) -> Failure {
+    let least = |of: fn(&Way) -> u64| tried.iter().map(of).min().unwrap_or(0);
     let (flash, ram) = (least(|choice| choice.flash), least(|choice| choice.ram));
     let mut lacks = Vec::new();
     for (what, bytes, limit) in [("flash", flash, part.flash), ("memory", ram, part.ram)] {
@@ -194,22 +195,23 @@ pub enum Language {
 /// # Errors
 /// Where the model is not packed, or cannot be run as asked.
 pub fn constant(args: &args::Plan, language: Language) -> Result<()> {
-    let resolved = resolve::resolve(&args.model, &args.request)?;
     let place = Place::model(&args.model.model)?;
+    let wanted = args.request.read()?;
+    let resolved = resolve::resolve(&place, &args.model.parts(), &wanted)?;
     let Some(packed) = place.packed().filter(|_| !resolved.converts) else {
         return Err(Failure::new("a constant is the plan of a packed model, byte for byte")
             .remedy("Pack it with `mote convert`, and give that file"));
     };
-    let cannot = |error: mote::pipeline::Fault| resolve::explain(error.error, &error.weight);
+    let cannot = |error: mote::pipeline::Fault| explain(error.error, &error.weight);
     let model = Model::open(packed.whole()).map_err(|error| cannot(error.into()))?;
-    let request = request(args, &resolved);
+    let request = request(wanted.steps, &resolved);
     let [rows, times] = model.table(&request).map_err(|error| cannot(error.into()))?;
     let (mut rows, mut scratch) = (vec![Row::EMPTY; rows], vec![0.0; times]);
     let (needs, _, size) =
         model.plan(&request, Isa::SCALAR, &mut rows, &mut scratch).map_err(cannot)?;
     if let Some(file) = &args.tokenizer {
         let tokenizer = Tokenizer::from_folder(place.part("tokenizer"))?;
-        let mut writer = FileWriter::begin(Some(file), &Interrupt::default())?;
+        let mut writer = FileWriter::begin(Some(file), &Stop::default())?;
         writer.write(tokenizer.table())?;
         writer.end()?;
     }
@@ -217,11 +219,11 @@ pub fn constant(args: &args::Plan, language: Language) -> Result<()> {
     print::bytes(written(language, &name, &request, &needs, size).as_bytes())
 }
 
-fn request<'a>(args: &args::Plan, resolved: &'a Resolved) -> Request<'a> {
+fn request<'a>(steps: u32, resolved: &'a Resolved) -> Request<'a> {
     let request = Request {
         size: Some(resolved.size),
         sampler: Some(resolved.scheduler.named.number),
-        steps: args.request.steps as usize,
+        steps: steps as usize,
         noise: resolved.noise,
         ..Request::default()
     };

@@ -6,7 +6,8 @@ use mote::ops::{Event, Op};
 use serde_json::{Value, json};
 
 use super::{gops, median};
-use crate::{print, size};
+use crate::print;
+use mote_host::size;
 
 /// An op at its place in a walk.
 #[derive(Clone, Debug)]

@@ -12,21 +12,21 @@ mod subject;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::Arena;
-use mote::ops::{Context, Event, Tally};
+use mote::ops::{Event, Tally};
 use mote::weights::Weights;
+use mote_host::checkpoint::weight_files::WeightFiles;
+use mote_host::convert::OnTheWay;
+use mote_host::machine::memory::Block;
+use mote_host::progress::Reporter;
+use mote_host::types::{Choice, Type};
+use mote_host::{Failure, Machine, Result, Stop, size};
 use serde_json::{Value, json};
 
-use crate::args::Type;
-use crate::error::{Failure, Result};
-use crate::executor::Pool;
-use crate::memory::Block;
-use crate::plan::{self, Model};
-use crate::progress::{Interrupt, Reporter};
-use crate::resolve::explain;
-use crate::{args, convert, isa, print, size};
+use crate::terminal::Terminal;
+use crate::{args, interrupt, print};
+
 use layers::Layers;
 use subject::{Subject, Subjects};
 
@@ -36,22 +36,21 @@ use subject::{Subject, Subjects};
 /// Where the model cannot be run as asked.
 pub fn run(args: &args::Bench) -> Result<()> {
     let subjects = Subjects::find(args)?;
-    let pool = plan::pool(args.threads)?;
-    let isa = isa::choose()?;
+    let machine = args.threads.machine()?;
     let mut models = Vec::new();
     for subject in &subjects.networks {
-        models.push(Model::of(&subject.places)?);
+        models.push(WeightFiles::open(&subject.places)?);
     }
-    let peak_gops = peak::gops(isa, peak::arithmetic(subjects.dtype), pool.workers());
-    let interrupt = Interrupt::listen()?;
-    let bench =
-        Bench { args, isa, pool: &pool, peak_gops, interrupt: &interrupt, dtype: subjects.dtype };
+    let peak_gops =
+        peak::gops(machine.isa(), peak::arithmetic(subjects.dtype), machine.pool().workers());
+    let stop = interrupt::listen()?;
+    let bench = Bench { args, machine: &machine, peak_gops, stop: &stop, dtype: subjects.dtype };
     let mut results = Vec::new();
     for (subject, model) in subjects.networks.iter().zip(&mut models) {
         if let Some(to) = subjects.dtype.filter(|_| subjects.converts) {
             *model = bench.converted(subject, model, to)?;
         }
-        results.push(model.with_weights(|weights| bench.measure(subject, weights))??);
+        results.push(model.with_weights(|weights| bench.measure(subject, weights))?);
     }
     let text = match args.json {
         true => format!("{:#}\n", bench.to_json(&subjects, &results)),
@@ -122,35 +121,33 @@ type OpWatch<'a> = dyn FnMut(&Event<'_>, Duration) + 'a;
 /// What all networks are timed with.
 struct Bench<'a> {
     args: &'a args::Bench,
-    isa: Isa,
-    pool: &'a Pool,
+    machine: &'a Machine,
     peak_gops: f64,
-    interrupt: &'a Interrupt,
+    stop: &'a Stop,
     dtype: Option<Type>,
 }
 
 impl Bench<'_> {
     /// The weights of a network in another type. What that takes is not timed.
-    fn converted(&self, subject: &Subject, model: &mut Model, to: Type) -> Result<Model> {
-        let (isa, pool) = (self.isa, self.pool);
+    fn converted(&self, subject: &Subject, model: &WeightFiles, to: Type) -> Result<WeightFiles> {
         let plan = |weights: &mut dyn Weights| self.plan(subject, weights).map(drop);
-        let work = convert::OnTheWay { plan: &plan, to, isa, pool };
-        work.convert(model, &mut Reporter::new(self.args.json), self.interrupt)
+        let work = OnTheWay { plan: &plan, to, machine: self.machine };
+        work.convert(model, &mut Terminal::new(self.args.json), self.stop)
     }
 
     /// The exact bytes of the arena, and what an evaluation costs.
     fn plan(&self, subject: &Subject, weights: &mut dyn Weights) -> Result<(usize, Tally)> {
-        let mut cx = Context::new(Arena::measuring(), self.isa, self.pool, weights);
-        let planned = subject.evaluate(&mut cx, &mut || {});
-        planned.map_err(|error| explain(error, cx.weight_name()))?;
-        Ok((cx.arena().peak(), cx.tally()))
+        self.machine.compute(Arena::measuring(), weights, |cx| {
+            subject.evaluate(cx, &mut || {})?;
+            Ok((cx.arena().peak(), cx.tally()))
+        })
     }
 
     fn measure<'s>(&self, subject: &'s Subject, weights: &mut dyn Weights) -> Result<Measured<'s>> {
         let (arena_bytes, tally) = self.plan(subject, weights)?;
         let mut block = Block::new(arena_bytes)?;
         let mut layers = Layers::default();
-        let mut reporter = Reporter::new(self.args.json);
+        let mut reporter = Terminal::new(self.args.json);
         reporter.begin(&format!("{}, a first time", subject.title()), 0);
         let mut anonymous = process::anonymous_bytes();
         // Pages stay once they are touched: what there is at the ends of ops is the most there was.
@@ -171,7 +168,7 @@ impl Bench<'_> {
             seconds.push(self.evaluate(subject, block.bytes(), weights, watch)?.as_secs_f64());
             anonymous = anonymous.max(process::anonymous_bytes());
             reporter.step(u64::from(done));
-            if self.interrupt.pressed() {
+            if self.stop.is_asked() {
                 return Err(Failure::interrupted());
             }
         }
@@ -198,17 +195,17 @@ impl Bench<'_> {
             // What the watch took is nobody's.
             last.set(Instant::now());
         };
-        let mut cx = Context::new(Arena::new(memory), self.isa, self.pool, weights);
-        if is_watched {
-            cx.observe(&mut observer);
-        }
         let mut begins = || {
             began.set(Instant::now());
             last.set(began.get());
         };
-        let result = subject.evaluate(&mut cx, &mut begins);
-        let took = began.get().elapsed();
-        result.map(|()| took).map_err(|error| explain(error, cx.weight_name()))
+        self.machine.compute(Arena::new(memory), weights, |cx| {
+            if is_watched {
+                cx.observe(&mut observer);
+            }
+            subject.evaluate(cx, &mut begins)?;
+            Ok(began.get().elapsed())
+        })
     }
 
     /// Pictures a minute, where all the networks that a picture takes were timed.
@@ -231,8 +228,8 @@ impl Bench<'_> {
             "cpu": process::cpu_name(),
             "cpus": std::thread::available_parallelism().ok().map(usize::from),
             "arch": std::env::consts::ARCH,
-            "isa": self.isa.name(),
-            "threads": self.pool.workers(),
+            "isa": self.machine.isa().name(),
+            "threads": self.machine.pool().workers(),
             "type": self.type_name(),
             "peak_gops": self.peak_gops,
             "width": width,
@@ -249,8 +246,8 @@ impl Bench<'_> {
         let mut value = json!({
             "component": result.subject.component,
             "type": self.type_name(),
-            "threads": self.pool.workers(),
-            "isa": self.isa.name(),
+            "threads": self.machine.pool().workers(),
+            "isa": self.machine.isa().name(),
             "batch": result.subject.batch,
             "median_seconds": result.median(),
             "min_seconds": result.min(),
@@ -300,7 +297,8 @@ impl Bench<'_> {
             }
         }
         let cpu = process::cpu_name().map_or_else(String::new, |name| format!("{name}, "));
-        let (isa, threads, dtype) = (self.isa.name(), self.pool.workers(), self.type_name());
+        let (isa, threads, dtype) =
+            (self.machine.isa().name(), self.machine.pool().workers(), self.type_name());
         let plural = if threads == 1 { "thread" } else { "threads" };
         let [height, width] = subjects.size;
         let [repeat, steps] = [self.args.repeat, self.args.steps];

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mote::arch::{Arithmetic, Isa};
 
-use crate::args::Type;
+use mote_host::types::Type;
 
 /// How long the threads run: as many trials as find room.
 const DURATION: Duration = Duration::from_millis(400);

@@ -11,12 +11,15 @@ use mote::ops::Context;
 use mote::tensor::{Shape, Tensor};
 use mote::weights::Path as Names;
 
-use crate::args::{self, Component, Request, Type};
-use crate::config::autoencoder::Autoencoder;
-use crate::config::{clip_text, json, model_index, unet_2d, unet_2d_condition};
-use crate::error::{Failure, Result};
-use crate::place::Place;
-use crate::resolve::{self, Places};
+use crate::args;
+use crate::args::Component;
+use mote_host::checkpoint::place::{Place, Places};
+use mote_host::config::autoencoder::Autoencoder;
+use mote_host::config::{clip_text, model_index, unet_2d, unet_2d_condition};
+use mote_host::error::{Failure, Result};
+use mote_host::request::Request;
+use mote_host::resolve;
+use mote_host::types::Type;
 
 /// Tokens of a prompt with its begin, end and padding, as CLIP was trained: most that are timed.
 const TOKENS: usize = 77;
@@ -87,7 +90,7 @@ impl Subjects {
         let present: Vec<_> = present.iter().filter(|(_, has)| *has).map(|(c, _)| *c).collect();
         check_present(folder, args.component, &present)?;
         check_meaning(args)?;
-        let vae = has_vae.then(|| resolve::vae(folder, &args.model, false)).transpose()?;
+        let vae = has_vae.then(|| resolve::vae(folder, &args.model.parts(), false)).transpose()?;
         let unet = has("unet").then(|| Unet::read(folder)).transpose()?;
         let scale = match (&vae, &unet) {
             (Some((vae, _)), _) => vae.scale(),
@@ -100,7 +103,7 @@ impl Subjects {
             let what = "this model makes pictures without an autoencoder";
             return Err(Failure::new(what).remedy("Leave out --vae, --taesd and the folder vae"));
         }
-        let given = [args.height, args.width];
+        let given = [args.size.height, args.size.width];
         let size = match &unet {
             Some(Unet::Pixels(config)) => {
                 resolve::size(given, config.sample_size, resolve::halved(config), "unet")?
@@ -148,8 +151,8 @@ fn check_meaning(args: &args::Bench) -> Result<()> {
     let (is_text, is_vae) = (args.component == Component::Text, args.component == Component::Vae);
     let title = args.component.title();
     for (given, flag, why) in [
-        (is_text && args.width.is_some(), "--width", "it sees no picture"),
-        (is_text && args.height.is_some(), "--height", "it sees no picture"),
+        (is_text && args.size.width.is_some(), "--width", "it sees no picture"),
+        (is_text && args.size.height.is_some(), "--height", "it sees no picture"),
         ((is_text || is_vae) && args.batch != 1, "--batch", "it is for the unet"),
         (
             (is_text || is_vae) && args.steps != Request::default().steps,
@@ -174,7 +177,7 @@ enum Unet {
 impl Unet {
     fn read(folder: &Place) -> Result<Self> {
         let path = folder.part("unet").join("config.json");
-        if json::read(&path)?["_class_name"] == "UNet2DModel" {
+        if path.json()?["_class_name"] == "UNet2DModel" {
             return Ok(Self::Pixels(unet_2d::read(&path)?));
         }
         Ok(Self::Latents(unet_2d_condition::read(&path)?))

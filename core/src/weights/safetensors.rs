@@ -115,6 +115,13 @@ impl<'a> Index<'a> {
         Ok(Self { header, slots })
     }
 
+    /// The tensors of a header (the JSON alone) that [`Index::parse`] has read into these slots.
+    ///
+    /// Slots of another header lead to other names, and may panic.
+    pub fn parsed(header: &'a [u8], slots: &'a [Slot]) -> Self {
+        Self { header, slots }
+    }
+
     /// The tensor called `name`.
     pub fn find(&self, name: &str) -> Option<Weight> {
         self.find_near(name, &mut 0)

@@ -1,0 +1,77 @@
+//! The recipe that goes into a packed file: its configurations as the core reads them (see
+//! [`mote::pipeline::recipe`]), for programs that do not read JSON.
+
+use mote::diffusion::sampler::{SAMPLERS, Sampler};
+use mote::diffusion::schedule::BetaSchedule;
+use mote::pipeline::recipe::{self, Recipe, Scheduler};
+
+use crate::checkpoint::place::Place;
+use crate::config::scheduler;
+use crate::config::scheduler::SchedulerConfig;
+use crate::error::{Failure, Result};
+use crate::explain::explain;
+use crate::networks::Network;
+
+/// The recipe of the pipeline at `model`.
+///
+/// # Errors
+/// Where its scheduler's file cannot be read.
+pub fn of(model: &Place, networks: &[Network]) -> Result<Vec<u8>> {
+    let own = scheduler::read_of(model, None)?;
+    let mut recipe = Recipe {
+        networks: networks_of(networks)?,
+        own_sampler: own.named.number,
+        schedulers: Default::default(),
+    };
+    for named in SAMPLERS {
+        // A sampler that cannot go by this file is refused when it is asked for.
+        let config = scheduler::read_of(model, Some(named)).ok();
+        if let Some(scheduler) = config.and_then(written) {
+            let full = || Failure::new("there are more samplers than a recipe has room for");
+            recipe.schedulers.push((named.number, scheduler)).map_err(|_| full())?;
+        }
+    }
+    let cannot = |error| explain(error, "");
+    let mut bytes = vec![0; recipe.bytes().map_err(cannot)?];
+    recipe.write(&mut bytes).map_err(cannot)?;
+    Ok(bytes)
+}
+
+/// The settings, where they are all numbers of their own: betas that are given one by one, and
+/// steps that are not corrected, have no place in a recipe.
+fn written(config: SchedulerConfig) -> Option<Scheduler> {
+    let schedule = config.schedule();
+    let beta_schedule = match schedule.beta_schedule {
+        BetaSchedule::Given(_) => return None,
+        BetaSchedule::Linear => BetaSchedule::Linear,
+        BetaSchedule::ScaledLinear => BetaSchedule::ScaledLinear,
+        BetaSchedule::SquaredcosCapV2 => BetaSchedule::SquaredcosCapV2,
+        BetaSchedule::Sigmoid => BetaSchedule::Sigmoid,
+    };
+    Some(Scheduler {
+        prediction: config.prediction,
+        clipping: config.clipping,
+        schedule: mote::diffusion::schedule::ScheduleConfig { beta_schedule, ..schedule },
+        sampler: match config.sampler() {
+            Sampler::UniPc(unipc) if !unipc.disable_corrector.is_empty() => return None,
+            _ => config.own(),
+        },
+    })
+}
+
+fn networks_of(networks: &[Network]) -> Result<recipe::Networks> {
+    let (mut clip, mut condition, mut autoencoder) = (None, None, None);
+    for network in networks {
+        match network {
+            Network::UNet2d(unet) => return Ok(recipe::Networks::Unconditional(unet.clone())),
+            Network::TextEncoder(config) => clip = Some(config.clone()),
+            Network::UNet2dCondition(config, _) => condition = Some(config.clone()),
+            Network::Decoder(config) => autoencoder = Some(config.clone()),
+            Network::Encoder(_) => {}
+        }
+    }
+    let (vae, Some(text_encoder), Some(unet)) = (autoencoder, clip, condition) else {
+        return Err(Failure::new("the pipeline lacks one of its networks"));
+    };
+    Ok(recipe::Networks::TextToImage { text_encoder, unet, vae })
+}
