@@ -136,7 +136,7 @@ fn picture(path: &Path) -> Result<Report> {
             }
             // What another program says need not be a request that mote can carry out.
             if let Ok(request) = Request::of_parameters(&parameters) {
-                json["request"] = json!(request);
+                json["request"] = request.to_json();
             }
             json["prompt"] = parameters.prompt.into();
             json["negative_prompt"] = parameters.negative_prompt.into();

@@ -167,6 +167,13 @@ impl Request {
         request.check().map(|()| request)
     }
 
+    /// The request as JSON, which [`Request::of_json`] reads.
+    pub fn to_json(&self) -> Value {
+        // By way of a text: 0.6 in 32 bits is then 0.6, and not 0.6000000238418579.
+        let text = serde_json::to_string(self).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
     /// The request by which a picture was made, from the words that it says so with. What is not in
     /// them, such as a picture to start from, is not asked for.
     ///
@@ -285,8 +292,8 @@ mod tests {
             rng: Rng::Cuda,
             ..plain
         };
-        let json = serde_json::to_string(&full).unwrap();
-        assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), full);
+        assert_eq!(full.to_json()["strength"], 0.6);
+        assert_eq!(Request::of_json(full.to_json()).unwrap(), full);
     }
 
     #[test]

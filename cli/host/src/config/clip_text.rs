@@ -40,7 +40,7 @@ pub fn read(file: impl Into<Place>) -> Result<ClipTextConfig> {
 /// The configuration of these keys.
 ///
 /// # Errors
-/// As [`read``].
+/// As [`read`].
 pub fn from_keys(mut keys: Keys) -> Result<ClipTextConfig> {
     keys.word_or_null("model_type", (), &[("clip_text_model", ())])?;
     let config = ClipTextConfig {

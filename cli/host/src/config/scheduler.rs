@@ -173,7 +173,7 @@ pub fn read(file: impl Into<Place>, named: Option<&'static Named>) -> Result<Sch
 /// The configuration for the sampler `named`, or the one it names itself, of these keys.
 ///
 /// # Errors
-/// As [`read`_of`].
+/// As [`read_of`].
 pub fn from_keys(mut keys: Keys, named: Option<&'static Named>) -> Result<SchedulerConfig> {
     not_flow_matching(&keys)?;
     let named = match named {

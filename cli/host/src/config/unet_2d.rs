@@ -39,7 +39,7 @@ pub fn read(file: impl Into<Place>) -> Result<UNet2DConfig> {
 /// The configuration of these keys.
 ///
 /// # Errors
-/// As [`read``].
+/// As [`read`].
 pub fn from_keys(mut keys: Keys) -> Result<UNet2DConfig> {
     use BlockType::{Attention, Plain};
     keys.word_or_null("_class_name", (), &[("UNet2DModel", ())])?;

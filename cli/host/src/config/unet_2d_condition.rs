@@ -36,7 +36,7 @@ pub fn read(file: impl Into<Place>) -> Result<UNet2DConditionConfig> {
 /// The configuration of these keys.
 ///
 /// # Errors
-/// As [`read``].
+/// As [`read`].
 pub fn from_keys(mut keys: Keys) -> Result<UNet2DConditionConfig> {
     use BlockType::{CrossAttention, Plain};
     refuse_unsupported(&mut keys)?;
