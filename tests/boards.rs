@@ -15,9 +15,9 @@ use mote::Error;
 use mote::arch::Isa;
 use mote::diffusion::sampler::{Named, Row, SAMPLERS};
 use mote::models::unet_2d::ClassEmbedding;
-use mote::pipeline::recipe::{Networks, Recipe};
+use mote::pipeline::recipe::{self, Networks, Recipe};
 use mote::pipeline::{Fault, Model, Request, Session};
-use mote::weights::Slot;
+use mote::weights::{Index, Slot, header_bytes};
 use mote_cli::args::{Cli, Command};
 use mote_cli::{convert, generate};
 use mote_host::resolve::{self, Words};
@@ -191,9 +191,10 @@ fn step_by_step_a_picture_is_that_of_the_command_line_to_the_bit() {
 fn every_sampler_of_a_recipe_draws() {
     let (_kept, file) = packed(&conformance("ddpm-uncond"), "f32");
     let bytes = fs::read(&file).unwrap();
-    let recipe = Model::open(&bytes).unwrap().recipe().unwrap();
-    assert_eq!(Named::numbered(recipe.own_sampler), Named::by_name("ddpm"));
-    let has = |sampler| recipe.schedulers.iter().any(|(number, _)| *number == sampler);
+    let model = Model::open(&bytes).unwrap();
+    let own = model.recipe(None).unwrap().own_sampler;
+    assert_eq!(Named::numbered(own), Named::by_name("ddpm"));
+    let has = |sampler| model.recipe(Some(sampler)).unwrap().scheduler.is_some();
     let mut refused = Vec::new();
     for sampler in (0..=SAMPLERS.len()).map(Some).chain([None]) {
         let request = Request { sampler, steps: 4, size: Some([8, 8]), ..Request::default() };
@@ -216,28 +217,42 @@ fn a_recipe_that_is_written_is_read_again() {
     for name in ["ddpm-uncond", "sd1-ddim"] {
         let (_kept, file) = packed(&conformance(name), "f16");
         let bytes = fs::read(&file).unwrap();
-        let recipe = Model::open(&bytes).unwrap().recipe().unwrap();
-        assert_eq!(matches!(recipe.networks, Networks::TextToImage { .. }), name == "sd1-ddim");
-        let mut written = vec![0; recipe.bytes().unwrap()];
-        let length = recipe.write(&mut written).unwrap();
-        assert_eq!(length, written.len());
+        let model = Model::open(&bytes).unwrap();
+        let Recipe { networks, own_sampler, .. } = model.recipe(None).unwrap();
+        assert_eq!(matches!(networks, Networks::TextToImage { .. }), name == "sd1-ddim");
+        let settings = |named: &Named| {
+            let recipe = model.recipe(Some(named.number)).unwrap();
+            recipe.scheduler.map(|scheduler| (named.number, scheduler))
+        };
+        let all: Vec<_> = SAMPLERS.iter().filter_map(settings).collect();
+        let write = |out: Option<&mut [u8]>| recipe::write(&networks, own_sampler, &all, out);
+        let length = write(None).unwrap();
+        let mut written = vec![0; length];
+        assert_eq!(write(Some(&mut written)).unwrap(), length);
         // The checksum's four bytes come last.
         assert_eq!(bytes[bytes.len() - 4 - length..][..length], written[..]);
-        assert_eq!(Recipe::read(&written).unwrap(), recipe);
-        assert!(recipe.write(&mut vec![0; length - 1]).is_err());
+        assert_eq!(Recipe::read(&written, None).unwrap(), model.recipe(None).unwrap());
+        assert!(write(Some(&mut vec![0; length - 1])).is_err());
         for len in 0..length {
-            assert!(matches!(Recipe::read(&written[..len]), Err(Error::Format { .. })), "{len}");
+            let read = Recipe::read(&written[..len], None);
+            assert!(matches!(read, Err(Error::Format { .. })), "{len}");
         }
     }
+}
+
+/// The recipe's bytes in a packed file.
+fn recipe_of(file: &[u8]) -> Vec<u8> {
+    let length = file.len() as u64;
+    let header = header_bytes(file, length).unwrap();
+    let found = Index::search(&file[header], length, recipe::TENSOR).unwrap().unwrap();
+    file[found.begin as usize..][..found.bytes].to_vec()
 }
 
 #[test]
 fn no_recipe_panics() {
     let (_kept, file) = packed(&conformance("ddpm-uncond"), "f16");
     let bytes = fs::read(&file).unwrap();
-    let recipe = Model::open(&bytes).unwrap().recipe().unwrap();
-    let mut good = vec![0; recipe.bytes().unwrap()];
-    recipe.write(&mut good).unwrap();
+    let good = recipe_of(&bytes);
     let mut choices = Choices::new(11);
     let mut read = 0;
     for _ in 0..3000 {
@@ -246,7 +261,7 @@ fn no_recipe_panics() {
         let at = 4 * choices.below(words);
         let word: u32 = [0, 1, 2, 3, 64, 1 << 16, u32::MAX, 0x7F80_0000][choices.below(8)];
         bad[at..at + 4].copy_from_slice(&word.to_le_bytes());
-        let Ok(recipe) = Recipe::read(&bad) else { continue };
+        let Ok(recipe) = Recipe::read(&bad, None) else { continue };
         read += 1;
         if let Networks::Unconditional(unet) = &recipe.networks {
             let _ = unet.validate();
@@ -319,7 +334,7 @@ fn a_class_is_drawn_where_the_model_knows_classes() {
     fs::write(folder.join("model_index.json"), r#"{"_class_name": "DDPMPipeline"}"#).unwrap();
     let (_packed, file) = packed(folder, "f32");
     let bytes = fs::read(&file).unwrap();
-    let recipe = Model::open(&bytes).unwrap().recipe().unwrap();
+    let recipe = Model::open(&bytes).unwrap().recipe(None).unwrap();
     let Networks::Unconditional(unet) = recipe.networks else { panic!("a UNet2DModel") };
     let ClassEmbedding::Table(classes) = unet.class_embedding else { panic!("with classes") };
     let draw = |class_label| {

@@ -2,10 +2,55 @@
 
 use super::autoencoder_kl::{self, AutoencoderKlConfig};
 use super::autoencoder_tiny::{self, AutoencoderTinyConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::{self, Context};
 use crate::tensor::Tensor;
 use crate::weights::Path;
+
+/// Which autoencoders a program is made for, and for which way. What is not among them is not
+/// linked.
+pub trait Kinds {
+    /// `AutoencoderKL`.
+    const KL: bool;
+    /// `AutoencoderTiny`.
+    const TINY: bool;
+    /// From pictures to latents, too.
+    const ENCODES: bool;
+}
+
+/// All of them, both ways.
+#[derive(Clone, Copy, Debug)]
+pub struct All;
+
+impl Kinds for All {
+    const KL: bool = true;
+    const TINY: bool = true;
+    const ENCODES: bool = true;
+}
+
+/// All of them, from latents to pictures alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoding;
+
+impl Kinds for Decoding {
+    const KL: bool = true;
+    const TINY: bool = true;
+    const ENCODES: bool = false;
+}
+
+/// None: the sample itself is the picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Nothing;
+
+impl Kinds for Nothing {
+    const KL: bool = false;
+    const TINY: bool = false;
+    const ENCODES: bool = false;
+}
+
+/// What is said of an autoencoder that the program was not made for.
+const NOT_LINKED: Error =
+    Error::Config { key: "vae", what: "is an autoencoder that this program was not made for" };
 
 /// An autoencoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,8 +112,9 @@ impl Autoencoder {
     /// have no spread.
     ///
     /// # Errors
-    /// Those of weights and memory, and `draw`'s.
-    pub fn encode(
+    /// Those of weights and memory, `draw`'s, and [`Error::Config`] where `K` has no such
+    /// autoencoder.
+    pub fn encode<K: Kinds>(
         &self,
         cx: &mut Context<'_>,
         path: &Path<'_>,
@@ -76,12 +122,12 @@ impl Autoencoder {
         draw: impl FnOnce(&mut Context<'_>, Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         match self {
-            Self::Tiny(vae) => {
+            Self::Tiny(vae) if K::TINY && K::ENCODES => {
                 let latents = vae.encode(cx, path, image)?;
                 ops::scale_shift_in_place(cx, latents, vae.scaling_factor, 0.0)?;
                 Ok(latents)
             }
-            Self::Kl(vae) => {
+            Self::Kl(vae) if K::KL && K::ENCODES => {
                 let moments = vae.encode(cx, path, image)?;
                 let c = vae.latent_channels;
                 let mean = ops::slice_channels(cx, moments, 0, c)?;
@@ -92,6 +138,7 @@ impl Autoencoder {
                 ops::scale_shift_in_place(cx, mean, scale, -vae.shift_factor * scale)?;
                 Ok(mean)
             }
+            _ => Err(NOT_LINKED),
         }
     }
 
@@ -99,8 +146,8 @@ impl Autoencoder {
     /// or in tiles of `tile` latents a side. The latents are consumed.
     ///
     /// # Errors
-    /// Those of weights and memory.
-    pub fn decode(
+    /// Those of weights and memory, and [`Error::Config`] where `K` has no such autoencoder.
+    pub fn decode<K: Kinds>(
         &self,
         cx: &mut Context<'_>,
         path: &Path<'_>,
@@ -113,10 +160,11 @@ impl Autoencoder {
         };
         ops::scale_shift_in_place(cx, latents, 1.0 / scale, shift)?;
         match (self, tile) {
-            (Self::Kl(vae), None) => vae.decode(cx, path, latents),
-            (Self::Kl(vae), Some(tile)) => vae.decode_tiled(cx, path, latents, tile),
-            (Self::Tiny(vae), None) => vae.decode(cx, path, latents),
-            (Self::Tiny(vae), Some(tile)) => vae.decode_tiled(cx, path, latents, tile),
+            (Self::Kl(vae), None) if K::KL => vae.decode(cx, path, latents),
+            (Self::Kl(vae), Some(tile)) if K::KL => vae.decode_tiled(cx, path, latents, tile),
+            (Self::Tiny(vae), None) if K::TINY => vae.decode(cx, path, latents),
+            (Self::Tiny(vae), Some(tile)) if K::TINY => vae.decode_tiled(cx, path, latents, tile),
+            _ => Err(NOT_LINKED),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod fit;
 mod image;
+mod kit;
 mod needs;
 pub mod recipe;
 mod sampling;
@@ -16,6 +17,7 @@ mod work;
 
 pub use crate::models::autoencoder::Autoencoder;
 pub use image::ImageSink;
+pub use kit::{AnyModel, Everything, Kit};
 pub use needs::Needs;
 pub use sampling::Sampling;
 pub use session::{Fault, Model, Request, Session};

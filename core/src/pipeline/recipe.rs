@@ -5,8 +5,9 @@
 //! one walk, which both reads and writes them. A recipe is untrusted: what it says is checked like
 //! any configuration.
 
+use super::kit::{Everything, Kit, NOT_LINKED};
 use crate::diffusion::prediction::{Clipping, Prediction};
-use crate::diffusion::sampler::{Ddim, Sampler, Stepping};
+use crate::diffusion::sampler::{Chosen, Ddim, Sampler, Stepping};
 use crate::diffusion::schedule::{BetaSchedule, ScheduleConfig, SigmaKind, Spacing};
 use crate::error::{Error, Result};
 use crate::fields::{Fields, Only};
@@ -23,9 +24,6 @@ pub const TENSOR: &str = "recipe";
 
 /// The version of the format.
 pub const VERSION: u32 = 2;
-
-/// The most samplers that a recipe has settings for.
-pub const MAX_SAMPLERS: usize = 16;
 
 /// Bytes of a word.
 pub const WORD: usize = 4;
@@ -49,7 +47,7 @@ pub enum Networks {
 
 /// How one sampler walks the model's schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scheduler {
+pub struct Scheduler<S = Sampler<'static>> {
     /// What the network predicts.
     pub prediction: Prediction,
     /// What happens to each denoised picture.
@@ -57,7 +55,7 @@ pub struct Scheduler {
     /// The schedule.
     pub schedule: ScheduleConfig<'static>,
     /// The sampler.
-    pub sampler: Sampler<'static>,
+    pub sampler: S,
 }
 
 impl Default for Scheduler {
@@ -71,71 +69,111 @@ impl Default for Scheduler {
     }
 }
 
-/// All of a model but its weights.
+impl Scheduler {
+    /// The same with the sampler that a program is made for.
+    fn of<S: Chosen>(self) -> Option<Scheduler<S>> {
+        let Self { prediction, clipping, schedule, sampler } = self;
+        Some(Scheduler { prediction, clipping, schedule, sampler: S::of(sampler)? })
+    }
+}
+
+/// All of a model but its weights, for one sampler.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Recipe {
+pub struct Recipe<S = Sampler<'static>> {
     /// The networks.
     pub networks: Networks,
     /// The number of the sampler that the model's own configuration names (see
     /// [`Named`](crate::diffusion::sampler::Named)).
     pub own_sampler: usize,
-    /// How each sampler goes: its number and its settings. A sampler that cannot
-    /// go by the model's configuration has none.
-    pub schedulers: heapless::Vec<(usize, Scheduler), MAX_SAMPLERS>,
+    /// How the sampler goes that was asked for. A sampler that cannot go by the model's
+    /// configuration, or that the program is not made for, has none.
+    pub scheduler: Option<Scheduler<S>>,
 }
 
 impl Recipe {
-    /// Reads a recipe.
+    /// Reads a recipe, and of the samplers the one of this number; `None`: the model's own.
     ///
     /// # Errors
     /// [`Error::Format`] where it ends too early, says what cannot be, or is of another version.
-    pub fn read(bytes: &[u8]) -> Result<Self> {
-        let mut recipe = Self {
-            networks: Networks::Unconditional(UNet2DConfig::default()),
-            own_sampler: 0,
-            schedulers: heapless::Vec::new(),
-        };
-        recipe.walk(&mut Words::new(Mode::Read(bytes)))?;
-        Ok(recipe)
+    pub fn read(bytes: &[u8], sampler: Option<usize>) -> Result<Self> {
+        Self::read_for::<Everything>(bytes, sampler)
     }
+}
 
-    /// Bytes of the recipe.
+impl<S: Chosen> Recipe<S> {
+    /// [`Recipe::read`] for a program that is made for what is in the kit.
     ///
     /// # Errors
-    /// [`Error::Config`] where a number does not fit a word.
-    pub fn bytes(&self) -> Result<usize> {
-        let mut words = Words::new(Mode::Count);
-        self.clone().walk(&mut words)?;
-        Ok(words.at)
+    /// As [`Recipe::read`], and [`Error::Config`] where the networks are not in the kit.
+    pub fn read_for<K: Kit<Sampler = S>>(bytes: &[u8], sampler: Option<usize>) -> Result<Self> {
+        let mut words = Words::new(Mode::Read(bytes));
+        let mut head = Head::default();
+        head.walk::<K>(&mut words)?;
+        let Head { networks, own_sampler, samplers } = head;
+        let (wanted, mut found) = (sampler.unwrap_or(own_sampler), None);
+        for _ in 0..samplers {
+            let (mut number, mut scheduler) = (0, Scheduler::default());
+            walk_numbered(&mut words, &mut number, &mut scheduler)?;
+            if number == wanted && found.is_none() {
+                found = Some(scheduler);
+            }
+        }
+        Ok(Self { networks, own_sampler, scheduler: found.and_then(Scheduler::of) })
     }
 
-    /// Writes the recipe, and tells how many bytes that were.
+    /// The settings of the sampler that was asked for.
     ///
     /// # Errors
-    /// As [`Recipe::bytes`], and [`Error::Format`] where there is no room.
-    pub fn write(&self, out: &mut [u8]) -> Result<usize> {
-        let mut words = Words::new(Mode::Write(out));
-        self.clone().walk(&mut words)?;
-        Ok(words.at)
+    /// [`Error::Config`] where there are none.
+    pub fn scheduler(&self) -> Result<&Scheduler<S>> {
+        let what = "cannot go by the settings of this model, or is not in this program";
+        self.scheduler.as_ref().ok_or(Error::Config { key: "the sampler", what })
     }
+}
 
-    /// The settings of a sampler, by its number; `None`: the model's own.
-    ///
-    /// # Errors
-    /// [`Error::Config`] where the recipe has none.
-    pub fn scheduler(&self, sampler: Option<usize>) -> Result<&Scheduler> {
-        let wanted = sampler.unwrap_or(self.own_sampler);
-        let found = self.schedulers.iter().find(|(number, _)| *number == wanted);
-        let what = "cannot go by the settings of this model";
-        found.map(|(_, scheduler)| scheduler).ok_or(Error::Config { key: "the sampler", what })
+/// Writes the recipe of these networks, with the settings of each sampler that can go by the model's
+/// configuration, by its number; tells how many bytes that are. Without `out` they are counted.
+///
+/// # Errors
+/// [`Error::Config`] where a number does not fit a word, and [`Error::Format`] where there is no
+/// room.
+pub fn write(
+    networks: &Networks,
+    own_sampler: usize,
+    schedulers: &[(usize, Scheduler)],
+    out: Option<&mut [u8]>,
+) -> Result<usize> {
+    let mut words = Words::new(out.map_or(Mode::Count, Mode::Write));
+    let (networks, samplers) = (networks.clone(), schedulers.len());
+    Head { networks, own_sampler, samplers }.walk::<Everything>(&mut words)?;
+    for &(mut number, mut scheduler) in schedulers {
+        walk_numbered(&mut words, &mut number, &mut scheduler)?;
     }
+    Ok(words.at)
+}
 
+/// What comes before the samplers.
+struct Head {
+    networks: Networks,
+    own_sampler: usize,
+    /// How many samplers follow.
+    samplers: usize,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        let networks = Networks::Unconditional(UNet2DConfig::default());
+        Self { networks, own_sampler: 0, samplers: 0 }
+    }
+}
+
+impl Head {
     /// Every number, in the order of the file.
-    fn walk(&mut self, words: &mut Words<'_>) -> Result<()> {
+    fn walk<K: Kit>(&mut self, words: &mut Words<'_>) -> Result<()> {
         words.expect(VERSION, "this recipe is of another version of mote")?;
         let mut kind = matches!(self.networks, Networks::TextToImage { .. });
         words.flag(&mut kind)?;
-        if words.is_reading() && kind {
+        if words.is_reading() && kind && K::TEXT_TO_IMAGE {
             self.networks = Networks::TextToImage {
                 text_encoder: ClipTextConfig::default(),
                 unet: UNet2DConditionConfig::default(),
@@ -143,27 +181,30 @@ impl Recipe {
             };
         }
         match &mut self.networks {
-            Networks::Unconditional(unet) => walk_unet_2d(words, unet)?,
-            Networks::TextToImage { text_encoder, unet, vae } => {
+            Networks::Unconditional(unet) if K::UNCONDITIONAL && !kind => {
+                walk_unet_2d(words, unet)?;
+            }
+            Networks::TextToImage { text_encoder, unet, vae } if K::TEXT_TO_IMAGE => {
                 walk_clip_text(words, text_encoder)?;
                 walk_unet_2d_condition(words, unet)?;
                 walk_vae(words, vae)?;
             }
+            _ => return Err(NOT_LINKED),
         }
         words.size(&mut self.own_sampler)?;
-        let mut count = self.schedulers.len();
-        words.size(&mut count)?;
-        if words.is_reading() {
-            let each = (0, Scheduler::default());
-            let full = words.fail("a recipe has too many samplers");
-            self.schedulers.resize(count, each).map_err(|_| full)?;
-        }
-        for (number, scheduler) in &mut self.schedulers {
-            words.size(number)?;
-            walk_scheduler(words, scheduler)?;
-        }
-        Ok(())
+        words.size(&mut self.samplers)
     }
+}
+
+/// A sampler's number and settings. It is a function of its own, so that they are in flash once.
+#[inline(never)]
+fn walk_numbered(
+    words: &mut Words<'_>,
+    number: &mut usize,
+    scheduler: &mut Scheduler,
+) -> Result<()> {
+    words.size(number)?;
+    walk_scheduler(words, scheduler)
 }
 
 fn walk_unet_2d(words: &mut Words<'_>, unet: &mut UNet2DConfig) -> Result<()> {

@@ -7,6 +7,7 @@
 #![allow(clippy::result_large_err, reason = "a fault names a weight, and there is no allocator")]
 
 use super::image::quantised;
+use super::kit::{AnyModel, Kit};
 use super::needs::Needs;
 use super::recipe::{self, Networks, Recipe, Scheduler};
 use super::sampling::Sampling;
@@ -25,13 +26,17 @@ use crate::weights::checksum;
 use crate::weights::{CHECKSUM, InPlace, Index, Name, Slot, Unindexed, Weights, header_bytes};
 
 use core::fmt;
+use core::marker::PhantomData;
 
 /// A packed model: one file, as `mote convert` writes it, whose bytes are all at hand.
+///
+/// `K` is what the program can draw with.
 #[derive(Clone, Copy, Debug)]
-pub struct Model<'a> {
+pub struct Model<'a, K = AnyModel> {
     file: &'a [u8],
     header: &'a [u8],
     recipe: &'a [u8],
+    kit: PhantomData<K>,
 }
 
 /// What is to be drawn.
@@ -138,15 +143,25 @@ impl<'a> Model<'a> {
         let found = Index::search(header, file.len() as u64, CHECKSUM)?;
         let none = Error::Format { what: "the file holds no checksum", at: 0 };
         checksum::verify(file, found.ok_or(none)?)?;
-        Ok(Self { file, header, recipe })
+        Ok(Self { file, header, recipe, kit: PhantomData })
     }
 
-    /// The configurations.
+    /// The same model, to be drawn with what is in another kit, and nothing else.
+    pub fn with_kit<K: Kit>(self) -> Model<'a, K> {
+        let Self { file, header, recipe, .. } = self;
+        Model { file, header, recipe, kit: PhantomData }
+    }
+}
+
+impl<'a, K: Kit> Model<'a, K> {
+    /// The configurations, with the settings of the sampler of this number; `None`: the model's
+    /// own.
     ///
     /// # Errors
-    /// [`Error::Format`] where they are not as they should be.
-    pub fn recipe(&self) -> Result<Recipe> {
-        Recipe::read(self.recipe)
+    /// [`Error::Format`] where they are not as they should be, and [`Error::Config`] where the
+    /// networks are not in the kit.
+    pub fn recipe(&self, sampler: Option<usize>) -> Result<Recipe<K::Sampler>> {
+        Recipe::read_for::<K>(self.recipe, sampler)
     }
 
     /// How many tensors the file holds: [`Session::begin`] wants as many slots.
@@ -162,8 +177,8 @@ impl<'a> Model<'a> {
     /// # Errors
     /// [`Error::Format`], and [`Error::Config`] where there is no such sampler.
     pub fn table(&self, request: &Request<'_>) -> Result<[usize; 2]> {
-        let recipe = self.recipe()?;
-        let Scheduler { sampler, schedule, .. } = recipe.scheduler(request.sampler)?;
+        let recipe = self.recipe(request.sampler)?;
+        let Scheduler { sampler, schedule, .. } = recipe.scheduler()?;
         Ok([sampler.row_count(request.steps, 0), schedule.num_train_timesteps])
     }
 
@@ -181,8 +196,8 @@ impl<'a> Model<'a> {
         rows: &mut [Row],
         scratch: &mut [f32],
     ) -> Result<(Needs, Plan, [usize; 2]), Fault> {
-        let recipe = self.recipe()?;
-        let table = Table::new(&recipe, request, rows, scratch)?;
+        let recipe = self.recipe(request.sampler)?;
+        let table = Table::<K>::new(&recipe, request, rows, scratch)?;
         let mut weights = Unindexed::new(self.header, self.file.len() as u64);
         let run = Run { networks: &recipe.networks, request, table: &table };
         run.plan(self, cpu.into(), &mut weights)
@@ -191,20 +206,20 @@ impl<'a> Model<'a> {
 
 /// A sampler's table and what goes with it.
 #[derive(Clone, Copy, Debug)]
-struct Table<'a> {
+struct Table<'a, K: Kit> {
     rows: &'a [Row],
     init_noise_sigma: f32,
-    scheduler: Scheduler,
+    scheduler: Scheduler<K::Sampler>,
 }
 
-impl<'a> Table<'a> {
+impl<'a, K: Kit> Table<'a, K> {
     fn new(
-        recipe: &Recipe,
+        recipe: &Recipe<K::Sampler>,
         request: &Request<'_>,
         rows: &'a mut [Row],
         scratch: &mut [f32],
     ) -> Result<Self> {
-        let scheduler = *recipe.scheduler(request.sampler)?;
+        let scheduler = *recipe.scheduler()?;
         let schedule = Schedule::new(scheduler.schedule, scratch)?;
         let Scheduler { sampler, prediction, .. } = scheduler;
         let count = sampler.rows(&schedule, prediction, request.steps, 0, rows)?;
@@ -214,13 +229,13 @@ impl<'a> Table<'a> {
 }
 
 /// A request with the networks that serve it.
-struct Run<'a> {
+struct Run<'a, K: Kit> {
     networks: &'a Networks,
     request: &'a Request<'a>,
-    table: &'a Table<'a>,
+    table: &'a Table<'a, K>,
 }
 
-impl<'a> Run<'a> {
+impl<'a, K: Kit> Run<'a, K> {
     fn sampling(&self) -> Sampling<'a> {
         Sampling {
             rows: self.table.rows,
@@ -272,13 +287,13 @@ impl<'a> Run<'a> {
 
     fn plan(
         &self,
-        model: &Model<'_>,
+        model: &Model<'_, K>,
         cpu: Cpu<'_>,
         weights: &mut dyn Weights,
     ) -> Result<(Needs, Plan, [usize; 2]), Fault> {
         let work = self.work()?;
         let mut cx = Context::new(Arena::measuring(), cpu.isa, cpu.executor, weights);
-        let planned = work.plan(&mut cx);
+        let planned = work.plan_with::<K>(&mut cx);
         let plan = planned.map_err(|error| Fault::new(error, cx.weight_name()))?;
         // The schedule is computed in the same memory, before anything else is there.
         let schedule = self.table.scheduler.schedule.num_train_timesteps * size_of::<f32>();
@@ -330,10 +345,10 @@ enum At {
 /// # Ok::<(), mote::pipeline::Fault>(())
 /// ```
 #[derive(Debug)]
-pub struct Session<'a> {
+pub struct Session<'a, K: Kit = AnyModel> {
     memory: &'a mut [u8],
     weights: InPlace<'a>,
-    state: State<'a>,
+    state: State<'a, K>,
     cpu: Cpu<'a>,
     needs: Needs,
     size: [usize; 2],
@@ -341,10 +356,10 @@ pub struct Session<'a> {
 
 /// What a session knows beside its memory.
 #[derive(Debug)]
-struct State<'a> {
+struct State<'a, K: Kit> {
     networks: Networks,
     request: Request<'a>,
-    table: Table<'a>,
+    table: Table<'a, K>,
     at: At,
     kept: Kept,
     /// How many calls of [`Session::step`] a picture takes.
@@ -353,7 +368,7 @@ struct State<'a> {
     top: usize,
 }
 
-impl<'a> Session<'a> {
+impl<'a, K: Kit> Session<'a, K> {
     /// Checks and plans everything; nothing is drawn yet. `cpu` is an instruction set, for one
     /// thread, or both with threads. `rows`, `slots` and `memory` are at least
     /// what the plan says, `memory` aligned to [`ALIGNMENT`](crate::mem::ALIGNMENT).
@@ -364,21 +379,21 @@ impl<'a> Session<'a> {
     /// # Panics
     /// Where `memory` is not so aligned.
     pub fn begin(
-        model: Model<'a>,
+        model: Model<'a, K>,
         request: Request<'a>,
         cpu: impl Into<Cpu<'a>>,
         rows: &'a mut [Row],
         slots: &'a mut [Slot],
         memory: &'a mut [u8],
     ) -> Result<Self, Fault> {
-        let (cpu, recipe) = (cpu.into(), model.recipe()?);
+        let (cpu, recipe) = (cpu.into(), model.recipe(request.sampler)?);
         let table = {
             let whole = memory.len() / size_of::<f32>() * size_of::<f32>();
             let scratch = match whole {
                 0 => &mut [][..],
                 _ => floats_of_mut(&mut memory[..whole]),
             };
-            Table::new(&recipe, &request, rows, scratch)?
+            Table::<K>::new(&recipe, &request, rows, scratch)?
         };
         let index = Index::parse(model.header, model.file.len() as u64, slots)?;
         let mut weights = InPlace::new(index, model.file);
@@ -391,7 +406,7 @@ impl<'a> Session<'a> {
         }
         let (kept, calls) = {
             let work = run.work()?;
-            (work.kept(0), work.calls())
+            (work.kept(0), work.calls::<K>())
         };
         let at = At::Step { place: Place::default(), done: 0 };
         let state = State { networks, request, table, at, kept, calls, top: 0 };
@@ -474,7 +489,7 @@ impl<'a> Session<'a> {
     }
 }
 
-impl State<'_> {
+impl<K: Kit> State<'_, K> {
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<()> {
         let (mut place, done) = match self.at {
             At::Step { place, done } => (place, done),
@@ -483,7 +498,7 @@ impl State<'_> {
         };
         let run = Run { networks: &self.networks, request: &self.request, table: &self.table };
         let (work, kept) = (run.work()?, &mut self.kept);
-        self.at = match work.advance(cx, &mut place, kept)? {
+        self.at = match work.advance::<K>(cx, &mut place, kept)? {
             true => At::Step { place, done: done + 1 },
             false => At::Picture(0),
         };

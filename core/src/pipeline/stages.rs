@@ -4,6 +4,7 @@
 use core::ops::ControlFlow;
 
 use super::image::{ImageSink, deliver};
+use super::kit::{Everything, Kit};
 use crate::diffusion::noise::Noise;
 use crate::diffusion::sampler::HISTORY;
 use crate::error::{Error, Result};
@@ -97,8 +98,9 @@ pub trait Pipeline: Sized {
     /// [`Error::Config`], before anything else is done.
     fn validate(&self) -> Result<()>;
 
-    /// The stages; after the last, x is the picture with values from 0 to 1.
-    fn stages(&self) -> Stages<Self>;
+    /// The stages, made of what is in the kit; after the last, x is the picture with values from 0
+    /// to 1.
+    fn stages<K: Kit>(&self) -> Stages<Self>;
 
     /// The generator of noise at the beginning of its stream.
     fn noise(&self) -> Noise;
@@ -111,6 +113,17 @@ pub trait Pipeline: Sized {
     /// # Panics
     /// Where the context's arena has memory.
     fn plan(&self, cx: &mut Context<'_>) -> Result<Plan> {
+        self.plan_with::<Everything>(cx)
+    }
+
+    /// [`Pipeline::plan`] with what is in the kit.
+    ///
+    /// # Errors
+    /// As [`Pipeline::plan`], and [`Error::Config`] where something is not in the kit.
+    ///
+    /// # Panics
+    /// As [`Pipeline::plan`].
+    fn plan_with<K: Kit>(&self, cx: &mut Context<'_>) -> Result<Plan> {
         assert!(cx.is_planning(), "a plan is made in an arena that only counts");
         self.validate()?;
         let mut plan = Plan::default();
@@ -118,7 +131,7 @@ pub trait Pipeline: Sized {
         cx.scratch(|cx| {
             let mut kept = Kept::new(cx.arena().top(), self.noise());
             let watch: &mut Watch<'_> = &mut |_| ControlFlow::Continue(());
-            let stages = self.stages();
+            let stages = self.stages::<K>();
             for (index, stage) in stages.iter().enumerate() {
                 cx.reset_tally();
                 cx.arena_mut().reset_peak();
@@ -152,7 +165,7 @@ pub trait Pipeline: Sized {
         self.validate()?;
         cx.scratch(|cx| {
             let mut kept = Kept::new(cx.arena().top(), self.noise());
-            for stage in &self.stages() {
+            for stage in &self.stages::<Everything>() {
                 cx.reset_tally();
                 for step in 0..stage.steps {
                     let mut teller = Teller { stage: stage.name, watch };
@@ -226,8 +239,8 @@ pub struct Place {
 
 impl Place {
     /// How many calls of [`Place::advance`] a picture takes.
-    pub fn calls<P: Pipeline>(pipeline: &P) -> usize {
-        let stages = pipeline.stages();
+    pub fn calls<P: Pipeline, K: Kit>(pipeline: &P) -> usize {
+        let stages = pipeline.stages::<K>();
         let own = |(index, stage): (usize, &Stage<P>)| match stage.name {
             Some(_) => stage.steps,
             None => usize::from(index == 0),
@@ -240,13 +253,13 @@ impl Place {
     ///
     /// # Errors
     /// The step's.
-    pub fn advance<P: Pipeline>(
+    pub fn advance<P: Pipeline, K: Kit>(
         &mut self,
         pipeline: &P,
         cx: &mut Context<'_>,
         kept: &mut Kept,
     ) -> Result<bool> {
-        let stages = pipeline.stages();
+        let stages = pipeline.stages::<K>();
         let watch: &mut Watch<'_> = &mut |_| ControlFlow::Continue(());
         while let Some(stage) = stages.get(self.stage) {
             (stage.step)(pipeline, cx, self.step, kept, &mut Teller { stage: None, watch })?;

@@ -2,11 +2,12 @@
 //! need no autoencoder, as their sample is the picture.
 
 use super::image::{check_finite, check_size, picture, to_unit_range};
+use super::kit::{Kit, NOT_LINKED};
 use super::sampling::Sampling;
 use super::stages::{Kept, Pipeline, Stage, Stages, Teller};
 use crate::diffusion::noise::Noise;
 use crate::error::{Error, Result};
-use crate::models::autoencoder::Autoencoder;
+use crate::models::autoencoder::{Autoencoder, Kinds};
 use crate::models::clip_text::ClipTextConfig;
 use crate::models::unet_2d_condition::UNet2DConditionConfig;
 use crate::ops::{self, Context};
@@ -75,16 +76,17 @@ impl Pipeline for TextToImage<'_> {
         check_size(self.size, scale(self.vae, self.unet))
     }
 
-    fn stages(&self) -> Stages<Self> {
+    fn stages<K: Kit>(&self) -> Stages<Self> {
         let (rows, prompts) = (self.sampling.rows.len(), self.sampling.conditions() as u64);
-        let encoder = self.init_image.map(|_| Stage::new(Name::Encoder, 1, 1, Self::encode));
+        let encodes = K::Autoencoders::ENCODES && self.init_image.is_some();
+        let encoder = encodes.then(|| Stage::new(Name::Encoder, 1, 1, Self::encode::<K>));
         [Stage::new(Name::TextEncoder, 1, prompts, Self::encode_prompts)]
             .into_iter()
             .chain(encoder)
             .chain([
                 Stage::between(Self::begin),
                 Stage::new(Name::Unet, rows, self.sampling.evaluations(), Self::denoise),
-                Stage::new(Name::Decoder, 1, 1, Self::decode),
+                Stage::new(Name::Decoder, 1, 1, Self::decode::<K>),
             ])
             .collect()
     }
@@ -128,7 +130,7 @@ impl TextToImage<'_> {
     }
 
     /// The latents of the picture to start from.
-    fn encode(
+    fn encode<K: Kit>(
         &self,
         cx: &mut Context<'_>,
         _: usize,
@@ -142,9 +144,13 @@ impl TextToImage<'_> {
             match self.vae {
                 None if self.unet.pixel_block() == 1 => Ok(image),
                 None => ops::pixel_unshuffle(cx, image, self.unet.pixel_block()),
-                Some(vae) => vae.encode(cx, &Path::root().at("vae"), image, |cx, like| {
-                    Sampling::draw(cx, noise, like.shape())
-                }),
+                Some(vae) => {
+                    let root = Path::root();
+                    let path = root.at("vae");
+                    vae.encode::<K::Autoencoders>(cx, &path, image, |cx, like| {
+                        Sampling::draw(cx, noise, like.shape())
+                    })
+                }
             }
         })?;
         check_finite(cx, latents, "the encoded picture")?;
@@ -164,7 +170,8 @@ impl TextToImage<'_> {
         let Some(init) = &self.init_image else {
             return self.sampling.begin(cx, kept, self.latents_shape());
         };
-        let ([own, added], latents) = (init.noising, kept.x()?);
+        // Without an encoder in the kit there are no latents yet.
+        let ([own, added], latents) = (init.noising, kept.x.ok_or(NOT_LINKED)?);
         cx.scratch(|cx| {
             let fresh = Sampling::draw(cx, &mut kept.noise, latents.shape())?;
             ops::scale_add_in_place(cx, latents, own, &[(fresh, added)])
@@ -187,7 +194,7 @@ impl TextToImage<'_> {
     }
 
     /// Latents to a picture in their place.
-    fn decode(
+    fn decode<K: Kit>(
         &self,
         cx: &mut Context<'_>,
         _: usize,
@@ -203,7 +210,9 @@ impl TextToImage<'_> {
             Some(vae) => {
                 let root = Path::root();
                 let path = root.at("vae");
-                cx.replace(latents, |cx| vae.decode(cx, &path, latents, self.vae_tile))?
+                cx.replace(latents, |cx| {
+                    vae.decode::<K::Autoencoders>(cx, &path, latents, self.vae_tile)
+                })?
             }
         };
         to_unit_range(cx, image)?;

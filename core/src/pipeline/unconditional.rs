@@ -1,6 +1,7 @@
 //! Pictures from noise alone: DDPM, DDIM.
 
 use super::image::{check_size, to_unit_range};
+use super::kit::Kit;
 use super::sampling::Sampling;
 use super::stages::{Kept, Pipeline, Stage, Stages, Teller};
 use crate::diffusion::noise::Noise;
@@ -31,7 +32,7 @@ impl Pipeline for Unconditional<'_> {
         check_size(self.size, 1)
     }
 
-    fn stages(&self) -> Stages<Self> {
+    fn stages<K: Kit>(&self) -> Stages<Self> {
         let rows = self.sampling.rows.len();
         [
             Stage::between(Self::begin),

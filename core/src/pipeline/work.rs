@@ -1,6 +1,8 @@
-//! Any of the pipelines, for who does not know at compile time which it will be.
+//! Any of the pipelines, for who does not know at compile time which it will be; a row says by which
+//! word of [`Kit`] a program is made for it.
 
 use super::image::ImageSink;
+use super::kit::{Kit, NOT_LINKED};
 use super::stages::{Kept, Pipeline, Place, Watch};
 use super::text_to_image::TextToImage;
 use super::unconditional::Unconditional;
@@ -10,7 +12,7 @@ use crate::ops::Context;
 
 /// Makes of one table the enum of all pipelines and what it hands on to each.
 macro_rules! pipelines {
-    ($($(#[doc = $doc:literal])* $variant:ident($request:ty);)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident($request:ty) in $kit:ident;)*) => {
         /// A request for one picture, by whichever pipeline.
         #[derive(Clone, Copy, Debug)]
         #[allow(clippy::large_enum_variant, reason = "there is one, for the time of one call")]
@@ -25,6 +27,14 @@ macro_rules! pipelines {
             /// As [`Pipeline::plan`].
             pub fn plan(&self, cx: &mut Context<'_>) -> Result<Plan> {
                 match self { $(Self::$variant(pipeline) => pipeline.plan(cx),)* }
+            }
+
+            /// As [`Pipeline::plan_with`].
+            pub(super) fn plan_with<K: Kit>(&self, cx: &mut Context<'_>) -> Result<Plan> {
+                match self {
+                    $(Self::$variant(pipeline) if K::$kit => pipeline.plan_with::<K>(cx),)*
+                    _ => Err(NOT_LINKED),
+                }
             }
 
             /// As [`Pipeline::run`].
@@ -51,18 +61,26 @@ macro_rules! pipelines {
             }
 
             /// How many calls of [`Work::advance`] a picture takes.
-            pub(super) fn calls(&self) -> usize {
-                match self { $(Self::$variant(pipeline) => Place::calls(pipeline),)* }
+            pub(super) fn calls<K: Kit>(&self) -> usize {
+                match self {
+                    $(Self::$variant(pipeline) if K::$kit => Place::calls::<_, K>(pipeline),)*
+                    _ => 0,
+                }
             }
 
             /// The next step; tells whether more is left.
-            pub(super) fn advance(
+            pub(super) fn advance<K: Kit>(
                 &self,
                 cx: &mut Context<'_>,
                 place: &mut Place,
                 kept: &mut Kept,
             ) -> Result<bool> {
-                match self { $(Self::$variant(pipeline) => place.advance(pipeline, cx, kept),)* }
+                match self {
+                    $(Self::$variant(pipeline) if K::$kit => {
+                        place.advance::<_, K>(pipeline, cx, kept)
+                    })*
+                    _ => Err(NOT_LINKED),
+                }
             }
         }
     };
@@ -70,7 +88,7 @@ macro_rules! pipelines {
 
 pipelines! {
     /// From noise alone.
-    Unconditional(Unconditional<'a>);
+    Unconditional(Unconditional<'a>) in UNCONDITIONAL;
     /// From a text.
-    TextToImage(TextToImage<'a>);
+    TextToImage(TextToImage<'a>) in TEXT_TO_IMAGE;
 }

@@ -3,7 +3,7 @@
 
 use mote::diffusion::sampler::{SAMPLERS, Sampler};
 use mote::diffusion::schedule::BetaSchedule;
-use mote::pipeline::recipe::{self, Recipe, Scheduler};
+use mote::pipeline::recipe::{self, Scheduler};
 
 use crate::checkpoint::place::Place;
 use crate::config::scheduler;
@@ -17,23 +17,18 @@ use crate::networks::Network;
 /// # Errors
 /// Where its scheduler's file cannot be read.
 pub fn of(model: &Place, networks: &[Network]) -> Result<Vec<u8>> {
-    let own = scheduler::read_of(model, None)?;
-    let mut recipe = Recipe {
-        networks: networks_of(networks)?,
-        own_sampler: own.named.number,
-        schedulers: Default::default(),
-    };
+    let own = scheduler::read_of(model, None)?.named.number;
+    let mut schedulers = Vec::new();
     for named in SAMPLERS {
         // A sampler that cannot go by this file is refused when it is asked for.
         let config = scheduler::read_of(model, Some(named)).ok();
-        if let Some(scheduler) = config.and_then(written) {
-            let full = || Failure::new("there are more samplers than a recipe has room for");
-            recipe.schedulers.push((named.number, scheduler)).map_err(|_| full())?;
-        }
+        schedulers.extend(config.and_then(written).map(|scheduler| (named.number, scheduler)));
     }
     let cannot = |error| explain(error, "");
-    let mut bytes = vec![0; recipe.bytes().map_err(cannot)?];
-    recipe.write(&mut bytes).map_err(cannot)?;
+    let networks = networks_of(networks)?;
+    let length = recipe::write(&networks, own, &schedulers, None).map_err(cannot)?;
+    let mut bytes = vec![0; length];
+    recipe::write(&networks, own, &schedulers, Some(&mut bytes)).map_err(cannot)?;
     Ok(bytes)
 }
 

@@ -479,6 +479,19 @@ impl Named {
     }
 }
 
+/// A sampler that a program is made for: one of them, or [`Sampler`], which is any. What a program
+/// does not name is not linked.
+pub trait Chosen: Stepping + Copy + core::fmt::Debug + PartialEq {
+    /// The sampler, where it is one of these.
+    fn of(sampler: Sampler<'static>) -> Option<Self>;
+}
+
+impl Chosen for Sampler<'_> {
+    fn of(sampler: Sampler<'static>) -> Option<Self> {
+        Some(sampler)
+    }
+}
+
 /// Makes of one table the enum of all samplers, what it hands on to each, and [`SAMPLERS`].
 macro_rules! samplers {
     ($($(#[doc = $doc:literal])* $variant:ident($settings:ty) {
@@ -504,6 +517,15 @@ macro_rules! samplers {
         pub enum Sampler<'a> {
             $($(#[doc = $doc])* $variant($settings),)*
         }
+
+        $(impl<'a> Chosen for $settings {
+            fn of(sampler: Sampler<'static>) -> Option<Self> {
+                match sampler {
+                    Sampler::$variant(chosen) => Some(chosen),
+                    _ => None,
+                }
+            }
+        })*
 
         impl Stepping for Sampler<'_> {
             fn fill(

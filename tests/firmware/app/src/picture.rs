@@ -5,14 +5,26 @@
 use core::fmt;
 
 use mote::arch::Isa;
-use mote::diffusion::sampler::Row;
+use mote::diffusion::sampler::{Ddim, Row};
+use mote::models::autoencoder::Nothing;
 use mote::models::clip_tokenizer::ClipTokenizer;
 use mote::pipeline::recipe::Networks;
-use mote::pipeline::{Fault, ImageSink, Model as Packed, Request, Session};
+use mote::pipeline::{Fault, ImageSink, Kit, Model as Packed, Request, Session};
 use mote::weights::Slot;
 use mote::{Error, Result};
 
 use crate::model::Model;
+
+/// What the models in flash take: words become pictures by DDIM, and the sample is the picture.
+#[derive(Clone, Copy, Debug)]
+struct Emoji;
+
+impl Kit for Emoji {
+    type Sampler = Ddim;
+    type Autoencoders = Nothing;
+    const UNCONDITIONAL: bool = false;
+    const TEXT_TO_IMAGE: bool = true;
+}
 
 /// Tokens of a prompt, at most: CLIP's.
 const MAX_TOKENS: usize = 77;
@@ -48,7 +60,7 @@ impl<const SLOTS: usize, const ROWS: usize> Tables<SLOTS, ROWS> {
         isa: Isa,
         model: &Model,
     ) -> Result<(), Fault> {
-        let packed = Packed::open(model.file)?;
+        let packed = Packed::open(model.file)?.with_kit::<Emoji>();
         let tokenizer = ClipTokenizer::new(model.tokenizer)?;
         let _ = writeln!(out, "model {}", model.file.len() + model.tokenizer.len());
         let count = tokens(&packed)?;
@@ -77,8 +89,8 @@ impl<const SLOTS: usize, const ROWS: usize> Tables<SLOTS, ROWS> {
 
 /// How many tokens the text encoder takes. The recipe leaves the stack with this function.
 #[inline(never)]
-fn tokens(packed: &Packed<'_>) -> Result<usize> {
-    match packed.recipe()?.networks {
+fn tokens(packed: &Packed<'_, Emoji>) -> Result<usize> {
+    match packed.recipe(None)?.networks {
         Networks::TextToImage { text_encoder, .. } => {
             Ok(text_encoder.max_position_embeddings.min(MAX_TOKENS))
         }
@@ -88,7 +100,7 @@ fn tokens(packed: &Packed<'_>) -> Result<usize> {
     }
 }
 
-fn send(session: &mut Session<'_>, sink: &mut dyn ImageSink) -> Result<()> {
+fn send(session: &mut Session<'_, Emoji>, sink: &mut dyn ImageSink) -> Result<()> {
     let [height, width] = session.size();
     let mut row = [0; 3 * MAX_WIDTH];
     sink.begin(width, height)?;
