@@ -1,8 +1,10 @@
 //! Helpers that the tests share: weights out of plain vectors, a context in memory of the planned
 //! size, threads that scramble the order of work, and the way to data that is not in the
-//! repository.
+//! repository. `cases` are pipelines as diffusers ran them, `files` what is read and changed.
 
+pub mod cases;
 mod choices;
+pub mod files;
 
 use std::collections::BTreeMap;
 use std::io::{Write, stderr};
@@ -13,7 +15,7 @@ use mote::arch::Isa;
 use mote::exec::Executor;
 use mote::mem::{ALIGNMENT, Arena};
 use mote::ops::{Context, Limits};
-use mote::tensor::packed::{PanelMut, Sizes, pack_panel};
+use mote::tensor::packed::{Panel, PanelMut, Sizes, pack_panel, unpack_panel};
 use mote::tensor::{DType, PANEL, Packing, Shape, Tensor};
 use mote::weights::{Weight, Weights};
 use mote::{Error, Result};
@@ -200,6 +202,21 @@ impl TestWeights {
     fn number(&self, name: &str) -> usize {
         usize::from(*self.names.get(name).unwrap_or_else(|| panic!("no tensor {name}")))
     }
+}
+
+/// The values of a weight of these dimensions, `[n, channels, taps…]`, out of its panels in f32.
+pub fn unpacked(dims: &[usize], packed: &[f32]) -> Vec<f32> {
+    let sizes = Sizes { n: dims[0], channels: dims[1], taps: dims[2..].iter().product() };
+    let bytes: Vec<u8> = packed.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mut out = vec![0.0; dims.iter().product()];
+    let (row, panel) = (sizes.channels * sizes.taps, bytes.len() / sizes.panels());
+    for (number, data) in bytes.chunks_exact(panel).enumerate() {
+        let first = number * PANEL;
+        let out = &mut out[first * row..dims[0].min(first + PANEL) * row];
+        let panel = Panel { data, scales: &[], groups: &[] };
+        unpack_panel(Packing::F32, sizes, first, panel, out);
+    }
+    out
 }
 
 impl Weights for TestWeights {

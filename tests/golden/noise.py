@@ -1,6 +1,6 @@
 """Writes noise/torch_cpu.f32: what torch.randn gives after torch.manual_seed(7), call after call.
 
-The lengths are those of `torch_lengths` in tests/noise.rs; the values follow each other as
+The lengths are those of `torch_lengths` in tests/kernels/noise.rs; the values follow each other as
 little-endian f32. Run in tests/golden: python noise.py. Written with torch 2.15.0 on the CPU.
 """
 

@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use mote::arch::Isa;
 use mote::exec::Sequential;
@@ -14,43 +12,17 @@ use mote::ops::Context;
 use mote::tensor::{DType, Shape};
 use mote::weights::{Path as Name, Weight, Weights};
 use mote_host::config::unet_2d;
+use mote_tests::cases::pipeline;
+use mote_tests::files::{self, parts, str, whole};
+use mote_tests::{golden, shared};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
+use crate::command::{
+    drawn, fails, misused, mote, program_on_a_full_disk, reports, says, sentence, text,
+};
+
 const TYPES: [&str; 5] = ["f32", "bf16", "f16", "int8", "int4"];
-
-fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pipelines").join(path)
-}
-
-fn mote(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mote")).args(arguments).output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("the binary speaks UTF-8")
-}
-
-/// Standard output of a run that succeeds.
-fn says(arguments: &[&str]) -> String {
-    let output = mote(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// The one line of standard error of a run that fails.
-fn fails(arguments: &[&str]) -> String {
-    let output = mote(arguments);
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
-    assert!(output.stdout.is_empty(), "{arguments:?} wrote {}", text(&output.stdout));
-    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
-    error
-}
-
-fn str(path: &Path) -> &str {
-    path.to_str().expect("the tests' paths are UTF-8")
-}
 
 /// Takes every weight to be there, and remembers its shape.
 struct Recorder(BTreeMap<String, Vec<usize>>);
@@ -109,7 +81,7 @@ fn model() -> (tempfile::TempDir, PathBuf) {
         fs::create_dir_all(folder.join(name)).unwrap();
     }
     let scheduler = "scheduler/scheduler_config.json";
-    fs::copy(golden("ddim-eta-batch-2/model").join(scheduler), folder.join(scheduler)).unwrap();
+    fs::copy(pipeline("ddim-eta-batch-2/model").join(scheduler), folder.join(scheduler)).unwrap();
     let index = json!({ "_class_name": "DDIMPipeline", "unet": ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", "DDIMScheduler"] });
     fs::write(folder.join("model_index.json"), index.to_string()).unwrap();
@@ -136,23 +108,8 @@ fn model() -> (tempfile::TempDir, PathBuf) {
     (kept, folder)
 }
 
-/// A safetensors file.
-fn whole(header: &str, data: &[u8]) -> Vec<u8> {
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.as_bytes());
-    file.extend(data);
-    file
-}
-
-/// A file's header and data.
-fn parts(file: &[u8]) -> (Value, &[u8]) {
-    let len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    (serde_json::from_slice(&file[8..8 + len]).unwrap(), &file[8 + len..])
-}
-
 fn convert(model: &Path, dtype: &str, to: &Path) -> Value {
-    let report = says(&["convert", "-m", str(model), "--type", dtype, "-o", str(to), "--json"]);
-    serde_json::from_str(&report).unwrap()
+    reports(&["convert", "-m", str(model), "--type", dtype, "-o", str(to), "--json"])
 }
 
 /// Arguments that say what to draw, for a model that wants to know.
@@ -162,20 +119,7 @@ fn request(model: &Path) -> &'static [&'static str] {
 }
 
 fn pixels(model: &Path, more: &[&str], like: &Path) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("a.png");
-    let all = ["generate", "--quiet", "--steps", "3", "-m", str(model), "-o", str(&out)];
-    says(&[&all, more, request(like)].concat());
-    decoded(&out)
-}
-
-/// The pixels of a PNG file.
-fn decoded(file: &Path) -> Vec<u8> {
-    let file = std::io::BufReader::new(fs::File::open(file).unwrap());
-    let mut reader = png::Decoder::new(file).read_info().unwrap();
-    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
-    reader.next_frame(&mut bytes).unwrap();
-    bytes
+    drawn(model, &[&["--steps", "3"], more, request(like)].concat())
 }
 
 /// Peak signal-to-noise ratio in dB.
@@ -186,7 +130,7 @@ fn psnr(a: &[u8], b: &[u8]) -> f64 {
 
 fn models() -> (tempfile::TempDir, [PathBuf; 3]) {
     let (kept, wide) = model();
-    (kept, [wide, golden("shared-sd"), golden("ddim-eta-batch-2/model")])
+    (kept, [wide, pipeline("shared-sd"), pipeline("ddim-eta-batch-2/model")])
 }
 
 #[test]
@@ -309,7 +253,7 @@ fn calibrated_outputs_are_nearer_and_their_bytes_the_same_for_every_number_of_th
     let [a, b] = ["a", "b"].map(|name| folder.path().join(name).with_extension("safetensors"));
     let report = |model: &Path, dtype: &str, file: &Path, more: &[&str]| -> Value {
         let all = ["convert", "-m", str(model), "--type", dtype, "-o", str(file), "--json"];
-        serde_json::from_str(&says(&[&all, more].concat())).unwrap()
+        reports(&[&all, more].concat())
     };
     let error =
         |report: &Value, output: usize| report["outputs"][output]["error"].as_f64().unwrap();
@@ -324,7 +268,7 @@ fn calibrated_outputs_are_nearer_and_their_bytes_the_same_for_every_number_of_th
     }
     // With words, one text after the other, and guidance.
     let words = ["--calibrate", "25", "-p", "a red circle", "-p", "a blue square"];
-    let of_words = golden("shared-sd");
+    let of_words = pipeline("shared-sd");
     let [nearest, moved] = [&[][..], &words].map(|more| report(&of_words, "int4", &a, more));
     assert_ne!(nearest["layers"], moved["layers"]);
     // What of the texts is not looked at is told.
@@ -349,8 +293,7 @@ fn a_calibration_that_cannot_be_is_refused_and_leaves_nothing_behind() {
     assert!(to(&wide, "f32", &four).contains("--calibrate has no meaning with f32"));
     let error = to(&wide, "int8", &["--calibrate", "4", "-p", "a cat"]);
     assert!(error.contains("knows no text") && error.contains("Leave out --prompt"), "{error}");
-    let none = mote(&["convert", "-m", str(&wide), "--type", "int8", "-o", str(&out), "-p", "a"]);
-    assert_eq!(none.status.code(), Some(2), "{}", text(&none.stderr));
+    misused(&["convert", "-m", str(&wide), "--type", "int8", "-o", str(&out), "-p", "a"]);
     // What is no number is met while pictures are drawn.
     let weights = wide.join("unet/diffusion_pytorch_model.safetensors");
     let mut damaged = fs::read(&weights).unwrap();
@@ -366,18 +309,7 @@ fn a_calibration_that_cannot_be_is_refused_and_leaves_nothing_behind() {
 #[test]
 fn calibrated_pictures_of_the_trained_model_are_near_those_in_f32() {
     const SEEDS: usize = 40;
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
-    let root = std::env::var_os("MOTE_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    let model = root.join("models/emoji-faces-32/model");
-    if !model.is_dir() {
-        assert!(
-            std::env::var_os("MOTE_REQUIRE_SHARED").is_none(),
-            "{} is missing",
-            model.display()
-        );
-        drop(writeln!(std::io::stderr(), "not run: {} is missing", model.display()));
-        return;
-    }
+    let Some(model) = shared("models/emoji-faces-32/model") else { return };
     let folder = tempfile::tempdir().unwrap();
     let pictures = |dtype: &str, more: &[&str]| -> Vec<Vec<u8>> {
         let file = folder.path().join(dtype).with_extension("safetensors");
@@ -385,7 +317,7 @@ fn calibrated_pictures_of_the_trained_model_are_near_those_in_f32() {
         says(&[&all, more].concat());
         let (count, out) = (SEEDS.to_string(), folder.path().join("%d.png"));
         says(&["generate", "--quiet", "-m", str(&file), "-s", "0", "-b", &count, "-o", str(&out)]);
-        (0..SEEDS).map(|k| decoded(&folder.path().join(format!("{k}.png")))).collect()
+        (0..SEEDS).map(|k| files::pixels(&folder.path().join(format!("{k}.png")))).collect()
     };
     let exact = pictures("f32", &[]);
     for (dtype, least) in [("int8", 30.0), ("bf16", 40.0)] {
@@ -400,11 +332,9 @@ fn calibrated_pictures_of_the_trained_model_are_near_those_in_f32() {
 fn inspect_describes_a_packed_file_like_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.safetensors");
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     convert(&model, "f32", &file);
-    let inspect = |path: &Path| -> Value {
-        serde_json::from_str(&says(&["inspect", "--json", str(path)])).unwrap()
-    };
+    let inspect = |path: &Path| reports(&["inspect", "--json", str(path)]);
     let (packed, plain) = (inspect(&file), inspect(&model));
     assert_eq!((&packed["packed"], &packed["pipeline"]), (&json!("f32"), &plain["pipeline"]));
     assert_eq!(packed["schedule"], plain["schedule"]);
@@ -434,7 +364,7 @@ fn a_file_in_f16_can_be_converted_on_and_others_cannot() {
     assert!(to(&int8, "int8").contains("is in int8 already"));
     let error = fails(&["plan", "-m", str(&int8), "--type", "f32"]);
     assert!(error.contains("is packed in int8") && error.contains("Leave out --type"), "{error}");
-    assert!(to(&golden("shared-sd").join("unet"), "int8").contains("model_index.json"));
+    assert!(to(&pipeline("shared-sd").join("unet"), "int8").contains("model_index.json"));
 }
 
 #[test]
@@ -456,15 +386,9 @@ fn what_cannot_be_written_is_an_error_and_leaves_what_was_there() {
     let out = folder.path().join("a.safetensors");
     fs::write(&out, "the old one").unwrap();
     if cfg!(unix) {
-        // No file may grow beyond some blocks: as if the disk were full after them.
-        let output = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""])
-            .arg(env!("CARGO_BIN_EXE_mote"))
-            .args(["convert", "-m", str(&model), "--type", "int8", "-o", str(&out)])
-            .output()
-            .unwrap();
-        let error = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{error}");
+        let mut command = program_on_a_full_disk(8);
+        command.args(["convert", "-m", str(&model), "--type", "int8", "-o", str(&out)]);
+        let error = sentence(&command.output().unwrap());
         assert!(error.contains("cannot write") && error.contains("a.safetensors"), "{error}");
     }
     // A weight that is no number shows only in the middle of the work.
@@ -659,12 +583,12 @@ fn the_constant_is_the_plan_of_the_packed_model() {
 
 #[test]
 fn the_table_of_the_tokenizer_gives_the_tokens_that_the_plan_tells() {
-    let file = golden("../../firmware/model/emoji16.safetensors");
+    let file = golden("../firmware/model/emoji16.safetensors");
     let target = tempfile::tempdir().unwrap();
     let table = target.path().join("table");
     let plan = ["plan", "-m", str(&file), "-p", "red apple", "--steps", "2"];
     says(&[&plan[..], &["--rust", "--tokenizer", str(&table)]].concat());
-    let told: Value = serde_json::from_str(&says(&[&plan[..], &["--json"]].concat())).unwrap();
+    let told = reports(&[&plan[..], &["--json"]].concat());
     let bytes = fs::read(&table).unwrap();
     let tokenizer = mote::models::clip_tokenizer::ClipTokenizer::new(&bytes).unwrap();
     let mut ids = vec![0; told["prompt_ids"].as_array().unwrap().len()];

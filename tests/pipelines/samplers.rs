@@ -304,7 +304,7 @@ fn lcm_gives_the_figures_of_diffusers() {
     lcm.gives(197.7616, 0.2575);
 }
 
-/// One line of golden/samplers/cases.txt.
+/// One line of ../golden/samplers/cases.txt.
 struct Case<'a> {
     line: &'a str,
     settings: Vec<(&'a str, &'a str)>,
@@ -505,8 +505,8 @@ fn tolerance(steps: usize) -> f64 {
 
 #[test]
 fn every_sampling_follows_diffusers_step_by_step() {
-    let cases = include_str!("golden/samplers/cases.txt");
-    let values = include_bytes!("golden/samplers/steps.f32").as_chunks::<64>().0;
+    let cases = include_str!("../golden/samplers/cases.txt");
+    let values = include_bytes!("../golden/samplers/steps.f32").as_chunks::<64>().0;
     let mut values = values.iter().map(|row| {
         let floats = row.as_chunks::<4>().0;
         std::array::from_fn::<f32, 16, _>(|i| f32::from_le_bytes(floats[i]))

@@ -1,72 +1,18 @@
 //! The `mote` binary as users run it: what it prints, what it refuses, and with which exit code.
 
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
 use mote::arch::{Isa, Level};
-use mote_host::machine::isa::all as isas;
+use mote_tests::cases::{self, pipeline};
+use mote_tests::files::{copied, levels_apart, of_tensors, pixels, set, tensors};
+use mote_tests::{golden, isas, json, shared};
 
-/// The committed pipelines.
-fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pipelines").join(path)
-}
-
-fn mote(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
-    command.args(arguments).output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("the binary speaks UTF-8")
-}
-
-/// Standard output of a run that succeeds.
-fn says(arguments: &[&str]) -> String {
-    let output = mote(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// Standard error of a run that fails with `code`, having written nothing else.
-fn fails(code: i32, arguments: &[&str]) -> String {
-    let output = mote(arguments);
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
-    assert!(output.stdout.is_empty(), "{arguments:?} wrote {}", text(&output.stdout));
-    assert!(error.starts_with("error: "), "{error}");
-    assert!(!error.contains("panicked"), "{error}");
-    error
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            fs::copy(from, to).unwrap();
-        }
-    }
-}
-
-/// A copy of the committed text-to-image model, to be broken.
-fn model() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model");
-    copy(&golden("shared-sd"), &path);
-    (folder, path)
-}
-
-/// Sets a key of a JSON file.
-fn set(path: &Path, key: &str, value: serde_json::Value) {
-    let mut json: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    json[key] = value;
-    fs::write(path, json.to_string()).unwrap();
-}
+use crate::command::{
+    drawn, fails, misused, mote, program, program_on_a_full_disk, reports, says, sentence, signal,
+    text,
+};
 
 #[test]
 fn help_speaks_in_sentences_and_lists_the_flags_users_know() {
@@ -125,21 +71,21 @@ fn completions_are_written_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(says(&["completions", shell]).contains("sampling-method"), "{shell}");
     }
-    fails(2, &["completions", "tcsh"]);
+    misused(&["completions", "tcsh"]);
 }
 
 #[test]
 fn bad_arguments_end_with_2_and_say_what_is_possible() {
-    assert!(fails(2, &["generate", "-m", "x", "--rng", "dice"]).contains("pcg"));
-    assert!(fails(2, &["generate", "-m", "x", "--steps", "0"]).contains("1"));
-    assert!(fails(2, &["generate", "-m", "x", "--memory-limit", "3 cups"]).contains("MiB"));
-    assert!(fails(2, &["paint"]).contains("paint"));
-    assert!(fails(2, &["generate", "-m", "x", "--strength", "0.5"]).contains("--init-img"));
-    assert!(fails(2, &["generate", "-m", "x", "--cfg-scale", "-1"]).contains("from 0 to 1000"));
-    assert!(fails(2, &["generate", "-m", "x", "-W", "-8"]).contains("--width"));
-    assert!(fails(2, &["bench", "-m", "x", "--component", "clip"]).contains("unet"));
-    assert!(fails(2, &["bench", "-m", "x", "--repeat", "0"]).contains("1"));
-    let error = fails(2, &["generate", "-m", "x", "--vae-tile-size", "8"]);
+    assert!(misused(&["generate", "-m", "x", "--rng", "dice"]).contains("pcg"));
+    assert!(misused(&["generate", "-m", "x", "--steps", "0"]).contains("1"));
+    assert!(misused(&["generate", "-m", "x", "--memory-limit", "3 cups"]).contains("MiB"));
+    assert!(misused(&["paint"]).contains("paint"));
+    assert!(misused(&["generate", "-m", "x", "--strength", "0.5"]).contains("--init-img"));
+    assert!(misused(&["generate", "-m", "x", "--cfg-scale", "-1"]).contains("from 0 to 1000"));
+    assert!(misused(&["generate", "-m", "x", "-W", "-8"]).contains("--width"));
+    assert!(misused(&["bench", "-m", "x", "--component", "clip"]).contains("unet"));
+    assert!(misused(&["bench", "-m", "x", "--repeat", "0"]).contains("1"));
+    let error = misused(&["generate", "-m", "x", "--vae-tile-size", "8"]);
     assert!(error.contains("--vae-tiling"), "{error}");
 }
 
@@ -148,7 +94,7 @@ fn the_model_in_the_program_draws_from_words_where_no_other_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("apple.png");
     let file = file.to_str().unwrap();
-    assert!(fails(1, &["generate"]).contains("-p"));
+    assert!(fails(&["generate"]).contains("-p"));
     says(&["generate", "-p", "red apple", "--steps", "3", "-o", file]);
     let report = says(&["inspect", file]);
     assert!(report.contains("red apple") && report.contains("32x32"), "{report}");
@@ -162,14 +108,13 @@ fn the_model_in_the_program_draws_from_words_where_no_other_is_named() {
 
 #[test]
 fn inspect_describes_a_pipeline() {
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let report = says(&["inspect", model.to_str().unwrap()]);
     for word in ["StableDiffusionPipeline", "unet", "down_blocks.0", "vae", "scheduler", "F32"] {
         assert!(report.contains(word), "{word} is not in\n{report}");
     }
     assert!(!report.contains("Not supported"), "{report}");
-    let json = says(&["inspect", "--json", model.to_str().unwrap()]);
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let json = reports(&["inspect", "--json", model.to_str().unwrap()]);
     assert_eq!(json["networks"].as_array().unwrap().len(), 3);
     assert_eq!(json["networks"][1]["class"], "UNet2DConditionModel");
     assert!(json["networks"][1]["parameters"].as_u64().unwrap() > 1000);
@@ -178,7 +123,7 @@ fn inspect_describes_a_pipeline() {
 
 #[test]
 fn inspect_describes_one_file_and_one_network() {
-    let unet = golden("shared-sd/unet");
+    let unet = pipeline("shared-sd/unet");
     let file = unet.join("diffusion_pytorch_model.safetensors");
     for path in [&unet, &file] {
         let report = says(&["inspect", path.to_str().unwrap()]);
@@ -188,7 +133,7 @@ fn inspect_describes_one_file_and_one_network() {
 
 #[test]
 fn inspect_says_what_is_not_supported_and_still_describes_the_rest() {
-    let (_folder, model) = model();
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     set(&model.join("unet/config.json"), "act_fn", "mish".into());
     let class = serde_json::json!(["diffusers", "SASolverScheduler"]);
     set(&model.join("model_index.json"), "scheduler", class);
@@ -208,28 +153,27 @@ fn inspect_reads_what_a_web_ui_wrote_into_a_picture() {
     let report = says(&["inspect", path.to_str().unwrap()]);
     assert!(report.contains("Prompt: a cat, \"sitting\"\nNegative prompt: dogs\n"), "{report}");
     assert!(report.contains("Sampler: Euler a\nSeed: 7\n"), "{report}");
-    let json = says(&["inspect", "--json", path.to_str().unwrap()]);
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let json = reports(&["inspect", "--json", path.to_str().unwrap()]);
     assert_eq!(json["settings"]["Seed"], "7");
 }
 
 #[test]
 fn inspect_refuses_what_it_cannot_read() {
-    let (_folder, model) = model();
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let weights = model.join("unet/diffusion_pytorch_model.safetensors");
     let bytes = fs::read(&weights).unwrap();
     for len in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
         fs::write(&weights, &bytes[..len]).unwrap();
-        let error = fails(1, &["inspect", weights.to_str().unwrap()]);
+        let error = fails(&["inspect", weights.to_str().unwrap()]);
         assert!(error.contains("diffusion_pytorch_model.safetensors cannot be used"), "{error}");
     }
     let pickle = model.join("taesd_decoder.pth");
     fs::write(&pickle, b"PK").unwrap();
-    let error = fails(1, &["inspect", pickle.to_str().unwrap()]);
+    let error = fails(&["inspect", pickle.to_str().unwrap()]);
     assert!(error.contains("pickle") && error.contains("torch.load"), "{error}");
-    assert!(fails(1, &["inspect", "/no/such/thing"]).contains("no such file"));
+    assert!(fails(&["inspect", "/no/such/thing"]).contains("no such file"));
     let index = model.join("model_index.json");
-    assert!(fails(1, &["inspect", index.to_str().unwrap()]).contains("nor a PNG picture"));
+    assert!(fails(&["inspect", index.to_str().unwrap()]).contains("nor a PNG picture"));
 }
 
 #[test]
@@ -249,8 +193,8 @@ fn what_a_file_says_gives_a_terminal_no_commands() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     use std::process::Stdio;
-    let file = golden("shared-sd/unet/diffusion_pytorch_model.safetensors");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    let file = pipeline("shared-sd/unet/diffusion_pytorch_model.safetensors");
+    let mut command = program();
     command.arg("inspect").arg("--json").arg(file).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
@@ -258,210 +202,79 @@ fn a_reader_that_goes_away_is_no_error() {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
 }
 
-/// A folder with the committed text-to-image model and a case's own scheduler.
-fn case_model(case: &str) -> (tempfile::TempDir, PathBuf) {
-    let (folder, path) = model();
-    let scheduler = golden(case).join("scheduler/scheduler_config.json");
-    fs::copy(&scheduler, path.join("scheduler/scheduler_config.json")).unwrap();
-    let config = mote_host::json::read(&scheduler).unwrap();
-    // The pipeline's own word on the class is the one that counts.
-    let class = serde_json::json!(["diffusers", config["_class_name"]]);
-    set(&path.join("model_index.json"), "scheduler", class);
-    (folder, path)
-}
-
-fn pixels(path: &Path) -> Vec<u8> {
-    let file = std::io::BufReader::new(fs::File::open(path).unwrap());
-    let mut reader = png::Decoder::new(file).read_info().unwrap();
-    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
-    reader.next_frame(&mut bytes).unwrap();
-    match reader.info().color_type {
-        png::ColorType::Grayscale => bytes.iter().flat_map(|&grey| [grey; 3]).collect(),
-        _ => bytes,
+#[test]
+fn golden_pipelines_come_out_as_diffusers_made_them() {
+    // All of them are drawn by the library (tests/pipelines): here are two pictures from noise, and
+    // one from words with every setting that words have.
+    for case in ["ddim-eta-batch-2", "sd-clip-skip-2"] {
+        check_case(&pipeline(case));
     }
-}
-
-/// The arguments that a case's `args.json` asks for.
-fn arguments(case: &serde_json::Value, model: &Path, folder: &Path) -> Vec<String> {
-    let mut arguments: Vec<String> = ["generate", "--rng", "cpu", "-m"].map(String::from).into();
-    arguments.push(model.display().to_string());
-    for (key, flag) in [
-        ("seed", "-s"),
-        ("steps", "--steps"),
-        ("prompt", "-p"),
-        ("negative_prompt", "-n"),
-        ("cfg_scale", "--cfg-scale"),
-        ("width", "-W"),
-        ("height", "-H"),
-        ("batch", "-b"),
-        ("clip_skip", "--clip-skip"),
-        ("eta", "--eta"),
-        ("strength", "--strength"),
-    ] {
-        let value = &case[key];
-        let is_ddim = case["scheduler"].as_str().is_none_or(|class| class == "DDIMScheduler");
-        if value.is_null() || (key == "eta" && !is_ddim) {
-            continue;
-        }
-        arguments.push(flag.into());
-        arguments.push(value.as_str().map_or_else(|| value.to_string(), str::to_string));
-    }
-    if let Some(init) = case["init"].as_str() {
-        arguments.extend(["-i".into(), folder.join(init).display().to_string()]);
-    }
-    arguments
 }
 
 /// Runs a case and compares its pictures, level by level.
-fn check_case(folder: &Path, model: &Path) {
-    let case = fs::read_to_string(folder.join("args.json")).unwrap();
-    let case: serde_json::Value = serde_json::from_str(&case).unwrap();
+fn check_case(case: &Path) {
+    let (_kept, model) = cases::model(case);
     let out = tempfile::tempdir().unwrap();
-    let mut arguments = arguments(&case, model, folder);
+    let mut arguments = cases::arguments(case, &model);
     arguments.extend(["-o".into(), out.path().join("%d.png").display().to_string()]);
-    says(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-    for index in 0..case["batch"].as_u64().unwrap() {
+    says(&arguments);
+    for index in 0..json(&case.join("args.json"))["batch"].as_u64().unwrap() {
         let found = pixels(&out.path().join(format!("{index}.png")));
-        let expected = pixels(&folder.join(format!("expected_{index}.png")));
-        assert_eq!(found.len(), expected.len(), "{}", folder.display());
-        let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(worst <= Some(1), "{}: off by {worst:?}", folder.display());
+        let expected = pixels(&case.join(format!("expected_{index}.png")));
+        assert!(levels_apart(&found, &expected) <= 1, "{}: other pixels", case.display());
     }
 }
 
-#[test]
-fn the_golden_pipelines_come_out_as_diffusers_made_them() {
-    let mut cases = 0;
-    for entry in fs::read_dir(golden("")).unwrap() {
-        let folder = entry.unwrap().path();
-        let name = folder.file_name().unwrap().to_str().unwrap().to_string();
-        if name == "shared-sd" {
-            continue;
-        }
-        cases += 1;
-        if folder.join("model").is_dir() {
-            check_case(&folder, &folder.join("model"));
-        } else {
-            let (_kept, model) = case_model(&name);
-            check_case(&folder, &model);
-        }
-    }
-    assert!(cases >= 14, "only {cases} cases were found");
-}
-
-/// Says so past the harness, which would keep what a passing test prints to itself.
-fn not_run(missing: &Path) {
-    drop(writeln!(std::io::stderr(), "not run: {} is missing", missing.display()));
-}
-
-#[test]
-fn the_shared_conformance_cases_come_out_as_diffusers_made_them() {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
-    let root = std::env::var_os("MOTE_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    let Ok(cases) = fs::read_dir(root.join("conformance")) else {
-        assert!(std::env::var_os("MOTE_REQUIRE_SHARED").is_none(), "{} is missing", root.display());
-        return not_run(&root.join("conformance"));
-    };
-    let cases = cases.map(|entry| entry.unwrap().path());
-    cases.filter(|path| path.is_dir()).for_each(|path| check_case(&path, &path.join("model")));
-    let trained = root.join("models/emoji-faces-32");
-    check_case(&trained, &trained.join("model"));
-}
-
-#[test]
-fn the_committed_conformance_cases_come_out_as_diffusers_made_them() {
-    for entry in fs::read_dir(golden("../conformance")).unwrap() {
-        let folder = entry.unwrap().path();
-        check_case(&folder, &folder.join("model"));
-    }
-}
-
-/// The tensors of a safetensors file: name, description, bytes.
-fn tensors(file: &[u8]) -> Vec<(String, serde_json::Value, Vec<u8>)> {
-    let len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let header: serde_json::Value = serde_json::from_slice(&file[8..8 + len]).unwrap();
-    let data = &file[8 + len..];
-    let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
-    let bytes = |tensor: &serde_json::Value| {
-        let at = |i: usize| tensor["data_offsets"][i].as_u64().unwrap() as usize;
-        data[at(0)..at(1)].to_vec()
-    };
-    tensors.map(|(name, tensor)| (name.clone(), tensor.clone(), bytes(tensor))).collect()
-}
-
-/// A safetensors file of these tensors.
-fn safetensors(tensors: &[(String, serde_json::Value, Vec<u8>)]) -> Vec<u8> {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, tensor, bytes) in tensors {
-        let mut tensor = tensor.clone();
-        tensor["data_offsets"] = serde_json::json!([data.len(), data.len() + bytes.len()]);
-        header.insert(name.clone(), tensor);
-        data.extend(bytes);
-    }
-    let header = serde_json::Value::Object(header).to_string();
-    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
-}
-
-/// A picture by the model in a folder.
-fn draw(model: &Path) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("a.png");
-    let (model, out_text) = (model.to_str().unwrap(), out.to_str().unwrap());
-    says(&[
-        "generate", "-m", model, "-p", "x", "-W", "40", "-H", "24", "--steps", "2", "-o", out_text,
-    ]);
-    pixels(&out)
-}
+const WORDS: [&str; 8] = ["-p", "x", "-W", "40", "-H", "24", "--steps", "2"];
 
 #[test]
 fn shards_make_the_same_picture_as_one_file() {
-    let (_folder, model) = model();
-    let expected = draw(&model);
+    let (_folder, model) = copied(&pipeline("shared-sd"));
+    let expected = drawn(&model, &WORDS);
     let path = model.join("unet/diffusion_pytorch_model.safetensors");
     let all = tensors(&fs::read(&path).unwrap());
     fs::remove_file(&path).unwrap();
     let mut map = serde_json::Map::new();
     for (number, shard) in all.chunks(all.len().div_ceil(3)).enumerate() {
         let name = format!("diffusion_pytorch_model-{:05}-of-00003.safetensors", number + 1);
-        fs::write(model.join("unet").join(&name), safetensors(shard)).unwrap();
+        fs::write(model.join("unet").join(&name), of_tensors(shard)).unwrap();
         map.extend(shard.iter().map(|(tensor, ..)| (tensor.clone(), name.clone().into())));
     }
     let index = serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
     let index_path = model.join("unet/diffusion_pytorch_model.safetensors.index.json");
     fs::write(&index_path, &index).unwrap();
-    assert_eq!(draw(&model), expected);
+    assert_eq!(drawn(&model, &WORDS), expected);
     fs::write(&index_path, index.replace("diffusion_pytorch_model-00003", "../x")).unwrap();
-    let error = fails(1, &["plan", "-p", "x", "-m", model.to_str().unwrap()]);
+    let error = fails(&["plan", "-p", "x", "-m", model.to_str().unwrap()]);
     assert!(error.contains("outside its folder"), "{error}");
 }
 
 #[test]
 fn bf16_weights_are_the_f32_weights_they_stand_for() {
-    let (_folder, model) = model();
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let path = model.join("unet/diffusion_pytorch_model.safetensors");
     let mut wide = tensors(&fs::read(&path).unwrap());
     for (_, _, bytes) in &mut wide {
         // Without its lower half an f32 is a bf16.
         bytes.chunks_exact_mut(4).for_each(|value| value[..2].fill(0));
     }
-    fs::write(&path, safetensors(&wide)).unwrap();
-    let expected = draw(&model);
+    fs::write(&path, of_tensors(&wide)).unwrap();
+    let expected = drawn(&model, &WORDS);
     for (_, tensor, bytes) in &mut wide {
         tensor["dtype"] = "BF16".into();
         *bytes = bytes.chunks_exact(4).flat_map(|value| [value[2], value[3]]).collect();
     }
     fs::remove_file(&path).unwrap();
     let path = path.with_file_name("diffusion_pytorch_model.bf16.safetensors");
-    fs::write(path, safetensors(&wide)).unwrap();
-    assert_eq!(draw(&model), expected);
+    fs::write(path, of_tensors(&wide)).unwrap();
+    assert_eq!(drawn(&model, &WORDS), expected);
 }
 
 #[test]
 fn a_plan_lists_phases_and_the_whole() {
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let model = model.to_str().unwrap();
-    let json = says(&["plan", "--json", "-m", model, "-p", "x", "-W", "40", "-H", "24"]);
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let json = reports(&["plan", "--json", "-m", model, "-p", "x", "-W", "40", "-H", "24"]);
     let phases = json["phases"].as_array().unwrap();
     let names: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["text encoder", "unet", "decoder"]);
@@ -476,11 +289,10 @@ fn a_plan_lists_phases_and_the_whole() {
 fn a_memory_limit_refuses_before_anything_starts_with_advice_that_fits() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("a.png");
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let (model, out_text) = (model.to_str().unwrap(), out.to_str().unwrap());
     let base = ["generate", "-m", model, "-p", "x", "-W", "96", "-H", "64", "-o", out_text];
-    let plan = says(&[&["plan", "--json"], &base[1..9]].concat());
-    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let plan = reports(&[&["plan", "--json"], &base[1..9]].concat());
     let needed = plan["arena_bytes"].as_u64().unwrap();
     let limit = |bytes: u64| {
         [base.to_vec(), vec!["--memory-limit"]]
@@ -490,10 +302,7 @@ fn a_memory_limit_refuses_before_anything_starts_with_advice_that_fits() {
             .chain([bytes.to_string()])
             .collect::<Vec<_>>()
     };
-    let run = |arguments: &[String], code| {
-        fails(code, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
-    };
-    let error = run(&limit(needed - 1), 1);
+    let error = fails(&limit(needed - 1));
     assert!(error.contains("the limit is") && error.contains("take -W "), "{error}");
     assert!(!out.exists());
     let after = |flag: &str| {
@@ -522,12 +331,12 @@ fn a_memory_limit_refuses_before_anything_starts_with_advice_that_fits() {
     assert!(out.exists());
     let enough = needed.to_string();
     says(&[&base[..], &["--steps", "1", "--memory-limit", &enough]].concat());
-    assert!(run(&limit(64), 1).contains("raise the limit"));
+    assert!(fails(&limit(64)).contains("raise the limit"));
 }
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let picture = |threads: &str| {
         let output = mote(&[
             "generate",
@@ -561,7 +370,7 @@ fn the_number_of_threads_changes_no_bit() {
 fn picture_k_of_a_batch_has_the_seed_plus_k_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let model = golden("ddim-eta-batch-2/model");
+    let model = pipeline("ddim-eta-batch-2/model");
     let base = ["generate", "--steps", "2", "-m", model.to_str().unwrap()];
     let output = mote(&[&base[..], &["-s", "7", "-b", "3", "-o", &path("a.png")]].concat());
     let lines = text(&output.stderr);
@@ -581,7 +390,7 @@ fn command_that_listens() -> Command {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
     if ignored & 1 == 0 {
-        return Command::new(env!("CARGO_BIN_EXE_mote"));
+        return program();
     }
     let mut command = Command::new("env");
     command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_mote")]);
@@ -593,11 +402,11 @@ fn command_that_listens() -> Command {
 fn a_signal_ends_cleanly_and_leaves_no_file() {
     use std::io::Read;
     use std::process::Stdio;
-    for signal in ["-INT", "-TERM", "-HUP"] {
+    for name in ["-INT", "-TERM", "-HUP"] {
         let folder = tempfile::tempdir().unwrap();
         let mut child = command_that_listens()
             .args(["generate", "-p", "x", "-W", "160", "-H", "160", "--steps", "500", "-m"])
-            .arg(golden("shared-sd"))
+            .arg(pipeline("shared-sd"))
             .arg("-o")
             .arg(folder.path().join("a.png"))
             .stderr(Stdio::piped())
@@ -606,11 +415,10 @@ fn a_signal_ends_cleanly_and_leaves_no_file() {
         let mut stderr = child.stderr.take().unwrap();
         // The first line says that the first step is done.
         stderr.read_exact(&mut [0; 1]).unwrap();
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        signal(&child, name);
         let mut rest = String::new();
         stderr.read_to_string(&mut rest).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(130), "{signal}: {rest}");
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{name}: {rest}");
         assert!(rest.contains("error: stopped;"), "{rest}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -619,7 +427,7 @@ fn a_signal_ends_cleanly_and_leaves_no_file() {
 /// The arguments of a small picture, to be written at a path.
 #[cfg(unix)]
 fn small_picture(out: &str) -> Vec<String> {
-    let model = golden("shared-sd").display().to_string();
+    let model = pipeline("shared-sd").display().to_string();
     let all =
         ["generate", "-p", "x", "-W", "96", "-H", "64", "--steps", "1", "--quiet", "-m", &model];
     all.iter().map(|argument| argument.to_string()).chain(["-o".into(), out.into()]).collect()
@@ -628,21 +436,13 @@ fn small_picture(out: &str) -> Vec<String> {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_an_error_and_leaves_what_was_there() {
-    let arguments = small_picture("/dev/full");
-    let error = fails(1, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let error = fails(&small_picture("/dev/full"));
     assert!(error.contains("cannot write /dev/full") && error.contains("Free some"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("a.png");
     fs::write(&out, "the old one").unwrap();
-    // No file may grow beyond one block: as if the disk were full after it.
-    let output = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\""])
-        .arg(env!("CARGO_BIN_EXE_mote"))
-        .args(small_picture(out.to_str().unwrap()))
-        .output()
-        .unwrap();
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
+    let mut command = program_on_a_full_disk(1);
+    let error = sentence(&command.args(small_picture(out.to_str().unwrap())).output().unwrap());
     assert!(error.contains("cannot write") && error.contains("a.png"), "{error}");
     assert_eq!(fs::read(&out).unwrap(), b"the old one");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -652,13 +452,11 @@ fn a_full_disk_is_an_error_and_leaves_what_was_there() {
 #[test]
 fn a_picture_for_which_nobody_waits_is_an_error() {
     use std::process::Stdio;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    let mut command = program();
     command.args(small_picture("-")).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
+    let error = sentence(&child.wait_with_output().unwrap());
     assert!(error.contains("cannot write standard output: broken pipe"), "{error}");
 }
 
@@ -670,24 +468,23 @@ fn names_that_are_not_unicode_are_written_and_read_but_not_numbered() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join(OsStr::from_bytes(b"a\xff.png"));
     let run = |more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        let mut command = program();
         let arguments = small_picture("");
         command.args(&arguments[..arguments.len() - 1]).arg(&out).args(more).output().unwrap()
     };
     assert!(run(&[]).status.success() && out.is_file());
     for more in [&[][..], &["--json"]] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        let mut command = program();
         let output = command.arg("inspect").arg(&out).args(more).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    let output = run(&["-b", "2"]);
-    let error = text(&output.stderr);
-    assert!(output.status.code() == Some(1) && error.contains("not UTF-8"), "{error}");
+    let error = sentence(&run(&["-b", "2"]));
+    assert!(error.contains("not UTF-8"), "{error}");
 }
 
 #[test]
 fn damaged_weights_are_refused_in_every_network() {
-    let (_folder, model) = model();
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let out = model.join("a.png");
     let (model_text, out_text) = (model.to_str().unwrap(), out.to_str().unwrap());
     let base = ["-m", model_text, "-p", "x", "-W", "40", "-H", "24", "--steps", "1"];
@@ -704,9 +501,9 @@ fn damaged_weights_are_refused_in_every_network() {
             let mut all = all.clone();
             let (_, tensor, bytes) = &mut all[at];
             change(tensor, bytes);
-            fs::write(&path, safetensors(&all)).unwrap();
+            fs::write(&path, of_tensors(&all)).unwrap();
         };
-        let plan = || fails(1, &[&["plan"], &base[..]].concat());
+        let plan = || fails(&[&["plan"], &base[..]].concat());
         for (dtype, width) in [("I8", 1), ("I16", 2), ("BOOL", 1), ("I64", 8)] {
             write(&|tensor, bytes| {
                 tensor["dtype"] = dtype.into();
@@ -741,8 +538,8 @@ fn damaged_weights_are_refused_in_every_network() {
 
 #[test]
 fn what_a_model_cannot_do_is_refused_with_a_remedy() {
-    let words = golden("shared-sd").to_str().unwrap().to_string();
-    let noise = golden("ddim-eta-batch-2/model").to_str().unwrap().to_string();
+    let words = pipeline("shared-sd").to_str().unwrap().to_string();
+    let noise = pipeline("ddim-eta-batch-2/model").to_str().unwrap().to_string();
     for (model, arguments, says) in [
         (&words, &[][..], "-p"),
         (&words, &["-p", "x", "-W", "41"], "multiples"),
@@ -764,16 +561,16 @@ fn what_a_model_cannot_do_is_refused_with_a_remedy() {
     ] {
         let base = ["generate", "-o", "/dev/null", "-m", model];
         let base = if arguments.contains(&"-o") { &["generate", "-m", model][..] } else { &base };
-        let error = fails(1, &[base, arguments].concat());
+        let error = fails(&[base, arguments].concat());
         assert!(error.contains(says), "{arguments:?}: {error}");
     }
 }
 
 #[test]
 fn folders_that_hold_no_model_are_refused_with_what_is_missing() {
-    let run = |model: &Path| fails(1, &["generate", "-p", "x", "-m", model.to_str().unwrap()]);
+    let run = |model: &Path| fails(&["generate", "-p", "x", "-m", model.to_str().unwrap()]);
     assert!(run(Path::new("/no/such/model")).contains("there is no folder"));
-    let (_folder, broken) = model();
+    let (_folder, broken) = copied(&pipeline("shared-sd"));
     fs::remove_file(broken.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     assert!(run(&broken).contains("no weights in"));
     fs::write(broken.join("unet/diffusion_pytorch_model.bin"), b"").unwrap();
@@ -784,15 +581,15 @@ fn folders_that_hold_no_model_are_refused_with_what_is_missing() {
     assert!(run(&broken).contains("vae/config.json: no such file"));
     fs::remove_file(broken.join("model_index.json")).unwrap();
     assert!(run(&broken).contains("though there is a unet folder"));
-    let error = run(&golden("shared-sd/unet/diffusion_pytorch_model.safetensors"));
+    let error = run(&pipeline("shared-sd/unet/diffusion_pytorch_model.safetensors"));
     assert!(error.contains("a UNet by itself") && error.contains("shared-sd."), "{error}");
 }
 
 #[test]
 fn a_checkpoint_that_does_not_fit_its_configuration_is_refused_by_the_plan() {
-    let (_folder, model) = model();
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let config = model.join("unet/config.json");
-    let run = || fails(1, &["plan", "-p", "x", "-m", model.to_str().unwrap()]);
+    let run = || fails(&["plan", "-p", "x", "-m", model.to_str().unwrap()]);
     let original = fs::read_to_string(&config).unwrap();
     set(&config, "use_linear_projection", (!original.contains("projection\": true")).into());
     let error = run();
@@ -808,7 +605,7 @@ fn a_checkpoint_that_does_not_fit_its_configuration_is_refused_by_the_plan() {
 #[test]
 fn hostile_configurations_end_in_a_sentence() {
     use serde_json::json;
-    let (_folder, model) = model();
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let values = [
         json!(-1),
         json!(0),
@@ -862,7 +659,7 @@ fn a_picture_to_start_from_may_have_any_size_and_format() {
     }
     let encoder = Encoder::new(picture.as_raw(), 45, 29, PixelFormat::Rgb);
     fs::write(path("init.jpg"), encoder.encode().unwrap()).unwrap();
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let base = ["generate", "-p", "x", "--steps", "2", "-m", model.to_str().unwrap()];
     let draw = |name: &str, size: &[&str]| {
         let files = ["-i", &path(name), "-o", &path("a.png")].map(str::to_string);
@@ -881,11 +678,11 @@ fn a_picture_to_start_from_may_have_any_size_and_format() {
         (b"\x89PNG\r\n\x1a\n\0\0", "cannot be decoded"),
     ] {
         fs::write(path("init.png"), bytes).unwrap();
-        let error = fails(1, &[&base[..], &["-i", &path("init.png")]].concat());
+        let error = fails(&[&base[..], &["-i", &path("init.png")]].concat());
         assert!(error.contains(says), "{error}");
     }
     RgbImage::new(1, 1).save(path("init.png")).unwrap();
-    let error = fails(1, &[&base[..], &["-i", &path("init.png")]].concat());
+    let error = fails(&[&base[..], &["-i", &path("init.png")]].concat());
     assert!(error.contains("only 1x1"), "{error}");
     assert_eq!(draw("init.png", &["-W", "32", "-H", "32"]).len(), 32 * 32 * 3);
 }
@@ -894,14 +691,14 @@ fn a_picture_to_start_from_may_have_any_size_and_format() {
 fn a_tiny_autoencoder_takes_the_place_of_the_models_own() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("a.png");
-    let (model, tiny) = (golden("shared-sd"), golden("../networks/tiny-base"));
+    let (model, tiny) = (pipeline("shared-sd"), golden("networks/tiny-base"));
     let (model, tiny) = (model.to_str().unwrap(), tiny.to_str().unwrap());
     let base = ["-m", model, "-p", "x", "-W", "40", "-H", "24", "--steps", "1"];
     let out_text = out.to_str().unwrap();
     says(&[&["generate"], &base[..], &["--taesd", tiny, "-o", out_text]].concat());
     assert_eq!(pixels(&out).len(), 40 * 24 * 3);
-    let own = golden("shared-sd/vae");
-    let error = fails(1, &[&["plan"], &base[..], &["--taesd", own.to_str().unwrap()]].concat());
+    let own = pipeline("shared-sd/vae");
+    let error = fails(&[&["plan"], &base[..], &["--taesd", own.to_str().unwrap()]].concat());
     assert!(error.contains("--vae instead"), "{error}");
 }
 
@@ -909,15 +706,14 @@ fn a_tiny_autoencoder_takes_the_place_of_the_models_own() {
 fn tiles_take_less_memory_and_make_nearly_the_same_picture() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("a.png");
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let base = ["-m", model.to_str().unwrap(), "-p", "x", "-W", "96", "-H", "72", "--steps", "1"];
     let draw = |more: &[&str]| {
         says(&[&["generate", "-o", out.to_str().unwrap()], &base[..], more].concat());
         pixels(&out)
     };
     let plan = |more: &[&str]| {
-        let json = says(&[&["plan", "--json"], &base[..], more].concat());
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let json = reports(&[&["plan", "--json"], &base[..], more].concat());
         (json["phases"][2]["arena_bytes"].as_u64().unwrap(), json["vae_tile"].clone())
     };
     let tiles = ["--vae-tiling", "--vae-tile-size", "12"];
@@ -942,10 +738,9 @@ fn tiles_take_less_memory_and_make_nearly_the_same_picture() {
 
 #[test]
 fn a_memory_limit_that_tiles_would_keep_is_refused_with_that_advice() {
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let base = ["plan", "-m", model.to_str().unwrap(), "-p", "x", "-W", "128", "-H", "128"];
-    let plan = says(&[&base[..], &["--vae-tiling", "--json"]].concat());
-    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let plan = reports(&[&base[..], &["--vae-tiling", "--json"]].concat());
     let limit = plan["arena_bytes"].to_string();
     let output = mote(&[&base[..], &["--memory-limit", &limit]].concat());
     assert_eq!(output.status.code(), Some(1));
@@ -965,20 +760,20 @@ fn first_names(tiny: &Path) -> [Vec<u8>; 2] {
             let at = at.parse::<usize>().unwrap() + offset;
             Some((format!("{at}.{rest}"), tensor.clone(), bytes.clone()))
         });
-        safetensors(&renamed.collect::<Vec<_>>())
+        of_tensors(&renamed.collect::<Vec<_>>())
     })
 }
 
 #[test]
 fn taesd_is_known_by_its_first_names_too() {
-    let (folder, tiny) = (tempfile::tempdir().unwrap(), golden("../networks/tiny-base"));
+    let (folder, tiny) = (tempfile::tempdir().unwrap(), golden("networks/tiny-base"));
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let [encoder, decoder] = first_names(&tiny);
     fs::write(path("taesd_encoder.safetensors"), encoder).unwrap();
     fs::write(path("taesd_decoder.safetensors"), &decoder).unwrap();
     fs::write(path("taesd_decoder.pth"), b"PK").unwrap();
     image::RgbImage::new(40, 24).save(path("init.png")).unwrap();
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let base = ["-m", model.to_str().unwrap(), "-p", "x", "-W", "40", "-H", "24", "--steps", "2"];
     let (init, out) = (path("init.png"), path("a.png"));
     let draw = |taesd: &str, more: &[&str]| {
@@ -997,7 +792,7 @@ fn taesd_is_known_by_its_first_names_too() {
     assert!(report.contains("4 latent channels") && report.contains("\nencoder:"), "{report}");
 
     let refuse = |taesd: &str, more: &[&str]| {
-        fails(1, &[&["plan", "--taesd", taesd], &base[..], more].concat())
+        fails(&[&["plan", "--taesd", taesd], &base[..], more].concat())
     };
     let pickle = refuse(&path("taesd_decoder.pth"), &[]);
     assert!(pickle.contains("torch.load") && pickle.contains("taesd_decoder.saf"), "{pickle}");
@@ -1015,30 +810,23 @@ fn taesd_is_known_by_its_first_names_too() {
     let mut odd = tensors(&decoder);
     let (_, tensor, bytes) = odd[0].clone();
     odd.push(("99.weight".into(), tensor, bytes));
-    fs::write(path("other_decoder.safetensors"), safetensors(&odd)).unwrap();
+    fs::write(path("other_decoder.safetensors"), of_tensors(&odd)).unwrap();
     assert!(refuse(&path("other_decoder.safetensors"), &[]).contains("`99.weight`"));
 }
 
 #[test]
 fn the_trained_taef2_is_told_from_its_pickle_and_from_other_latents() {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
-    let root = std::env::var_os("MOTE_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    let folder = root.join("data/taef2");
-    if !folder.is_dir() {
-        assert!(std::env::var_os("MOTE_REQUIRE_SHARED").is_none(), "{} is missing", root.display());
-        return not_run(&folder);
-    }
-    let model = golden("shared-sd");
+    let Some(folder) = shared("data/taef2") else { return };
+    let model = pipeline("shared-sd");
     let place = |name: &str| folder.join(name).to_str().unwrap().to_string();
-    let refuse = |taesd: &str| {
-        fails(1, &["plan", "-p", "x", "-m", model.to_str().unwrap(), "--taesd", taesd])
-    };
+    let refuse =
+        |taesd: &str| fails(&["plan", "-p", "x", "-m", model.to_str().unwrap(), "--taesd", taesd]);
     for name in ["", "taef2_decoder.safetensors"] {
         let error = refuse(&place(name));
         assert!(error.contains("has 32 latent channels, and the UNet takes 4"), "{error}");
     }
     let pickle = place("taef2_decoder.pth");
-    for error in [refuse(&pickle), fails(1, &["inspect", &pickle])] {
+    for error in [refuse(&pickle), fails(&["inspect", &pickle])] {
         assert!(error.contains("is a pickle") && error.contains("torch.load("), "{error}");
     }
     assert!(says(&["inspect", &place("")]).contains("32 latent channels"));
@@ -1047,9 +835,9 @@ fn the_trained_taef2_is_told_from_its_pickle_and_from_other_latents() {
 #[test]
 fn every_instruction_set_makes_the_picture_within_one_level() {
     let folder = tempfile::tempdir().unwrap();
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let run = |isa: &str, name: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        let mut command = program();
         command.args(["generate", "-p", "x", "-W", "40", "-H", "24", "--steps", "3", "-v", "-m"]);
         command.arg(&model).arg("-o").arg(folder.path().join(name)).env("MOTE_ISA", isa);
         command.output().unwrap()
@@ -1069,12 +857,10 @@ fn every_instruction_set_makes_the_picture_within_one_level() {
         let used = if isa.is_empty() { here[here.len() - 1] } else { isa };
         assert!(error.contains(&format!("instruction set {used}")), "{error}");
         let found = pixels(&folder.path().join("other.png"));
-        let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(worst <= Some(1), "{isa}: off by {worst:?}");
+        assert!(levels_apart(&found, &expected) <= 1, "{isa}: other pixels");
     }
-    let output = run("sse9", "a.png");
-    let error = text(&output.stderr);
-    assert!(output.status.code() == Some(1) && error.contains("\"sse9\""), "{error}");
+    let error = sentence(&run("sse9", "a.png"));
+    assert!(error.contains("\"sse9\""), "{error}");
     assert!(!folder.path().join("a.png").exists());
 }
 
@@ -1082,7 +868,7 @@ fn every_instruction_set_makes_the_picture_within_one_level() {
 fn the_configuration_of_every_golden_network_is_understood() {
     use mote_host::config::{autoencoder, clip_text, unet_2d, unet_2d_condition};
     let mut count = 0;
-    for entry in fs::read_dir(golden("../networks")).unwrap() {
+    for entry in fs::read_dir(golden("networks")).unwrap() {
         let path = entry.unwrap().path().join("config.json");
         let Ok(text) = fs::read_to_string(&path) else { continue };
         count += 1;
@@ -1101,8 +887,7 @@ fn the_configuration_of_every_golden_network_is_understood() {
 /// What `bench --json` writes of a model.
 fn bench(model: &Path, more: &[&str]) -> serde_json::Value {
     let path = model.display().to_string();
-    let arguments = [&["bench", "-m", &path, "--json", "--repeat", "3"], more].concat();
-    serde_json::from_str(&says(&arguments)).unwrap()
+    reports(&[&["bench", "-m", &path, "--json", "--repeat", "3"], more].concat())
 }
 
 fn number(value: &serde_json::Value, key: &str) -> f64 {
@@ -1141,7 +926,7 @@ fn check_component(component: &serde_json::Value) {
 
 #[test]
 fn bench_times_each_network_with_figures_that_fit_each_other() {
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let report = bench(&model, &["-t", "2", "--steps", "10"]);
     let components = report["components"].as_array().unwrap();
     let names: Vec<_> = components.iter().map(|c| c["component"].as_str().unwrap()).collect();
@@ -1159,8 +944,7 @@ fn bench_times_each_network_with_figures_that_fit_each_other() {
     let evaluations = components.iter().map(|c| number(c, "evaluations_per_image"));
     assert_eq!(evaluations.collect::<Vec<_>>(), [2.0, 20.0, 1.0]);
     let path = model.display().to_string();
-    let plan = says(&["plan", "-m", &path, "-p", "a cat", "--json", "-t", "2"]);
-    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let plan = reports(&["plan", "-m", &path, "-p", "a cat", "--json", "-t", "2"]);
     for (phase, component) in plan["phases"].as_array().unwrap().iter().zip(components) {
         assert_eq!(phase["weight_bytes"], component["weight_bytes"], "{phase}");
         let each = number(phase, "multiply_adds") / number(phase, "evaluations");
@@ -1171,7 +955,7 @@ fn bench_times_each_network_with_figures_that_fit_each_other() {
 
 #[test]
 fn the_layers_of_a_network_add_up_to_its_plan() {
-    let model = golden("../conformance/ddpm-uncond/model");
+    let model = golden("conformance/ddpm-uncond/model");
     let report = bench(&model, &["--per-layer"]);
     assert_eq!(report["components"].as_array().unwrap().len(), 1);
     let unet = &report["components"][0];
@@ -1205,7 +989,7 @@ fn the_layers_of_a_network_add_up_to_its_plan() {
 
 #[test]
 fn bench_measures_the_peak_of_the_arithmetic_that_a_type_asks_for() {
-    let model = golden("../conformance/ddpm-uncond/model");
+    let model = golden("conformance/ddpm-uncond/model");
     for dtype in ["f32", "bf16", "int8"] {
         let report = bench(&model, &["--type", dtype, "-t", "1"]);
         let unet = &report["components"][0];
@@ -1227,7 +1011,7 @@ fn bench_measures_the_peak_of_the_arithmetic_that_a_type_asks_for() {
 
 #[test]
 fn a_batch_is_one_evaluation_of_several_pictures() {
-    let model = golden("../conformance/ddpm-uncond/model");
+    let model = golden("conformance/ddpm-uncond/model");
     let [one, three] = ["1", "3"].map(|batch| bench(&model, &["--batch", batch, "-t", "1"]));
     let [one, three] = [&one, &three].map(|report| &report["components"][0]);
     check_component(three);
@@ -1239,7 +1023,7 @@ fn a_batch_is_one_evaluation_of_several_pictures() {
 
 #[test]
 fn bench_needs_only_the_network_it_times() {
-    let (_folder, model) = model();
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     for gone in ["tokenizer", "scheduler", "text_encoder"] {
         fs::remove_dir_all(model.join(gone)).unwrap();
     }
@@ -1249,21 +1033,21 @@ fn bench_needs_only_the_network_it_times() {
     assert!(smaller["images_per_minute"].is_null());
     check_component(&smaller["components"][0]);
     let path = model.display().to_string();
-    let error = fails(1, &["bench", "-m", &path, "--component", "text"]);
+    let error = fails(&["bench", "-m", &path, "--component", "text"]);
     assert!(error.contains("has no text encoder. Take --component unet or vae."), "{error}");
     for more in [["--steps", "4"], ["--batch", "2"]] {
-        let error = fails(1, &[&["bench", "-m", &path, "--component", "vae"], &more[..]].concat());
+        let error = fails(&[&["bench", "-m", &path, "--component", "vae"], &more[..]].concat());
         assert!(error.contains(&format!("{} has no meaning for the", more[0])), "{error}");
     }
-    assert!(fails(1, &["bench", "-m", &path, "-W", "33"]).contains("multiples of 4"));
-    let unconditional = golden("../conformance/ddpm-uncond/model").display().to_string();
+    assert!(fails(&["bench", "-m", &path, "-W", "33"]).contains("multiples of 4"));
+    let unconditional = golden("conformance/ddpm-uncond/model").display().to_string();
     for component in ["text", "vae"] {
-        let error = fails(1, &["bench", "-m", &unconditional, "--component", component]);
+        let error = fails(&["bench", "-m", &unconditional, "--component", component]);
         assert!(error.trim_end().ends_with("Take --component unet.") && error.lines().count() == 1);
     }
-    assert!(fails(1, &["bench", "-m", "/no/such/thing"]).contains("there is no folder"));
+    assert!(fails(&["bench", "-m", "/no/such/thing"]).contains("there is no folder"));
     fs::remove_dir_all(model.join("vae")).unwrap();
     fs::remove_file(model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
-    let error = fails(1, &["bench", "-m", &path]);
+    let error = fails(&["bench", "-m", &path]);
     assert!(error.contains("no weights in"), "{error}");
 }

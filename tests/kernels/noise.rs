@@ -1,19 +1,12 @@
 //! The generators of noise, against PyTorch's own values and for what must hold of any.
 
 use mote::diffusion::noise::{Noise, NoiseKind};
+use mote_tests::assert_close;
 
 fn draw(kind: NoiseKind, seed: u64, len: usize) -> Vec<f32> {
     let mut values = vec![0.0; len];
     Noise::new(kind, seed).fill(&mut values);
     values
-}
-
-#[track_caller]
-fn assert_near(values: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(values.len(), expected.len());
-    for (i, (a, b)) in values.iter().zip(expected).enumerate() {
-        assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "value {i}: {a}, expected {b}");
-    }
 }
 
 #[test]
@@ -23,15 +16,15 @@ fn torch_cpu_gives_the_published_values() {
         -2.1152194, 0.3222749, -1.2633348, 0.3499832, 0.3081339, 0.1198415, 1.237658, 1.1167772,
         -0.2472782,
     ];
-    assert_near(&draw(NoiseKind::TorchCpu, 0, 16), &expected, 3e-7);
+    assert_close("noise", &draw(NoiseKind::TorchCpu, 0, 16), &expected, 3e-7);
     let latents = draw(NoiseKind::TorchCpu, 42, 4 * 64 * 64);
-    assert_near(&latents[..4], &[1.9269153, 1.4872841, 0.9007172, -2.1055212], 3e-7);
+    assert_close("noise", &latents[..4], &[1.9269153, 1.4872841, 0.9007172, -2.1055212], 3e-7);
 }
 
 #[test]
 fn torch_cuda_gives_the_published_values() {
     let expected = [-0.9247, -0.4253, -2.6438, 0.1452, -0.1209, -0.5797, -0.6229, -0.3284];
-    assert_near(&draw(NoiseKind::TorchCuda, 0, 8), &expected, 5e-5);
+    assert_close("noise", &draw(NoiseKind::TorchCuda, 0, 8), &expected, 5e-5);
 }
 
 /// The lengths of golden/noise.py, in its order.
@@ -41,7 +34,7 @@ fn torch_lengths() -> Vec<usize> {
 
 #[test]
 fn torch_cpu_follows_pytorch_through_calls_of_every_length() {
-    let bytes = include_bytes!("golden/noise/torch_cpu.f32").as_chunks::<4>().0;
+    let bytes = include_bytes!("../golden/noise/torch_cpu.f32").as_chunks::<4>().0;
     let mut expected = bytes.iter().map(|b| f32::from_le_bytes(*b));
     let mut noise = Noise::new(NoiseKind::TorchCpu, 7);
     for len in torch_lengths() {
@@ -49,7 +42,7 @@ fn torch_cpu_follows_pytorch_through_calls_of_every_length() {
         noise.fill(&mut values);
         let expected: Vec<f32> = expected.by_ref().take(len).collect();
         // PyTorch's vectorised logarithm and cosine differ from ours in the last places.
-        assert_near(&values, &expected, 4e-7);
+        assert_close("noise", &values, &expected, 4e-7);
     }
     assert!(expected.next().is_none());
 }

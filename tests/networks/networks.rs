@@ -1,6 +1,6 @@
-//! Every network against diffusers and transformers, on the cases of `golden/networks`: in exactly
-//! the planned memory, with every instruction set, in place and streamed, and with the same bits
-//! on any number of threads.
+//! Every network against diffusers and transformers, on the cases of `../golden/networks`: in
+//! exactly the planned memory, with every instruction set, in place and streamed, and with the same
+//! bits on any number of threads.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! Gradients of whole small networks against PyTorch's autograd in f64, and 200 steps of training
-//! against PyTorch's, on the cases of `golden/gradients`; in exactly the planned memory, with the
-//! same bits on any number of threads.
+//! against PyTorch's, on the cases of `../golden/gradients`; in exactly the planned memory, with
+//! the same bits on any number of threads.
 
 use std::ops::Range;
 
@@ -15,12 +15,13 @@ use mote::models::clip_text::ClipTextConfig;
 use mote::models::unet_2d::UNet2DConfig;
 use mote::models::unet_2d_condition::UNet2DConditionConfig;
 use mote::ops::{Context, Recording, Tape, TapeSlot};
-use mote::tensor::packed::{Panel, Sizes, unpack_panel};
-use mote::tensor::{PANEL, Packing};
+use mote::tensor::Packing;
 use mote::train::{AdamW, Batch, Denoiser, Objective, TrainPlan, Weighting, norm};
 use mote::weights::{InPlace, Index, Slot, header_bytes};
 use mote_host::config;
-use mote_tests::{Memory, TestWeights, Threads, best_isa, golden, isas, json, safetensors};
+use mote_tests::{
+    Memory, TestWeights, Threads, best_isa, golden, isas, json, safetensors, unpacked,
+};
 
 /// Entries that the tapes of these networks have room for.
 const SLOTS: usize = 512;
@@ -217,21 +218,6 @@ impl Parameters {
             first..first + weight.bytes / 4
         })
     }
-}
-
-/// The values of a weight of these dimensions out of its panels.
-fn unpacked(dims: &[usize], packed: &[f32]) -> Vec<f32> {
-    let sizes = Sizes { n: dims[0], channels: dims[1], taps: dims[2..].iter().product() };
-    let bytes: Vec<u8> = packed.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let mut out = vec![0.0; dims.iter().product()];
-    let (row, panel) = (sizes.channels * sizes.taps, bytes.len() / sizes.panels());
-    for (number, data) in bytes.chunks_exact(panel).enumerate() {
-        let first = number * PANEL;
-        let out = &mut out[first * row..dims[0].min(first + PANEL) * row];
-        let panel = Panel { data, scales: &[], groups: &[] };
-        unpack_panel(Packing::F32, sizes, first, panel, out);
-    }
-    out
 }
 
 fn check(name: &str) {

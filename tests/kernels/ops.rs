@@ -8,6 +8,8 @@ use mote::tensor::Shape;
 use mote::weights::{Path, Weight, Weights};
 use mote_tests::{Memory, TestWeights, Threads, assert_close, best_isa, isas, numbers, run};
 
+use crate::plain::{self, narrow, wide};
+
 /// Runs `test` on every instruction set, alone and with threads; all threads must give the same
 /// bits.
 fn everywhere(mut test: impl FnMut(mote::arch::Isa, &dyn Executor) -> Vec<f32>) {
@@ -154,27 +156,9 @@ fn conv2d_is_a_sum_over_its_taps() {
             (size[0] + top + bottom - kernel) / stride + 1,
             (size[1] + left + right - kernel) / stride + 1,
         ];
-        let mut expected = Vec::new();
-        for (image, y, column, channel) in (0..n).flat_map(|i| {
-            (0..out[0]).flat_map(move |y| {
-                (0..out[1]).flat_map(move |x| (0..co).map(move |c| (i, y, x, c)))
-            })
-        }) {
-            let mut sum = f64::from(bias[channel]);
-            for (dy, dx) in (0..kernel).flat_map(|dy| (0..kernel).map(move |dx| (dy, dx))) {
-                let (sy, sx) = (y * stride + dy, column * stride + dx);
-                if sy < top || sx < left || sy - top >= size[0] || sx - left >= size[1] {
-                    continue;
-                }
-                let (sy, sx) = ((sy - top) * h / size[0], (sx - left) * w / size[1]);
-                for c in 0..ci {
-                    let a = x[((image * h + sy) * w + sx) * ci + c];
-                    let b = weight[((channel * ci + c) * kernel + dy) * kernel + dx];
-                    sum += f64::from(a) * f64::from(b);
-                }
-            }
-            expected.push(sum as f32);
-        }
+        let conv = Conv2d { kernel: [kernel; 2], stride, padding, upsample_to };
+        let expected = plain::conv2d(&wide(&x), [n, h, w, ci], &wide(&weight), &wide(&bias), conv);
+        let expected = narrow(expected);
         let mut weights = TestWeights::default();
         weights.push("weight", &[co, ci, kernel, kernel], &weight);
         weights.push("bias", &[co], &bias);
@@ -183,7 +167,6 @@ fn conv2d_is_a_sum_over_its_taps() {
                 let x = ops::fill(cx, Shape::new([n, h, w, ci]), &x)?;
                 let matrix = cx.matrix(&Path::root().at("weight"), [co, ci, kernel, kernel])?;
                 let bias = cx.weight(&Path::root().at("bias"), [co])?;
-                let conv = Conv2d { kernel: [kernel; 2], stride, padding, upsample_to };
                 ops::conv2d(cx, x, matrix, Some(bias), conv, Epilogue::NONE)
             });
             assert_eq!(shape, [n, out[0], out[1], co]);

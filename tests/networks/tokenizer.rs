@@ -1,5 +1,5 @@
 //! CLIP's tokenizer against transformers' on hostile texts, and against hostile files and tables.
-//! The goldens come from `golden/tokenizer.py`.
+//! The goldens come from `../golden/tokenizer.py`.
 
 use std::io::Read;
 use std::path::Path;

@@ -11,6 +11,7 @@ use mote::models::autoencoder_tiny::{AutoencoderTinyConfig, Naming};
 use mote::ops::{self, Context};
 use mote::tensor::{Shape, Tensor};
 use mote::weights::{Part, Parts, Path};
+use mote_tests::files::png;
 use mote_tests::{Memory, best_isa, safetensors, shared};
 
 /// A NumPy file of f32, version 1: its values, in C order.
@@ -20,16 +21,6 @@ fn npy(path: &FilePath) -> Vec<f32> {
     let header = 10 + usize::from(u16::from_le_bytes([file[8], file[9]]));
     assert!(String::from_utf8_lossy(&file[10..header]).contains("'<f4', 'fortran_order': False"));
     file[header..].as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-}
-
-/// The pixels of a PNG, and its height and width.
-fn png(path: &FilePath) -> ([usize; 2], Vec<u8>) {
-    let file = std::io::BufReader::new(fs::File::open(path).expect("a picture can be opened"));
-    let mut reader = png::Decoder::new(file).read_info().expect("a PNG");
-    let mut pixels = vec![0; reader.output_buffer_size().expect("a size")];
-    let info = reader.next_frame(&mut pixels).expect("a picture");
-    assert_eq!(info.color_type, png::ColorType::Rgb);
-    ([info.height as usize, info.width as usize], pixels)
 }
 
 fn config() -> AutoencoderTinyConfig {

@@ -1,13 +1,13 @@
 //! The same picture everywhere: models packed and drawn on this machine, whatever it is, against
 //! pictures that an x86-64 drew with plain code; and step by step, as C and firmware draw them.
 //!
-//! The pictures in `golden/boards` were written by `mote convert --type int8` and `MOTE_ISA=scalar
-//! mote generate --sampling-method ddim --seed 7` with the arguments below; the trained models are
-//! the packed files that they are. Every instruction set must give the same bits.
+//! The pictures in `../golden/boards` were written by `mote convert --type int8` and
+//! `MOTE_ISA=scalar mote generate --sampling-method ddim --seed 7` with the arguments below; the
+//! trained models are the packed files that they are. Every instruction set must give the same
+//! bits.
 #![allow(clippy::result_large_err, reason = "a fault names a weight, and has no allocator")]
 
-use std::fs::{self, File};
-use std::io::BufReader;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
@@ -22,6 +22,7 @@ use mote_cli::args::{Cli, Command};
 use mote_cli::{convert, generate};
 use mote_host::resolve::{self, Words};
 use mote_host::{Place, Stop};
+use mote_tests::files::{levels_apart, pixels, str};
 use mote_tests::{Choices, Memory, golden, isas};
 
 const SEED: u64 = 7;
@@ -54,10 +55,6 @@ fn mote(arguments: &[&str]) {
     done.expect("the command succeeds");
 }
 
-fn str(path: &Path) -> &str {
-    path.to_str().expect("the tests' paths are UTF-8")
-}
-
 /// A packed model and the folder that keeps it.
 fn packed(model: &Path, dtype: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -73,15 +70,6 @@ fn conformance(name: &str) -> PathBuf {
 fn trained(name: &str) -> PathBuf {
     let folder = if name == "emoji32" { "../../cli/host/model" } else { "../firmware/model" };
     golden(folder).join(format!("{name}.safetensors"))
-}
-
-/// The pixels of a PNG file.
-fn pixels(path: &Path) -> Vec<u8> {
-    let file = BufReader::new(File::open(path).unwrap());
-    let mut reader = png::Decoder::new(file).read_info().unwrap();
-    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-    reader.next_frame(&mut pixels).unwrap();
-    pixels
 }
 
 /// What the command line makes of a prompt.
@@ -143,11 +131,6 @@ fn drawn(file: &[u8], request: Request<'_>, isa: Isa) -> Result<Vec<u8>, Fault> 
     }
     assert_eq!(picture.len(), 3 * width * height);
     Ok(picture)
-}
-
-fn levels_apart(a: &[u8], b: &[u8]) -> u8 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
 }
 
 #[test]

@@ -33,7 +33,8 @@ fn push_matrix(weights: &mut TestWeights, name: &str, packing: Option<Packing>, 
     weights.push(&format!("{name}.bias"), &[dims[0]], &numbers(7, dims[0]));
 }
 
-fn push_norm(weights: &mut TestWeights, name: &str, c: usize) {
+/// The weight and bias of a norm.
+pub fn push_norm(weights: &mut TestWeights, name: &str, c: usize) {
     weights.push(&format!("{name}.weight"), &[c], &numbers(8, c));
     weights.push(&format!("{name}.bias"), &[c], &numbers(9, c));
 }

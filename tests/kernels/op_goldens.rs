@@ -1,4 +1,4 @@
-//! Every op against PyTorch, on the cases of `golden/ops.json`.
+//! Every op against PyTorch, on the cases of `../golden/ops.json`.
 
 use mote::exec::Sequential;
 use mote::ops::{

@@ -1,6 +1,8 @@
 //! That pages and scripts say what is: the projects on the page for firmware are the folders that
 //! are built and run, and the scripts name what this machine lacks.
 
+mod header;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -62,6 +64,29 @@ fn the_projects_on_the_firmware_page_are_the_folders_that_are_built() {
     }
     for block in &page {
         assert!(files.contains(block), "the page shows what is in no file:\n{block}");
+    }
+}
+
+/// A filter that fits no test runs none, and nobody hears of it.
+#[test]
+fn the_files_of_tests_that_pages_and_scripts_ask_for_are_there() {
+    let mut named = Vec::new();
+    for page in [".ci/run", "CONTRIBUTING.md", "tests/README.md"] {
+        let text = read(&root().join(page));
+        for line in text.lines() {
+            let Some((_, rest)) = line.split_once("--test ") else { continue };
+            let (binary, filters) = rest.split_once(' ').unwrap_or((rest, ""));
+            let modules = filters.split(' ').filter_map(|word| word.split_once("::"));
+            named.extend(modules.map(|(module, _)| format!("{binary}/{module}")));
+        }
+    }
+    let boards = read(&root().join("tests/boards/run"));
+    let words = boards.split([' ', ',']).filter(|word| !word.contains('.'));
+    let is_named = |word: &&str| word.starts_with("kernels/") || word.starts_with("pipelines/");
+    named.extend(words.filter(is_named).map(String::from));
+    assert!(named.len() > 15, "the test must see the names that it judges: {named:?}");
+    for name in named {
+        assert!(root().join(format!("tests/{name}.rs")).is_file(), "there is no tests/{name}.rs");
     }
 }
 

@@ -21,6 +21,9 @@ use mote_tests::{
     Choices, TestWeights, Threads, assert_close, best_isa, numbers, run_with, small_limits,
 };
 
+use crate::bands::push_norm;
+use crate::plain::{self, narrow, wide};
+
 /// Ways to cut the work of each case.
 const WAYS: usize = 3;
 
@@ -203,39 +206,9 @@ fn a_gated_product_is_the_same_wherever_it_is_cut() {
     }
 }
 
-/// A convolution of `[n, h, w, ci]` with `[co, ci, kh, kw]`, as loops.
-fn plain_conv(
-    x: &[f32],
-    [n, h, w, ci]: [usize; 4],
-    weight: &[f32],
-    bias: &[f32],
-    conv: Conv2d,
-) -> Vec<f32> {
-    let co = bias.len();
-    let [out_h, out_w] = conv.output_size([h, w]).expect("the kernel fits");
-    let [size_h, size_w] = conv.upsample_to.unwrap_or([h, w]);
-    let ([kh, kw], [top, _, left, _]) = (conv.kernel, conv.padding);
-    let nearest = |at: usize, from: usize, to: usize| {
-        ((at as f32 * (from as f32 / to as f32)) as usize).min(from - 1)
-    };
-    let mut out = Vec::new();
-    for i in 0..n * out_h * out_w * co {
-        let (to, across, down) = (i % co, i / co % out_w, i / co / out_w % out_h);
-        let image = i / co / out_w / out_h;
-        let mut sum = bias[to];
-        for tap in 0..kh * kw {
-            let y = (down * conv.stride + tap / kw).wrapping_sub(top);
-            let z = (across * conv.stride + tap % kw).wrapping_sub(left);
-            if y < size_h && z < size_w {
-                let (y, z) = (nearest(y, h, size_h), nearest(z, w, size_w));
-                let x = &x[((image * h + y) * w + z) * ci..][..ci];
-                let weight = weight[to * ci * kh * kw + tap..].iter().step_by(kh * kw);
-                sum += x.iter().zip(weight).map(|(a, b)| a * b).sum::<f32>();
-            }
-        }
-        out.push(sum);
-    }
-    out
+/// A convolution as loops.
+fn plain_conv(x: &[f32], dims: [usize; 4], weight: &[f32], bias: &[f32], conv: Conv2d) -> Vec<f32> {
+    narrow(plain::conv2d(&wide(x), dims, &wide(weight), &wide(bias), conv))
 }
 
 /// A convolution that keeps, halves, doubles or otherwise resizes a picture of this size.
@@ -409,34 +382,6 @@ fn a_shortcut_of_two_tensors_is_a_plain_loop_wherever_it_is_cut() {
     }
 }
 
-/// Attention of one sample's heads, as loops in f64.
-fn plain_attention(
-    [q, k, v]: [&[f32]; 3],
-    [n, tq, tk, c]: [usize; 4],
-    heads: usize,
-    causal: bool,
-) -> Vec<f32> {
-    let (mut out, d) = (vec![0.0; n * tq * c], c / heads);
-    for (sample, head, query) in
-        (0..n * heads * tq).map(|i| (i / heads / tq, i / tq % heads, i % tq))
-    {
-        let at = |token: usize, of: usize| (sample * of + token) * c + head * d;
-        let seen = if causal { tk.min(query + 1) } else { tk };
-        let score = |key: usize| -> f64 {
-            let pairs = q[at(query, tq)..][..d].iter().zip(&k[at(key, tk)..][..d]);
-            pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() / (d as f64).sqrt()
-        };
-        let weights: Vec<f64> = (0..seen).map(|key| score(key).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        for i in 0..d {
-            let of = |(key, weight): (usize, &f64)| weight * f64::from(v[at(key, tk) + i]);
-            let all: f64 = weights.iter().enumerate().map(of).sum();
-            out[at(query, tq) + i] = (all / sum) as f32;
-        }
-    }
-    out
-}
-
 #[test]
 fn attention_is_a_plain_loop_wherever_it_is_cut() {
     for mut case in cases(7, 30) {
@@ -446,7 +391,9 @@ fn attention_is_a_plain_loop_wherever_it_is_cut() {
         let causal = case.pick(&[false, true]);
         let c = heads * d;
         let [q, k, v] = [(1, tq), (2, tk), (3, tk)].map(|(seed, t)| numbers(seed, n * t * c));
-        let plain = plain_attention([&q, &k, &v], [n, tq, tk, c], heads, causal);
+        let [wide_q, wide_k, wide_v] = [&q, &k, &v].map(|values| wide(values));
+        let sizes = [n, tq, tk, c];
+        let plain = narrow(plain::attention([&wide_q, &wide_k, &wide_v], sizes, heads, causal));
         let tolerance = if form == Form::F32 { 1e-5 } else { 2e-2 };
         case.check(&Expected::Nearly(plain, tolerance), |cx| {
             let q = ops::fill(cx, Shape::new([n, tq, c]), &q)?;
@@ -616,11 +563,6 @@ fn push_layer(case: &mut Case, name: &str, packing: Option<Packing>, dims: &[usi
     }
 }
 
-fn push_norm(case: &mut Case, name: &str, c: usize) {
-    case.weights.push(&format!("{name}.weight"), &[c], &numbers(8, c));
-    case.weights.push(&format!("{name}.bias"), &[c], &numbers(9, c));
-}
-
 #[test]
 fn a_resnet_is_the_same_wherever_it_is_cut() {
     let kinds = ["whole", "replacing", "in bands"];
@@ -629,8 +571,8 @@ fn a_resnet_is_the_same_wherever_it_is_cut() {
         let [n, h, w] = [case.pick(&[1, 2]), case.pick(&[1, 5, 9]), case.pick(&[1, 4, 7])];
         let [c, channels] =
             case.pick(&[[6, 6], [12, 6], [16, 6], [10, 6], [6, 8], [40, 40], [34, 16]]);
-        push_norm(&mut case, "norm1", c);
-        push_norm(&mut case, "norm2", channels);
+        push_norm(&mut case.weights, "norm1", c);
+        push_norm(&mut case.weights, "norm2", channels);
         push_layer(&mut case, "conv1", packing, &[channels, c, 3, 3], true);
         push_layer(&mut case, "conv2", packing, &[channels, channels, 3, 3], true);
         push_layer(&mut case, "conv_shortcut", packing, &[channels, c, 1, 1], true);
@@ -654,7 +596,7 @@ fn a_transformer_is_the_same_wherever_it_is_cut() {
         let (packing, heads) = (case.pick(&PACKINGS), case.pick(&[1, 2, 4]));
         let [n, h, w] = [case.pick(&[1, 2]), case.pick(&[1, 5]), case.pick(&[1, 9])];
         let (c, tokens, width) = (case.pick(&[16, 40]), case.pick(&[1, 7]), 12);
-        push_norm(&mut case, "norm", c);
+        push_norm(&mut case.weights, "norm", c);
         push_layer(&mut case, "proj_in", packing, &[c, c, 1, 1], true);
         push_layer(&mut case, "proj_out", packing, &[c, c, 1, 1], true);
         let block = "transformer_blocks.0";
@@ -666,7 +608,7 @@ fn a_transformer_is_the_same_wherever_it_is_cut() {
             push_layer(&mut case, &format!("{block}.{name}.to_out.0"), packing, &[c, c], true);
         }
         for name in ["norm1", "norm2", "norm3"] {
-            push_norm(&mut case, &format!("{block}.{name}"), c);
+            push_norm(&mut case.weights, &format!("{block}.{name}"), c);
         }
         push_layer(&mut case, &format!("{block}.ff.net.0.proj"), packing, &[8 * c, c], true);
         push_layer(&mut case, &format!("{block}.ff.net.2"), packing, &[c, 4 * c], true);

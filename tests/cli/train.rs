@@ -3,12 +3,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
+
+use crate::command::{
+    fails, misused, mote, program, program_on_a_full_disk, says, says_both, signal, text,
+};
 
 /// How often a training is killed.
 const KILLS: usize = 10;
@@ -16,14 +20,6 @@ const KILLS: usize = 10;
 /// Steps of the training that is killed, and how often it writes its state.
 const STEPS: u64 = 240;
 const BETWEEN_STATES: u64 = 7;
-
-fn mote(arguments: &[String]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mote")).args(arguments).output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("the binary speaks UTF-8")
-}
 
 fn recipe() -> Value {
     json!({
@@ -94,23 +90,17 @@ impl Bench {
     }
 
     fn train(&self, output: &str, more: &[&str]) -> String {
-        let arguments = self.arguments(output, more);
-        let ran = mote(&arguments);
-        assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
-        text(&ran.stderr)
+        let [_, told] = says_both(&self.arguments(output, more));
+        told
     }
 
     /// The one line of a run that fails.
     fn fails(&self, output: &str, more: &[&str]) -> String {
-        let ran = mote(&self.arguments(output, more));
-        let error = text(&ran.stderr);
-        assert_eq!(ran.status.code(), Some(1), "{error}");
-        assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
-        error
+        fails(&self.arguments(output, more))
     }
 
     fn start(&self, output: &str, more: &[&str]) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        let mut command = program();
         command.args(self.arguments(output, more)).stderr(Stdio::null());
         command.spawn().expect("the binary runs")
     }
@@ -280,14 +270,14 @@ fn a_sheet_that_was_not_made_is_made_when_the_training_goes_on() {
 #[test]
 fn ctrl_c_says_one_thing_what_was_left_and_how_to_go_on() {
     let bench = Bench::new(&recipe());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    let mut command = program();
     command.args(bench.arguments("model", &["--steps", "1000000"])).stderr(Stdio::piped());
     let child = command.spawn().expect("the binary runs");
     let curve = bench.path("model/training/loss.tsv");
     while fs::read_to_string(&curve).map_or(0, |text| text.lines().count()) < 3 {
         sleep(Duration::from_millis(2));
     }
-    interrupt(&child);
+    signal(&child, "-INT");
     let ended = child.wait_with_output().unwrap();
     let said = text(&ended.stderr);
     assert_eq!(ended.status.code(), Some(130), "{said}");
@@ -299,12 +289,6 @@ fn ctrl_c_says_one_thing_what_was_left_and_how_to_go_on() {
         state(&bench.path("model")).is_file() && bench.path("model/model_index.json").is_file()
     );
     bench.train("model", &["--quiet", "--resume", "--steps", "1"]);
-}
-
-#[cfg(unix)]
-fn interrupt(child: &Child) {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
 }
 
 #[cfg(unix)]
@@ -320,13 +304,13 @@ fn ctrl_c_is_heard_in_a_measurement() {
     // The first line comes before the loss is measured, the second before samples are drawn.
     for (lines, times) in [(1, "1000"), (2, "1")] {
         let known = ["eval", "-m", &model, "--data", &data, "--captions", &captions];
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        let mut command = program();
         command.args(known).args(["--steps", "1000", "--times", times]).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary runs");
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let begins = |line: &String| line.starts_with("loss and bound of");
         assert_eq!(stderr.by_ref().filter(begins).take(lines).count(), lines);
-        interrupt(&child);
+        signal(&child, "-INT");
         let rest: Vec<_> = stderr.collect();
         assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
         let goes_on = |line: &String| line.contains("held out") || line.contains("nearest");
@@ -335,32 +319,24 @@ fn ctrl_c_is_heard_in_a_measurement() {
     }
 }
 
-/// What a run that succeeds writes to standard output.
-fn told(arguments: &[&str]) -> String {
-    let ran = mote(&arguments.iter().map(|argument| argument.to_string()).collect::<Vec<_>>());
-    assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
-    text(&ran.stdout)
-}
-
 #[test]
 fn a_recipe_of_the_program_is_printed_and_taken_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mine.json");
     for name in ["emoji16", "emoji32"] {
-        fs::write(&path, told(&["train", "--print-config", name])).unwrap();
-        let plan = told(&["plan", "--train", path.to_str().unwrap()]);
-        assert_eq!(plan, told(&["plan", "--train", name]));
+        fs::write(&path, says(&["train", "--print-config", name])).unwrap();
+        let plan = says(&["plan", "--train", path.to_str().unwrap()]);
+        assert_eq!(plan, says(&["plan", "--train", name]));
     }
-    let refused = mote(&["train", "--print-config", "emoji8"].map(String::from));
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(text(&refused.stderr).contains("emoji16"), "{}", text(&refused.stderr));
-    let refused = mote(&["plan", "--train", "emoji8"].map(String::from));
-    assert!(text(&refused.stderr).contains("mote train --print-config emoji32"));
+    let refused = misused(&["train", "--print-config", "emoji8"]);
+    assert!(refused.contains("emoji16"), "{refused}");
+    let refused = fails(&["plan", "--train", "emoji8"]);
+    assert!(refused.contains("mote train --print-config emoji32"), "{refused}");
 }
 
 #[test]
 fn the_recipe_in_the_readme_trains() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let (_, rest) = readme.split_once("```json\n").expect("there is a recipe");
     let (recipe, _) = rest.split_once("```").expect("it has an end");
     let mut recipe: Value = serde_json::from_str(recipe).unwrap();
@@ -384,7 +360,7 @@ fn pictures_inside_are_pointed_to_and_hidden_ones_are_none() {
     let (flat, out, config) = (of("data/flat"), of("m"), of("recipe.json"));
     let train = |data: &str, more: &[&str]| {
         let all = ["train", "--data", data, "--config", &config, "-o", &out];
-        mote(&[&all[..], more].concat().iter().map(|a| a.to_string()).collect::<Vec<_>>())
+        mote(&[&all[..], more].concat())
     };
     let captions = of("captions.tsv");
     let refused = text(&train(&flat, &["--captions", &captions]).stderr);
@@ -416,17 +392,11 @@ fn pictures_are_learned_in_blocks_of_pixels() {
     bench.train("model", &["--quiet", "--steps", "1200", "--learning-rate", "0.005"]);
     let of = |name: &str| bench.path(name).display().to_string();
     let packed = of("m.safetensors");
-    let run = |arguments: &[&str]| {
-        let arguments: Vec<String> = arguments.iter().map(|a| a.to_string()).collect();
-        let ran = mote(&arguments);
-        assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
-        ran.stdout
-    };
-    run(&["convert", "-m", &of("model"), "--type", "int8", "-o", &packed, "--quiet"]);
+    says(&["convert", "-m", &of("model"), "--type", "int8", "-o", &packed, "--quiet"]);
     for model in [&of("model"), &packed] {
         let request = ["-p", "green square", "--steps", "10", "--cfg-scale", "1", "--quiet"];
         let picture = of("a.png");
-        run(&[&["generate", "-m", model, "-o", &picture], &request[..]].concat());
+        says(&[&["generate", "-m", model, "-o", &picture], &request[..]].concat());
         let drawn = image::open(&picture).unwrap().to_rgb8();
         assert_eq!(drawn.dimensions(), (8, 8));
         let mean = |inside: bool| -> [f64; 3] {
@@ -440,8 +410,8 @@ fn pictures_are_learned_in_blocks_of_pixels() {
         assert!(green > red + 40.0, "{model}: {:?}", mean(true));
         assert!(mean(false).iter().all(|&value| value > 180.0), "{model}: {:?}", mean(false));
     }
-    run(&["plan", "-m", &packed, "-p", "green square"]);
-    run(&["bench", "-m", &packed, "--repeat", "1"]);
+    says(&["plan", "-m", &packed, "-p", "green square"]);
+    says(&["bench", "-m", &packed, "--repeat", "1"]);
 }
 
 #[test]
@@ -464,17 +434,12 @@ fn it_learns_and_the_model_is_read_by_the_other_commands() {
     let model = bench.path("model").display().to_string();
     let (packed, picture) = (bench.path("m.safetensors"), bench.path("a.png"));
     let [packed, picture] = [packed, picture].map(|path| path.display().to_string());
-    let run = |arguments: &[&str]| {
-        let arguments: Vec<String> = arguments.iter().map(|a| a.to_string()).collect();
-        let ran = mote(&arguments);
-        assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
-    };
-    run(&["generate", "-m", &model, "-p", "red square", "--steps", "3", "-o", &picture]);
-    run(&["convert", "-m", &model, "--type", "int8", "-o", &packed, "--quiet"]);
-    run(&["generate", "-m", &packed, "-p", "red square", "--steps", "3", "-o", &picture]);
-    run(&["bench", "-m", &packed, "--repeat", "1"]);
-    run(&["inspect", &model]);
-    run(&["inspect", &state(&bench.path("model")).display().to_string()]);
+    says(&["generate", "-m", &model, "-p", "red square", "--steps", "3", "-o", &picture]);
+    says(&["convert", "-m", &model, "--type", "int8", "-o", &packed, "--quiet"]);
+    says(&["generate", "-m", &packed, "-p", "red square", "--steps", "3", "-o", &picture]);
+    says(&["bench", "-m", &packed, "--repeat", "1"]);
+    says(&["inspect", &model]);
+    says(&["inspect", &state(&bench.path("model")).display().to_string()]);
 }
 
 #[test]
@@ -506,18 +471,15 @@ fn a_model_is_measured_on_its_data() {
         "--json",
         "--quiet",
     ];
-    let arguments: Vec<String> = known.iter().map(|a| a.to_string()).collect();
-    let ran = mote(&arguments);
-    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let measured = says(&known);
     for (given, what) in [
         (["--hold-out-seed", "3"], "--hold-out gives no number"),
         (["--hold-out", "names.txt"], "cannot open names.txt"),
     ] {
-        let refused = [&known[..7], &given].concat();
-        let refused = mote(&refused.iter().map(|a| a.to_string()).collect::<Vec<_>>());
-        assert!(text(&refused.stderr).contains(what), "{}", text(&refused.stderr));
+        let refused = fails(&[&known[..7], &given].concat());
+        assert!(refused.contains(what), "{refused}");
     }
-    let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let report: Value = serde_json::from_str(&measured).unwrap();
     for (at, (title, count)) in [("training", 2), ("held out", 1)].into_iter().enumerate() {
         let found = &report["likelihood"][at];
         // Of the training's pictures there are as many as of those held out.
@@ -531,7 +493,7 @@ fn a_model_is_measured_on_its_data() {
         assert!((0.0..=1.0).contains(&share), "{found}");
         assert_eq!(found["named_among_nearest_5"], json!(1.0), "there are three pictures");
     }
-    assert!(ran.stdout == mote(&arguments).stdout, "measured again it is the same");
+    assert!(measured == says(&known), "measured again it is the same");
 }
 
 #[test]
@@ -550,7 +512,7 @@ fn captions_that_the_text_encoder_cuts_are_told() {
     let of = |name: &str| bench.path(name).display().to_string();
     let (model, data, captions) = (of("model"), of("data"), of("captions.tsv"));
     let known = ["eval", "-m", &model, "--data", &data, "--captions", &captions, "--times", "1"];
-    let ran = mote(&known.map(String::from));
+    let ran = mote(&known);
     assert!(text(&ran.stderr).contains(expected), "{}", text(&ran.stderr));
 }
 
@@ -608,13 +570,9 @@ fn a_disk_that_takes_no_more_leaves_the_last_state_whole() {
     child.kill().unwrap();
     child.wait().unwrap();
     let before = fs::read(&path).unwrap();
-    // No file may grow beyond this many blocks, which a state does.
-    let limited = "trap '' XFSZ; ulimit -f 100; exec \"$@\"";
-    let ran = Command::new("sh")
-        .args(["-c", limited, "sh", env!("CARGO_BIN_EXE_mote")])
-        .args(bench.arguments("a", &["--resume"]))
-        .output()
-        .unwrap();
+    // A state has more blocks.
+    let mut command = program_on_a_full_disk(100);
+    let ran = command.args(bench.arguments("a", &["--resume"])).output().unwrap();
     let said = text(&ran.stderr);
     assert_eq!(ran.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot write") && said.contains("state.safetensors"), "{said}");
@@ -631,7 +589,7 @@ fn a_plan_tells_the_memory_and_makes_nothing() {
     assert!(!bench.path("model").exists());
     // `plan --train` knows the recipe alone: a vocabulary as large as may be, no pictures.
     let recipe = bench.path("recipe.json").display().to_string();
-    let ran = mote(&["plan", "--train", &recipe].map(String::from));
+    let ran = mote(&["plan", "--train", &recipe]);
     let alone = text(&ran.stdout);
     assert!(ran.status.success(), "{}", text(&ran.stderr));
     assert_eq!(figure(&alone, "arena"), figure(&told, "arena"));

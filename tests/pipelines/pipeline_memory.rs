@@ -23,6 +23,7 @@ use mote_host::resolve::{self, Networks, Resolved, Words};
 use mote_host::table::table;
 use mote_host::types::{Prediction, Seed};
 use mote_host::{Parts, Place, Request};
+use mote_tests::cases::pipeline;
 use mote_tests::{Memory, best_isa, golden};
 
 /// More than any of these pipelines needs.
@@ -39,7 +40,7 @@ impl Model {
 }
 
 fn model(path: &str) -> Model {
-    Model(Place::model(&golden("pipelines").join(path)).unwrap(), Parts::default())
+    Model(Place::model(&pipeline(path)).unwrap(), Parts::default())
 }
 
 /// The shared model with a tiny autoencoder.
@@ -58,7 +59,7 @@ fn words() -> Resolved {
 }
 
 fn init_img() -> Option<PathBuf> {
-    Some(golden("pipelines/sd-heun/expected_0.png"))
+    Some(pipeline("sd-heun/expected_0.png"))
 }
 
 /// The words of a resolved pipeline that knows some.

@@ -2,91 +2,25 @@
 //! the binary reads, with the same picture; and where it cannot, a sentence says why.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
+use mote_tests::cases::pipeline;
+use mote_tests::files::{RawTensor, copied, copy, of_tensors, parts, set, tensors, whole};
+use mote_tests::json as read_json;
 use serde_json::{Value, json};
 
-/// The committed pipelines.
-fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pipelines").join(path)
-}
+use crate::command::{drawn, fails, mote, says, text};
 
-fn mote(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
-    command.args(arguments).output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("the binary speaks UTF-8")
-}
-
-/// Standard output of a run that succeeds.
-fn says(arguments: &[&str]) -> String {
-    let output = mote(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// Standard error of a run that fails with a sentence.
-fn fails(arguments: &[&str]) -> String {
-    let output = mote(arguments);
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
-    assert!(error.starts_with("error: ") && !error.contains("panicked"), "{error}");
-    error
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        match from.is_dir() {
-            true => copy(&from, &to),
-            false => drop(fs::copy(from, to).unwrap()),
-        }
-    }
-}
-
-/// A copy of a committed pipeline, to be changed.
-fn model(name: &str) -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model");
-    copy(&golden(name), &path);
-    (folder, path)
-}
-
-fn read_json(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn set(path: &Path, key: &str, value: Value) {
-    let mut json = read_json(path);
-    json[key] = value;
-    fs::write(path, json.to_string()).unwrap();
-}
-
-/// What `generate` makes of a model, as it lies on the disk without its texts: rows of pixels.
 fn draw(model: &Path, more: &[&str]) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("a.png");
-    let (model, path) = (model.to_str().unwrap(), out.to_str().unwrap());
-    let base =
-        ["generate", "-t", "1", "--quiet", "-m", model, "--steps", "2", "-s", "1", "-o", path];
-    says(&[&base[..], more].concat());
-    let file = std::io::BufReader::new(fs::File::open(out).unwrap());
-    let mut reader = png::Decoder::new(file).read_info().unwrap();
-    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
-    reader.next_frame(&mut bytes).unwrap();
-    bytes
+    drawn(model, &[&["-t", "1", "--steps", "2", "-s", "1"], more].concat())
 }
 
 const WORDS: [&str; 6] = ["-p", "a cat", "-W", "40", "-H", "24"];
 
 #[test]
 fn a_pipeline_whose_parts_lie_in_its_root_is_one_everywhere() {
-    let nested = golden("ddim-eta-batch-2/model");
-    let (_folder, flat) = model("ddim-eta-batch-2/model");
+    let nested = pipeline("ddim-eta-batch-2/model");
+    let (_folder, flat) = copied(&pipeline("ddim-eta-batch-2/model"));
     for part in ["unet", "scheduler"] {
         for entry in fs::read_dir(flat.join(part)).unwrap() {
             let path = entry.unwrap().path();
@@ -119,7 +53,7 @@ fn a_folder_of_the_hubs_cache_is_a_model() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("models--me--mine");
     let snapshot = cache.join("snapshots/0123abcd");
-    copy(&golden("ddim-eta-batch-2/model"), &snapshot);
+    copy(&pipeline("ddim-eta-batch-2/model"), &snapshot);
     fs::create_dir(cache.join("refs")).unwrap();
     fs::write(cache.join("refs/main"), "0123abcd").unwrap();
     assert_eq!(draw(&cache, &[]), draw(&snapshot, &[]));
@@ -128,7 +62,7 @@ fn a_folder_of_the_hubs_cache_is_a_model() {
 
 #[test]
 fn the_index_of_a_model_says_which_sampler_it_has() {
-    let (_folder, model) = model("shared-sd");
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let [index, own] =
         ["model_index.json", "scheduler/scheduler_config.json"].map(|name| model.join(name));
     let expected = draw(&model, &[&WORDS[..], &["--sampling-method", "dpm++2m"]].concat());
@@ -151,7 +85,7 @@ fn the_index_of_a_model_says_which_sampler_it_has() {
 
 #[test]
 fn a_ddim_pipeline_samples_by_ddim_whatever_its_scheduler() {
-    let (_folder, model) = model("ddim-eta-batch-2/model");
+    let (_folder, model) = copied(&pipeline("ddim-eta-batch-2/model"));
     let own = model.join("scheduler/scheduler_config.json");
     let expected = draw(&model, &[]);
     set(&own, "_class_name", json!("DDPMScheduler"));
@@ -161,7 +95,7 @@ fn a_ddim_pipeline_samples_by_ddim_whatever_its_scheduler() {
 
 #[test]
 fn keys_that_are_null_are_off() {
-    let (_folder, model) = model("shared-sd");
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let expected = draw(&model, &WORDS);
     for (file, keys) in [
         ("unet/config.json", &["upcast_attention", "dual_cross_attention", "attention_type"][..]),
@@ -177,7 +111,7 @@ fn keys_that_are_null_are_off() {
 
 #[test]
 fn the_limit_that_a_refusal_or_a_plan_tells_is_enough() {
-    let model = golden("ddim-eta-batch-2/model");
+    let model = pipeline("ddim-eta-batch-2/model");
     let model = model.to_str().unwrap();
     let mut tried = 0;
     for width in (4..=120).step_by(4) {
@@ -197,41 +131,19 @@ fn the_limit_that_a_refusal_or_a_plan_tells_is_enough() {
     assert!(tried > 20);
 }
 
-/// The tensors of a safetensors file: name, description, bytes.
-type Tensors = Vec<(String, Value, Vec<u8>)>;
-
-fn tensors(path: &Path) -> Tensors {
-    let file = fs::read(path).unwrap();
-    let len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&file[8..8 + len]).unwrap();
-    let data = &file[8 + len..];
-    let bytes = |tensor: &Value| {
-        let at = |i: usize| tensor["data_offsets"][i].as_u64().unwrap() as usize;
-        data[at(0)..at(1)].to_vec()
-    };
-    let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
-    tensors.map(|(name, tensor)| (name.clone(), tensor.clone(), bytes(tensor))).collect()
-}
-
-fn write_tensors(path: &Path, tensors: &Tensors) {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, tensor, bytes) in tensors {
-        let mut tensor = tensor.clone();
-        tensor["data_offsets"] = json!([data.len(), data.len() + bytes.len()]);
-        header.insert(name.clone(), tensor);
-        data.extend(bytes);
-    }
+fn write_tensors(path: &Path, tensors: &[RawTensor]) {
+    let file = of_tensors(tensors);
+    let (header, data) = parts(&file);
     // The first letter of each name as JSON may write it, too.
-    let header = Value::Object(header).to_string().replace("\"conv_in.", "\"\\u0063onv_in\\u002e");
-    let whole = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
-    fs::write(path, whole).unwrap();
+    let header = header.to_string().replace("\"conv_in.", "\"\\u0063onv_in\\u002e");
+    fs::write(path, whole(&header, data)).unwrap();
 }
 
 #[test]
 fn a_tensor_that_nobody_needs_may_be_of_any_type() {
-    let (_folder, model) = model("ddim-eta-batch-2/model");
+    let (_folder, model) = copied(&pipeline("ddim-eta-batch-2/model"));
     let path = model.join("unet/diffusion_pytorch_model.safetensors");
-    let (expected, own) = (draw(&model, &[]), tensors(&path));
+    let (expected, own) = (draw(&model, &[]), tensors(&fs::read(&path).unwrap()));
     for (dtype, shape, bytes) in [
         ("BOOL", json!([3]), 3),
         ("U16", json!([3]), 6),
@@ -256,9 +168,9 @@ fn a_tensor_that_nobody_needs_may_be_of_any_type() {
 
 #[test]
 fn weights_in_wide_and_in_eight_bit_floats_are_read_and_others_named_with_their_type() {
-    let (_folder, model) = model("ddim-eta-batch-2/model");
+    let (_folder, model) = copied(&pipeline("ddim-eta-batch-2/model"));
     let path = model.join("unet/diffusion_pytorch_model.safetensors");
-    let mut own = tensors(&path);
+    let mut own = tensors(&fs::read(&path).unwrap());
     let at = own.iter().position(|(name, ..)| name == "mid_block.resnets.0.conv1.weight").unwrap();
     let (_, tensor, values) = own[at].clone();
     let values: Vec<f32> =
@@ -266,7 +178,7 @@ fn weights_in_wide_and_in_eight_bit_floats_are_read_and_others_named_with_their_
     // Powers of two, which every float has.
     let values: Vec<f32> =
         values.iter().map(|x| 2f32.powi(-3 - (x.abs() * 1e3) as i32 % 3).copysign(*x)).collect();
-    let with = |dtype: &str, own: &mut Tensors, bytes: Vec<u8>| {
+    let with = |dtype: &str, own: &mut [RawTensor], bytes: Vec<u8>| {
         own[at].1 = tensor.clone();
         own[at].1["dtype"] = dtype.into();
         own[at].2 = bytes;
@@ -300,7 +212,7 @@ fn weights_in_wide_and_in_eight_bit_floats_are_read_and_others_named_with_their_
 
 #[test]
 fn a_size_that_a_network_cannot_halve_is_told_with_those_that_it_can() {
-    let model = golden("ddim-eta-batch-2/model");
+    let model = pipeline("ddim-eta-batch-2/model");
     let model = model.to_str().unwrap();
     for (size, near) in [("31", "30 or 32"), ("1", "Take 2"), ("33", "32 or 34")] {
         for command in ["generate", "plan", "bench"] {
@@ -312,7 +224,7 @@ fn a_size_that_a_network_cannot_halve_is_told_with_those_that_it_can() {
 
 #[test]
 fn configurations_may_begin_with_a_byte_order_mark_or_be_in_utf_16() {
-    let (_folder, model) = model("shared-sd");
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let expected = draw(&model, &WORDS);
     let mut names = vec!["model_index.json".to_string(), "tokenizer/merges.txt".into()];
     for part in ["scheduler/scheduler_config", "unet/config", "vae/config", "text_encoder/config"] {
@@ -344,7 +256,7 @@ fn configurations_may_begin_with_a_byte_order_mark_or_be_in_utf_16() {
 
 #[test]
 fn an_index_that_was_left_behind_does_no_harm() {
-    let (_folder, model) = model("shared-sd");
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let expected = draw(&model, &WORDS);
     let index = r#"{"weight_map": {"x": "model-00001-of-00002.safetensors"}}"#;
     for name in ["text_encoder/model", "vae/diffusion_pytorch_model"] {
@@ -359,7 +271,7 @@ fn an_index_that_was_left_behind_does_no_harm() {
 
 #[test]
 fn half_precision_variants_are_found_where_there_are_no_others() {
-    let (_folder, model) = model("shared-sd");
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let expected = draw(&model, &WORDS);
     for (part, stem) in [
         ("unet", "diffusion_pytorch_model"),
@@ -375,7 +287,7 @@ fn half_precision_variants_are_found_where_there_are_no_others() {
 
 #[test]
 fn a_scheduler_that_cannot_say_what_the_picture_was_is_refused_with_the_cause() {
-    let (_folder, model) = model("shared-sd");
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let own = model.join("scheduler/scheduler_config.json");
     let zero = json!({"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear",
         "beta_start": 0.00085, "beta_end": 0.012, "rescale_betas_zero_snr": true,
@@ -398,7 +310,7 @@ fn a_scheduler_that_cannot_say_what_the_picture_was_is_refused_with_the_cause() 
 
 #[test]
 fn numbers_of_a_schedule_are_told_and_not_named_alone() {
-    let (_folder, model) = model("ddpm-v-learned-range/model");
+    let (_folder, model) = copied(&pipeline("ddpm-v-learned-range/model"));
     let text = model.to_str().unwrap();
     set(&model.join("scheduler/scheduler_config.json"), "num_train_timesteps", json!(100));
     let error = fails(&["plan", "-m", text, "--steps", "200"]);
@@ -406,7 +318,7 @@ fn numbers_of_a_schedule_are_told_and_not_named_alone() {
     assert!(error.contains("Take at most --steps 100"), "{error}");
     let error = fails(&["plan", "-m", text, "--steps", "60", "--sampling-method", "lcm"]);
     assert!(error.contains("at most 50") && error.contains("--steps 50"), "{error}");
-    let noise = golden("ddim-eta-batch-2/model");
+    let noise = pipeline("ddim-eta-batch-2/model");
     let (_folder, model) = (tempfile::tempdir().unwrap(), model.with_file_name("plain"));
     copy(&noise, &model);
     set(&model.join("scheduler/scheduler_config.json"), "variance_type", json!("learned_range"));
@@ -417,7 +329,7 @@ fn numbers_of_a_schedule_are_told_and_not_named_alone() {
 
 #[test]
 fn a_token_without_a_vector_is_refused_only_where_the_prompt_holds_it() {
-    let (_folder, model) = model("shared-sd");
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let expected = draw(&model, &WORDS);
     let tokens = read_json(&model.join("text_encoder/config.json"))["vocab_size"].as_u64().unwrap();
     let path = model.join("tokenizer/tokenizer_config.json");
@@ -440,7 +352,7 @@ fn a_token_without_a_vector_is_refused_only_where_the_prompt_holds_it() {
 fn a_folder_that_is_not_there_is_no_name_for_a_picture() {
     let folder = tempfile::tempdir().unwrap();
     let out = format!("{}/new/", folder.path().display());
-    let model = golden("ddim-eta-batch-2/model");
+    let model = pipeline("ddim-eta-batch-2/model");
     let error = fails(&["generate", "-m", model.to_str().unwrap(), "--steps", "1", "-o", &out]);
     assert!(error.contains("there is no folder") && error.contains("Make it first"), "{error}");
     assert!(!folder.path().join("new").exists());
@@ -454,7 +366,7 @@ fn a_picture_keeps_the_permissions_of_the_one_it_replaces() {
     let out = folder.path().join("a.png");
     fs::write(&out, "old").unwrap();
     fs::set_permissions(&out, fs::Permissions::from_mode(0o640)).unwrap();
-    let (model, path) = (golden("ddim-eta-batch-2/model"), out.to_str().unwrap());
+    let (model, path) = (pipeline("ddim-eta-batch-2/model"), out.to_str().unwrap());
     says(&["generate", "-m", model.to_str().unwrap(), "--steps", "1", "--quiet", "-o", path]);
     assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o640);
     assert!(fs::read(&out).unwrap().starts_with(b"\x89PNG"));

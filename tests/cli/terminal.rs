@@ -2,40 +2,13 @@
 //! wrong file is, and how far the work is.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use mote_tests::cases::pipeline;
+use mote_tests::files::{copied, of_tensors};
 use serde_json::{Value, json};
 
-/// The committed pipelines.
-fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pipelines").join(path)
-}
-
-fn mote(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mote")).args(arguments).output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("the binary speaks UTF-8")
-}
-
-/// Standard output and standard error of a run that succeeds.
-fn says(arguments: &[&str]) -> [String; 2] {
-    let output = mote(arguments);
-    let said = [&output.stdout, &output.stderr].map(|bytes| text(bytes));
-    assert!(output.status.success(), "{arguments:?}: {}", said[1]);
-    said
-}
-
-/// The one sentence on standard error of a run that fails.
-fn fails(arguments: &[&str]) -> String {
-    let output = mote(arguments);
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
-    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
-    error
-}
+use crate::command::{fails, mote, program, says_both, text};
 
 /// The notes of a run.
 fn notes(error: &str) -> Vec<&str> {
@@ -47,34 +20,9 @@ fn drawn(arguments: &[&str]) -> (Vec<String>, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.png");
     let path = path.to_str().unwrap();
-    let [_, error] = says(&[&["generate", "--steps", "2", "-o", path], arguments].concat());
-    let [report, _] = says(&["inspect", path]);
+    let [_, error] = says_both(&[&["generate", "--steps", "2", "-o", path], arguments].concat());
+    let [report, _] = says_both(&["inspect", path]);
     (notes(&error).into_iter().map(String::from).collect(), report)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        match from.is_dir() {
-            true => copy(&from, &to),
-            false => drop(fs::copy(from, to).unwrap()),
-        }
-    }
-}
-
-/// A safetensors file of tensors with these names and two elements each.
-fn safetensors(names: &[&str]) -> Vec<u8> {
-    let tensors = names.iter().zip(0..).map(|(name, at)| {
-        let value =
-            json!({ "dtype": "F32", "shape": [1, 2], "data_offsets": [at * 8, at * 8 + 8] });
-        (name.to_string(), value)
-    });
-    let header = Value::Object(tensors.collect()).to_string();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.as_bytes());
-    file.extend(vec![0; names.len() * 8]);
-    file
 }
 
 #[test]
@@ -96,9 +44,10 @@ fn a_prompt_that_is_cut_is_told_once_with_the_words_left_out() {
     // A script without blanks is cut between its signs.
     let (told, _) = drawn(&["-p", &"赤".repeat(60)]);
     assert!(told[0].contains("left out: “赤") && !told[0].contains(&"赤".repeat(59)), "{told:?}");
-    let [_, error] = says(&["generate", "--quiet", "--steps", "1", "-o", "/dev/null", "-p", &long]);
+    let [_, error] =
+        says_both(&["generate", "--quiet", "--steps", "1", "-o", "/dev/null", "-p", &long]);
     assert_eq!(error, "");
-    let [json, error] = says(&["plan", "--json", "-p", &long]);
+    let [json, error] = says_both(&["plan", "--json", "-p", &long]);
     assert_eq!(notes(&error).len(), 1, "{error}");
     let plan: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(plan["prompt_ids"].as_array().unwrap().len(), 12);
@@ -152,28 +101,28 @@ fn signs_of_other_programs_are_told_to_be_words() {
 fn words_that_the_model_in_the_program_was_never_told_are_named() {
     let (told, _) = drawn(&["-p", "lighthouse"]);
     assert!(told[0].contains("“lighthouse”") && told[0].contains("mote inspect"), "{told:?}");
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let (told, _) = drawn(&["-p", "lighthouse", "-m", model.to_str().unwrap()]);
     assert!(told.is_empty(), "another model's words are not known: {told:?}");
 }
 
 #[test]
 fn inspect_without_a_path_lists_the_names_of_the_model_in_the_program() {
-    let [report, _] = says(&["inspect"]);
+    let [report, _] = says_both(&["inspect"]);
     for word in ["emoji32", "UNet2DConditionModel", "red apple", "zebra"] {
         assert!(report.contains(word), "{word} is not in\n{report}");
     }
     assert!(report.lines().all(|line| line.chars().count() <= 120), "{report}");
-    let [json, _] = says(&["inspect", "--json"]);
+    let [json, _] = says_both(&["inspect", "--json"]);
     let report: Value = serde_json::from_str(&json).unwrap();
     assert!(report["names"].as_array().unwrap().contains(&json!("red apple")));
-    let [held, _] = says(&["inspect", golden("shared-sd").to_str().unwrap()]);
+    let [held, _] = says_both(&["inspect", pipeline("shared-sd").to_str().unwrap()]);
     assert!(!held.contains("zebra"), "{held}");
 }
 
 #[test]
 fn tiles_and_types_without_an_effect_are_told() {
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     let model = model.to_str().unwrap();
     let (told, report) = drawn(&["-p", "x", "-m", model, "--vae-tiling"]);
     assert!(told[0].contains("one tile holds the whole picture"), "{told:?}");
@@ -190,9 +139,7 @@ fn tiles_and_types_without_an_effect_are_told() {
 
 #[test]
 fn flow_matching_is_refused_whatever_the_sampler() {
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    copy(&golden("shared-sd"), &model);
+    let (folder, model) = copied(&pipeline("shared-sd"));
     let [scheduler, index] = ["scheduler/scheduler_config.json", "model_index.json"];
     let model_text = model.to_str().unwrap();
     let class = json!("FlowMatchEulerDiscreteScheduler");
@@ -224,12 +171,18 @@ fn flow_matching_is_refused_whatever_the_sampler() {
     }
 }
 
+/// A safetensors file of tensors with these names and two elements each.
+fn named(names: &[&str]) -> Vec<u8> {
+    let tensor =
+        |name: &&str| (name.to_string(), json!({ "dtype": "F32", "shape": [1, 2] }), vec![0; 8]);
+    of_tensors(&names.iter().map(tensor).collect::<Vec<_>>())
+}
+
 /// Files that are no model: a name, what is in it, what must be said of it, and of its remedy.
 fn wrong_files() -> Vec<(&'static str, Vec<u8>, [&'static str; 2])> {
     let page = b"<!DOCTYPE html>\n<html><head><title>Hugging Face".to_vec();
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".to_vec();
     let zip = b"PK\x03\x04\0\0\0\0archive/data.pkl".to_vec();
-    let tensors = |names: &[&str]| safetensors(names);
     vec![
         ("model.gguf", b"GGUF\x03\0\0\0\0".to_vec(), ["GGUF", "mote convert"]),
         ("quantised.safetensors", b"GGUF\x03\0\0\0\0".to_vec(), ["GGUF", "mote convert"]),
@@ -243,42 +196,42 @@ fn wrong_files() -> Vec<(&'static str, Vec<u8>, [&'static str; 2])> {
         ("zipped.safetensors", b"PK\x03\x04\0\0model/".to_vec(), ["archive", "Unpack"]),
         (
             "kohya.safetensors",
-            tensors(&["lora_unet_down_blocks_0_attn.lora_down.weight", "lora_te_text.alpha"]),
+            named(&["lora_unet_down_blocks_0_attn.lora_down.weight", "lora_te_text.alpha"]),
             ["LoRA", "fuse_lora"],
         ),
         (
             "peft.safetensors",
-            tensors(&["base_model.model.unet.down_blocks.0.to_q.lora_A.weight"]),
+            named(&["base_model.model.unet.down_blocks.0.to_q.lora_A.weight"]),
             ["LoRA", "fuse_lora"],
         ),
         (
             "diffusers.safetensors",
-            tensors(&["unet.down_blocks.0.processor.to_q_lora.down.weight", "unet.to_q.lora.up.w"]),
+            named(&["unet.down_blocks.0.processor.to_q_lora.down.weight", "unet.to_q.lora.up.w"]),
             ["LoRA", "fuse_lora"],
         ),
-        ("cat.safetensors", tensors(&["emb_params"]), ["textual inversion", "trained for"]),
+        ("cat.safetensors", named(&["emb_params"]), ["textual inversion", "trained for"]),
         (
             "sd.safetensors",
-            tensors(&["model.diffusion_model.out.2.weight", "first_stage_model.a"]),
+            named(&["model.diffusion_model.out.2.weight", "first_stage_model.a"]),
             ["in one file", "sd.safetensors').save_pretrained("],
         ),
         (
             "xl.safetensors",
-            tensors(&["conditioner.embedders.0.a", "model.diffusion_model.out.2.weight"]),
+            named(&["conditioner.embedders.0.a", "model.diffusion_model.out.2.weight"]),
             ["SDXL", "1.x and 2.x"],
         ),
         (
             "unet.safetensors",
-            tensors(&["conv_in.weight", "down_blocks.0.a", "up_blocks.0.a"]),
+            named(&["conv_in.weight", "down_blocks.0.a", "up_blocks.0.a"]),
             ["a UNet by itself", "unet/config.json"],
         ),
-        ("vae.safetensors", tensors(&["decoder.mid_block.a"]), ["autoencoder by itself", "--vae"]),
+        ("vae.safetensors", named(&["decoder.mid_block.a"]), ["autoencoder by itself", "--vae"]),
         (
             "old-vae.safetensors",
-            tensors(&["decoder.mid.block_1.conv1.weight"]),
+            named(&["decoder.mid.block_1.conv1.weight"]),
             ["autoencoder by itself", "AutoencoderKL"],
         ),
-        ("odd.safetensors", tensors(&["a.b"]), ["no model that mote knows", "`a.b`"]),
+        ("odd.safetensors", named(&["a.b"]), ["no model that mote knows", "`a.b`"]),
         ("empty.safetensors", Vec::new(), ["it is empty", "again"]),
     ]
 }
@@ -310,9 +263,7 @@ fn each_wrong_file_is_called_what_it_is_with_a_remedy_that_fits() {
 
 #[test]
 fn a_web_page_among_a_models_weights_is_called_so() {
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    copy(&golden("shared-sd"), &model);
+    let (_folder, model) = copied(&pipeline("shared-sd"));
     let weights = model.join("unet/diffusion_pytorch_model.safetensors");
     fs::write(&weights, "<html>401</html>").unwrap();
     let model = model.to_str().unwrap();
@@ -323,7 +274,7 @@ fn a_web_page_among_a_models_weights_is_called_so() {
 #[test]
 fn without_a_terminal_lines_are_rare_and_the_last_is_there() {
     let request = ["generate", "-p", "red apple", "--steps", "300", "-o", "/dev/null"];
-    let [_, error] = says(&request);
+    let [_, error] = says_both(&request);
     let steps: Vec<&str> = error.lines().filter(|line| line.starts_with("step ")).collect();
     assert!(steps.len() <= 3, "{error}");
     assert!(steps.last().unwrap().starts_with("step 300/300, "), "{error}");
@@ -331,9 +282,9 @@ fn without_a_terminal_lines_are_rare_and_the_last_is_there() {
         !error.contains('\r') && !error.contains('\u{1b}') && !error.contains('█'),
         "{error:?}"
     );
-    let [_, error] = says(&[&request[..], &["--quiet"]].concat());
+    let [_, error] = says_both(&[&request[..], &["--quiet"]].concat());
     assert_eq!(error, "");
-    let [_, error] = says(
+    let [_, error] = says_both(
         &["generate", "-p", "red apple", "--steps", "2", "-b", "3", "-o", "-"]
             .map(|word| if word == "-" { "/dev/null" } else { word }),
     );
@@ -347,12 +298,12 @@ fn nobody_to_hear_is_no_fault() {
     use std::process::Stdio;
     let folder = tempfile::tempdir().unwrap();
     let picture = folder.path().join("a.png");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    let mut command = program();
     command.args(["generate", "-v", "--steps", "2", "-p", "lighthouse", "-o"]).arg(&picture);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     assert!(child.wait().unwrap().success() && picture.exists());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    let mut command = program();
     command.args(["generate", "-m", "/none"]).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stderr.take());
@@ -375,7 +326,7 @@ fn on_a_terminal(columns: u32, command: &str) -> Option<String> {
 
 #[test]
 fn a_terminal_sees_each_phase_and_a_bar_that_only_grows() {
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     for columns in [30, 80, 200] {
         let command = format!("generate -m {} -p x --steps 4 -o /dev/null", model.display());
         let Some(seen) = on_a_terminal(columns, &command) else { return };
@@ -414,17 +365,17 @@ fn a_failure_on_a_terminal_leaves_no_bar_behind() {
 #[test]
 fn convert_says_nothing_where_quiet_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let (model, out) = (golden("shared-sd"), folder.path().join("a.safetensors"));
+    let (model, out) = (pipeline("shared-sd"), folder.path().join("a.safetensors"));
     let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
     let convert = ["convert", "-m", model, "--type", "bf16", "-o", out, "--quiet"];
-    assert_eq!(says(&convert), ["", ""]);
-    let [json, _] = says(&[&convert[..], &["--json"]].concat());
+    assert_eq!(says_both(&convert), ["", ""]);
+    let [json, _] = says_both(&[&convert[..], &["--json"]].concat());
     assert!(serde_json::from_str::<Value>(&json).is_ok(), "{json}");
 }
 
 #[test]
 fn what_one_network_does_not_look_at_is_refused() {
-    let model = golden("shared-sd");
+    let model = pipeline("shared-sd");
     for (component, option) in [("text", "--width"), ("text", "--height"), ("vae", "--batch")] {
         let bench = ["bench", "-m", model.to_str().unwrap(), "--component", component];
         let error = fails(&[&bench[..], &[option, "8"]].concat());
@@ -434,12 +385,12 @@ fn what_one_network_does_not_look_at_is_refused() {
 
 #[test]
 fn help_and_completions_have_the_names_that_files_have() {
-    let [help, _] = says(&["generate", "--help"]);
+    let [help, _] = says_both(&["generate", "--help"]);
     assert!(help.contains("PLMS") && help.contains("`plms`"), "{help}");
-    let [help, _] = says(&["--help"]);
+    let [help, _] = says_both(&["--help"]);
     assert!(help.contains("Exit codes") && help.contains("70"), "{help}");
     for shell in ["bash", "zsh", "fish"] {
-        let [script, _] = says(&["completions", shell]);
+        let [script, _] = says_both(&["completions", shell]);
         for name in ["dpm++2m_sde", "pndm", "karras", "int8"] {
             assert!(script.contains(name), "{name} is not offered in {shell}");
         }

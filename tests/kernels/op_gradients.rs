@@ -10,7 +10,9 @@ use mote::ops::{
 };
 use mote::tensor::{Form, Packing, Shape, Tensor};
 use mote::weights::{InPlace, Index, Path, Slot, header_bytes};
-use mote_tests::{Choices, Memory, TestWeights, Threads, isas, small_limits};
+use mote_tests::{Choices, Memory, TestWeights, Threads, isas, numbers, small_limits, unpacked};
+
+use crate::plain::{self, wide};
 
 /// Of the largest gradient of a tensor.
 const TOLERANCE: f64 = 1e-4;
@@ -31,17 +33,6 @@ struct Op {
     plain: Plain,
 }
 
-/// Numbers without a pattern, between -1 and 1.
-fn numbers(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
 fn count(dims: &[usize]) -> usize {
     dims.iter().product()
 }
@@ -51,7 +42,7 @@ fn gradients(op: &Op, isa: Isa, executor: &dyn Executor, limits: &Limits) -> Vec
     let mut weights = TestWeights::default();
     weights.push("aligns", &[64], &[0.0; 64]);
     for (number, (name, dims, packed)) in op.weights.iter().enumerate() {
-        let values = numbers(100 + number as u64, count(dims));
+        let values = numbers(100 + number as u32, count(dims));
         match packed {
             true => weights.push_packed(name, Packing::F32, dims, &values),
             false => weights.push(name, dims, &values),
@@ -75,7 +66,7 @@ fn gradients(op: &Op, isa: Isa, executor: &dyn Executor, limits: &Limits) -> Vec
         let tensors: Vec<Tensor> = (op.inputs.iter().enumerate())
             .map(|(number, dims)| {
                 let shape = Shape::from_slice(dims).unwrap();
-                ops::fill(&mut cx, shape, &numbers(number as u64, count(dims))).unwrap()
+                ops::fill(&mut cx, shape, &numbers(number as u32, count(dims))).unwrap()
             })
             .collect();
         let out = (op.run)(&mut cx, &tensors).unwrap();
@@ -96,23 +87,11 @@ fn gradients(op: &Op, isa: Isa, executor: &dyn Executor, limits: &Limits) -> Vec
     found.into_iter().chain(weights).collect()
 }
 
-/// The values of a product's weight `[n, channels, taps…]` out of its panels `[n/16, taps·channels,
-/// 16]`.
-fn unpacked(dims: &[usize], panels: &[f32]) -> Vec<f32> {
-    let (n, channels, taps) = (dims[0], dims[1], count(&dims[2..]));
-    let at = |i: usize| {
-        let (column, channel, tap) = (i / (channels * taps), i / taps % channels, i % taps);
-        ((column / 16 * taps + tap) * channels + channel) * 16 + column % 16
-    };
-    (0..n * channels * taps).map(|i| panels[at(i)]).collect()
-}
-
 /// The same by central differences of the loops.
 fn differences(op: &Op) -> Vec<Vec<f64>> {
-    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<_>>();
-    let tensors = op.inputs.iter().enumerate().map(|(i, d)| wide(numbers(i as u64, count(d))));
+    let tensors = op.inputs.iter().enumerate().map(|(i, d)| wide(&numbers(i as u32, count(d))));
     let weights = op.weights.iter().enumerate();
-    let weights = weights.map(|(i, (_, d, _))| wide(numbers(100 + i as u64, count(d))));
+    let weights = weights.map(|(i, (_, d, _))| wide(&numbers(100 + i as u32, count(d))));
     let mut inputs: Vec<Vec<f64>> = tensors.chain(weights).collect();
     let probe = |out: Vec<f64>| -> f64 {
         let probe = numbers(7, out.len());
@@ -192,37 +171,6 @@ fn plain_upsample(x: &[f64], [n, h, w, c]: [usize; 4], [height, width]: [usize; 
     out
 }
 
-/// The weight is `[out, in, kh, kw]`.
-fn plain_conv(
-    x: &[f64],
-    [n, h, w, c]: [usize; 4],
-    weight: &[f64],
-    channels: usize,
-    conv: Conv2d,
-) -> (Vec<f64>, [usize; 2]) {
-    let [height, width] = conv.output_size([h, w]).unwrap();
-    let [kh, kw] = conv.kernel;
-    let mut out = Vec::new();
-    for i in 0..n * height * width * channels {
-        let (to, across, down) =
-            (i % channels, i / channels % width, i / channels / width % height);
-        let image = i / channels / width / height;
-        let mut sum = 0.0;
-        for tap in 0..kh * kw {
-            let y = (down * conv.stride + tap / kw).wrapping_sub(conv.padding[0]);
-            let z = (across * conv.stride + tap % kw).wrapping_sub(conv.padding[2]);
-            if y < h && z < w {
-                for channel in 0..c {
-                    let weight = weight[(to * c + channel) * kh * kw + tap];
-                    sum += x[((image * h + y) * w + z) * c + channel] * weight;
-                }
-            }
-        }
-        out.push(sum);
-    }
-    (out, [height, width])
-}
-
 fn plain_group_norm(
     x: &[f64],
     [n, pixels, c]: [usize; 3],
@@ -247,33 +195,6 @@ fn plain_group_norm(
                     y = y * (1.0 + given[channel]) + given[c + channel];
                 }
                 out[member(i)] = if silu { y / (1.0 + (-y).exp()) } else { y };
-            }
-        }
-    }
-    out
-}
-
-fn plain_attention(
-    [q, k, v]: [&[f64]; 3],
-    [n, tq, tk, c]: [usize; 4],
-    heads: usize,
-    causal: bool,
-) -> Vec<f64> {
-    let (mut out, d) = (vec![0.0; q.len()], c / heads);
-    for (sample, head, query) in
-        (0..n * heads * tq).map(|i| (i / heads / tq, i / tq % heads, i % tq))
-    {
-        let at = |token: usize, of: usize| (sample * of + token) * c + head * d;
-        let seen = if causal { tk.min(query + 1) } else { tk };
-        let score = |key: usize| -> f64 {
-            let (q, k) = (&q[at(query, tq)..][..d], &k[at(key, tk)..][..d]);
-            q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt()
-        };
-        let weights: Vec<f64> = (0..seen).map(|key| score(key).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        for (key, weight) in weights.iter().enumerate() {
-            for i in 0..d {
-                out[at(query, tq) + i] += weight / sum * v[at(key, tk) + i];
             }
         }
     }
@@ -411,16 +332,10 @@ fn convolutions() {
                 ops::conv2d(cx, x[0], weight, Some(bias), conv, epilogue)
             }),
             plain: Box::new(move |x| {
-                let (size, picture) = match conv.upsample_to {
-                    None => ([h, w], x[0].clone()),
-                    Some(size) => (size, plain_upsample(&x[0], [n, h, w, c], size)),
-                };
-                let conv = Conv2d { upsample_to: None, ..conv };
-                let dims = [n, size[0], size[1], c];
-                let (mut out, [height, width]) = plain_conv(&picture, dims, &x[3], channels, conv);
+                let mut out = plain::conv2d(&x[0], [n, h, w, c], &x[3], &x[4], conv);
                 for (i, y) in out.iter_mut().enumerate() {
                     let (sample, channel) = (i / (height * width * channels), i % channels);
-                    *y += x[1][i] + x[2][sample * channels + channel] + x[4][channel];
+                    *y += x[1][i] + x[2][sample * channels + channel];
                 }
                 out
             }),
@@ -503,7 +418,7 @@ fn attention() {
                 ops::attention(cx, x[0], x[1], x[2], attention)
             }),
             plain: Box::new(move |x| {
-                plain_attention([&x[0], &x[1], &x[2]], [n, tq, tk, c], heads, causal)
+                plain::attention([&x[0], &x[1], &x[2]], [n, tq, tk, c], heads, causal)
             }),
         });
     }
