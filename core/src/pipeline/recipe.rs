@@ -131,8 +131,9 @@ impl<S: Chosen> Recipe<S> {
     }
 }
 
-/// Writes the recipe of these networks, with the settings of each sampler that can go by the model's
-/// configuration, by its number; tells how many bytes that are. Without `out` they are counted.
+/// Writes the recipe of these networks, with the settings of each sampler that can go by the
+/// model's configuration, by its number; tells how many bytes that are. Without `out` they are
+/// counted.
 ///
 /// # Errors
 /// [`Error::Config`] where a number does not fit a word, and [`Error::Format`] where there is no

@@ -1,5 +1,5 @@
-//! Any of the pipelines, for who does not know at compile time which it will be; a row says by which
-//! word of [`Kit`] a program is made for it.
+//! Any of the pipelines, for who does not know at compile time which it will be; a row says by
+//! which word of [`Kit`] a program is made for it.
 
 use super::image::ImageSink;
 use super::kit::{Kit, NOT_LINKED};
