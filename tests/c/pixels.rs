@@ -2,9 +2,11 @@
 //! more levels than that.
 
 use std::env;
-use std::fs::{self, File};
-use std::io::BufReader;
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
+
+use mote_tests::files;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -12,12 +14,9 @@ fn main() -> ExitCode {
         eprintln!("usage: pixels PNG PPM LEVELS");
         return ExitCode::FAILURE;
     };
-    let file = BufReader::new(File::open(png).expect("the PNG can be opened"));
-    let mut reader = png::Decoder::new(file).read_info().expect("a PNG");
-    let mut expected = vec![0; reader.output_buffer_size().expect("a picture of some size")];
-    let info = reader.next_frame(&mut expected).expect("a whole PNG");
+    let ([height, width], expected) = files::png(Path::new(png));
     let found = fs::read(ppm).expect("the PPM can be read");
-    let header = format!("P6\n{} {}\n255\n", info.width, info.height);
+    let header = format!("P6\n{width} {height}\n255\n");
     let Some(found) = found.strip_prefix(header.as_bytes()) else {
         eprintln!("{ppm} does not begin with {header:?}");
         return ExitCode::FAILURE;
@@ -26,7 +25,7 @@ fn main() -> ExitCode {
         eprintln!("{ppm} holds {} bytes of pixels, not {}", found.len(), expected.len());
         return ExitCode::FAILURE;
     }
-    let apart = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+    let apart = files::levels_apart(found, &expected);
     if u32::from(apart) > levels.parse().expect("a number of levels") {
         eprintln!("{ppm} is {apart} levels from {png}");
         return ExitCode::FAILURE;
