@@ -355,6 +355,7 @@ pub fn plan(bytes: &[u8]) {
         prompt: &ids,
         negative_prompt: &ids,
         clip_skip: n.size(),
+        embedded_guidance: unet.time_cond_proj_dim.map(|_| 1.0),
         size,
         init_image: None,
     };

@@ -58,12 +58,29 @@ pub fn arguments(case: &Path, model: &Path) -> Vec<String> {
         ("height", "--height"),
         ("batch", "--batch-count"),
         ("strength", "--strength"),
-        ("clip_skip", "--clip-skip"),
         ("eta", "--eta"),
+        ("aesthetic_score", "--aesthetic-score"),
+        ("negative_aesthetic_score", "--negative-aesthetic-score"),
     ] {
-        let ignored = key == "eta" && told[key].as_f64() == Some(0.0);
+        let ignored = key == "eta" && told[key].as_f64() == Some(0.0)
+            || key == "negative_prompt" && told[key] == "";
         if !told[key].is_null() && !ignored {
             arguments.push(format!("{flag}={}", text(&told[key])));
+        }
+    }
+    // Cases with weights of their own count the skipped layers from 0, as diffusers does.
+    if let Some(skip) = told["clip_skip"].as_u64() {
+        arguments.push(format!("--clip-skip={}", skip + u64::from(told["weights"].is_string())));
+    }
+    let pair = |value: &Value| Some([value[0].as_u64()?, value[1].as_u64()?]);
+    for name in ["original_size", "target_size", "negative_original_size", "negative_target_size"] {
+        if let Some([height, width]) = pair(&told[name]) {
+            arguments.push(format!("--{}={width}x{height}", name.replace('_', "-")));
+        }
+    }
+    for name in ["crops_coords_top_left", "negative_crops_coords_top_left"] {
+        if let Some([top, left]) = pair(&told[name]) {
+            arguments.push(format!("--{}={top},{left}", name.replace('_', "-")));
         }
     }
     if let Some(init) = told["init"].as_str() {

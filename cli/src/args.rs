@@ -15,7 +15,7 @@ use mote::diffusion::sampler::{Named, SAMPLERS};
 use mote_host::checkpoint::built_in;
 use mote_host::error::{FAILED, FAULT, INTERRUPTED};
 use mote_host::machine::{self, isa};
-use mote_host::types::{Choice, Prediction, Rng, Seed, Sigmas, Type};
+use mote_host::types::{self, Choice, Corner, Prediction, Rng, Seed, Sigmas, Type};
 use mote_host::{Parts, request, size};
 use mote_lab::eval;
 use mote_lab::train::data::{Folder, HoldOut, Source};
@@ -450,7 +450,7 @@ pub struct Completions {
 }
 
 /// What a plan as a constant does not depend on, or a program without operating system not do.
-const NOT_IN_A_CONSTANT: [&str; 12] = [
+const NOT_IN_A_CONSTANT: [&str; 20] = [
     "threads",
     "memory_limit",
     "batch_count",
@@ -460,6 +460,14 @@ const NOT_IN_A_CONSTANT: [&str; 12] = [
     "eta",
     "prediction",
     "scheduler",
+    "original_size",
+    "crops_coords_top_left",
+    "target_size",
+    "negative_original_size",
+    "negative_crops_coords_top_left",
+    "negative_target_size",
+    "aesthetic_score",
+    "negative_aesthetic_score",
     "vae",
     "taesd",
     "dtype",
@@ -470,7 +478,7 @@ const NOT_ON_A_PART: [&str; 6] =
     ["threads", "memory_limit", "batch_count", "seed", "init_img", "strength"];
 
 /// What says how pictures are drawn, and nothing about a training.
-const NOT_IN_TRAINING: [&str; 24] = [
+const NOT_IN_TRAINING: [&str; 32] = [
     "request",
     "model",
     "vae",
@@ -492,6 +500,14 @@ const NOT_IN_TRAINING: [&str; 24] = [
     "prediction",
     "eta",
     "clip_skip",
+    "original_size",
+    "crops_coords_top_left",
+    "target_size",
+    "negative_original_size",
+    "negative_crops_coords_top_left",
+    "negative_target_size",
+    "aesthetic_score",
+    "negative_aesthetic_score",
     "vae_tiling",
     "vae_tile_size",
     "rng",
@@ -612,6 +628,42 @@ pub struct Request {
     #[arg(long, value_name = "LAYER", help_heading = SAMPLING)]
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clip_skip: Option<u32>,
+    /// The size of the training pictures that the new one is to be like, as Stable Diffusion XL is
+    /// told: a small one for the look of a small picture [default: the picture's].
+    #[arg(long, value_name = "WxH", help_heading = SAMPLING)]
+    #[arg(allow_hyphen_values = true)]
+    pub original_size: Option<types::Size>,
+    /// The corner of that size at which the picture begins, as Stable Diffusion XL is told: how far
+    /// it is cut off at the top and at the left [default: 0,0].
+    #[arg(long, value_name = "TOP,LEFT", help_heading = SAMPLING)]
+    #[arg(allow_hyphen_values = true)]
+    pub crops_coords_top_left: Option<Corner>,
+    /// The size that Stable Diffusion XL is told the picture has [default: the picture's].
+    #[arg(long, value_name = "WxH", help_heading = SAMPLING)]
+    #[arg(allow_hyphen_values = true)]
+    pub target_size: Option<types::Size>,
+    /// --original-size as it is told with the negative prompt; with it goes
+    /// --negative-target-size. Without both, it is told the same numbers as with the prompt.
+    #[arg(long, value_name = "WxH", help_heading = SAMPLING)]
+    #[arg(allow_hyphen_values = true)]
+    pub negative_original_size: Option<types::Size>,
+    /// --crops-coords-top-left as it is told with the negative prompt.
+    #[arg(long, value_name = "TOP,LEFT", help_heading = SAMPLING)]
+    #[arg(allow_hyphen_values = true)]
+    pub negative_crops_coords_top_left: Option<Corner>,
+    /// --target-size as it is told with the negative prompt.
+    #[arg(long, value_name = "WxH", help_heading = SAMPLING)]
+    #[arg(allow_hyphen_values = true)]
+    pub negative_target_size: Option<types::Size>,
+    /// How beautiful the picture is to be, from 0 to 10, as Stable Diffusion XL's refiner is told
+    /// [default: 6].
+    #[arg(long, value_name = "SCORE", help_heading = SAMPLING)]
+    #[arg(allow_negative_numbers = true, value_parser = score)]
+    pub aesthetic_score: Option<f32>,
+    /// The same as it is told with the negative prompt [default: 2.5].
+    #[arg(long, value_name = "SCORE", help_heading = SAMPLING)]
+    #[arg(allow_negative_numbers = true, value_parser = score)]
+    pub negative_aesthetic_score: Option<f32>,
     /// Decodes the picture in tiles that overlap and fade into each other: much less memory for a
     /// large picture, up to twice the work, and colours that may differ a little from tile to
     /// tile. --init-img is encoded as a whole.
@@ -651,6 +703,18 @@ impl Request {
             prediction: given.prediction.or(base.prediction),
             eta: given.eta.or(base.eta),
             clip_skip: given.clip_skip.or(base.clip_skip),
+            original_size: given.original_size.or(base.original_size),
+            crops_coords_top_left: given.crops_coords_top_left.or(base.crops_coords_top_left),
+            target_size: given.target_size.or(base.target_size),
+            negative_original_size: given.negative_original_size.or(base.negative_original_size),
+            negative_crops_coords_top_left: given
+                .negative_crops_coords_top_left
+                .or(base.negative_crops_coords_top_left),
+            negative_target_size: given.negative_target_size.or(base.negative_target_size),
+            aesthetic_score: given.aesthetic_score.or(base.aesthetic_score),
+            negative_aesthetic_score: given
+                .negative_aesthetic_score
+                .or(base.negative_aesthetic_score),
             vae_tiling: given.vae_tiling || base.vae_tiling,
             vae_tile_size: given.vae_tile_size.or(base.vae_tile_size),
             rng: given.rng.unwrap_or(base.rng),
@@ -812,6 +876,13 @@ fn part(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
         _ => Err("this must be a number from 0 to 1".into()),
+    }
+}
+
+fn score(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..=10.0).contains(&value) => Ok(value),
+        _ => Err("a score is a number from 0 to 10".into()),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::args::Inspect;
 use crate::print;
 
 /// The folders of a pipeline that may hold weights.
-const NETWORKS: [&str; 3] = ["text_encoder", "unet", "vae"];
+const NETWORKS: [&str; 4] = ["text_encoder", "text_encoder_2", "unet", "vae"];
 
 /// The longest line of a list of names.
 const MAX_LINE: usize = 100;
@@ -247,6 +247,7 @@ fn names() -> String {
 /// What mote has against a network's configuration.
 fn unsupported(name: &str, class: &str, path: &Place) -> Option<Failure> {
     match (name, class) {
+        ("text_encoder_2", _) => config::clip_text_projection::read(path).err(),
         ("text_encoder", _) => config::clip_text::read(path).err(),
         ("vae", _) => config::autoencoder::read(path).err(),
         (_, "UNet2DModel") => config::unet_2d::read(path).err(),

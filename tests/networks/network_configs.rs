@@ -11,7 +11,7 @@ use mote::models::clip_text::ClipTextConfig;
 use mote::models::unet_2d::{
     BlockType, ClassEmbedding, Resampling, TimeEmbedding, TimeScaleShift, UNet2DConfig,
 };
-use mote::models::unet_2d_condition::{BlockType as ConditionBlock, UNet2DConditionConfig};
+use mote::models::unet_2d_condition::{BlockType as ConditionBlock, Extra, UNet2DConditionConfig};
 use mote::models::{MAX_WIDTH, PerLevel};
 use mote::ops::Context;
 use mote::tensor::{DType, Shape};
@@ -285,6 +285,7 @@ fn any_unet_2d_condition(dice: &mut Dice) -> UNet2DConditionConfig {
         cross_attention_dim: dice.pick(&WIDTHS),
         attention_heads: dice.levels(count, &[1, 1, 2, 3]),
         use_linear_projection: dice.pick(&[true, false]),
+        time_cond_proj_dim: dice.pick(&[None, None, None, Some(1), Some(7), Some(u32::MAX)]),
         ..UNet2DConditionConfig::default()
     }
 }
@@ -308,7 +309,9 @@ fn no_configuration_makes_planning_panic() {
         count(planning(|cx| {
             let x = cx.tensor(Shape::new([1, h, w, unet.in_channels]))?;
             let states = cx.tensor(Shape::new([1, 7, unet.cross_attention_dim]))?;
-            unet.forward(cx, &Path::root(), x, &[1.0], states)
+            let guidance_scale = unet.time_cond_proj_dim.map(|_| 1.0);
+            let extra = Extra { guidance_scale, ..Extra::default() };
+            unet.forward_with(cx, &Path::root(), x, &[1.0], states, extra)
         }));
         let levels = dice.pick(&[1, 2, 8]);
         let kl = AutoencoderKlConfig {

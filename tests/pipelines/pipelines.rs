@@ -151,7 +151,7 @@ fn compare_steps(expected: &TestWeights, seen: &Seen, index: usize, batch: usize
 #[test]
 fn the_golden_pipelines_agree_with_diffusers_at_every_step() {
     let goldens = cases::cases(&golden("pipelines"));
-    assert!(goldens.len() >= 14, "only {} cases", goldens.len());
+    assert!(goldens.len() >= 16, "only {} cases", goldens.len());
     goldens.iter().chain(&cases::cases(&golden("conformance"))).for_each(|folder| check(folder));
 }
 
@@ -161,6 +161,26 @@ fn the_conformance_cases_agree_with_diffusers_at_every_step() {
     let cases = cases::cases(&parent);
     assert!(cases.len() >= 8, "only {} cases", cases.len());
     cases.iter().for_each(|folder| check(folder));
+}
+
+/// What diffusers drew with models of other kinds, beside the repository.
+const SHARED: [&str; 10] = [
+    "bk-sdm-tiny",
+    "sd-turbo",
+    "sdxl-clip-skip",
+    "sdxl-euler",
+    "sdxl-img2img",
+    "sdxl-refiner",
+    "sdxl-turbo",
+    "sdxs-09",
+    "sdxs-dreamshaper",
+    "lcm",
+];
+
+#[test]
+fn the_shared_cases_agree_with_diffusers_at_every_step() {
+    let Some(parent) = shared("goldens") else { return };
+    SHARED.iter().for_each(|name| check(&parent.join(name)));
 }
 
 #[test]

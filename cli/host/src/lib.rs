@@ -48,6 +48,8 @@ pub mod plan;
 #[forbid(unsafe_code)]
 pub mod progress;
 #[forbid(unsafe_code)]
+pub mod prompts;
+#[forbid(unsafe_code)]
 pub mod request;
 #[forbid(unsafe_code)]
 pub mod resolve;

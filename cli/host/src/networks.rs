@@ -4,8 +4,9 @@
 use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::mem::Arena;
 use mote::models::clip_text::ClipTextConfig;
+use mote::models::clip_text_projection::ClipTextProjectionConfig;
 use mote::models::unet_2d::{ClassEmbedding, UNet2DConfig};
-use mote::models::unet_2d_condition::UNet2DConditionConfig;
+use mote::models::unet_2d_condition::{Extra, UNet2DConditionConfig};
 use mote::ops::Context;
 use mote::tensor::{Shape, Tensor};
 use mote::weights::{Path, Weights};
@@ -13,7 +14,9 @@ use mote::weights::{Path, Weights};
 use crate::checkpoint::place::{Place, Places};
 use crate::config::autoencoder::Autoencoder;
 use crate::config::model_index::Pipeline;
-use crate::config::{autoencoder, clip_text, model_index, unet_2d, unet_2d_condition};
+use crate::config::{
+    autoencoder, clip_text, clip_text_projection, model_index, unet_2d, unet_2d_condition,
+};
 use crate::error::Result;
 use crate::machine::Machine;
 use crate::machine::memory::Block;
@@ -28,15 +31,20 @@ const VAE_SIDES: [usize; 2] = [16, 16];
 /// The middle of the training steps, where noise and picture are about as strong.
 const TIMESTEP: f32 = 500.0;
 
+/// The guidance scale that a network is told which takes one.
+const GUIDANCE_SCALE: f32 = 8.0;
+
 /// The seed of the noise that networks are compared on.
 const SEED: u64 = 42;
 
 /// A network and its configuration.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "there are four in a pipeline")]
+#[allow(clippy::large_enum_variant, reason = "there are five in a pipeline")]
 pub enum Network {
     /// `CLIPTextModel`.
     TextEncoder(ClipTextConfig),
+    /// `CLIPTextModelWithProjection`, which Stable Diffusion XL has beside the other.
+    TextEncoder2(ClipTextProjectionConfig),
     /// `UNet2DModel`.
     UNet2d(UNet2DConfig),
     /// `UNet2DConditionModel`, and the tokens of its prompt.
@@ -58,12 +66,22 @@ pub fn of(model: &Place) -> Result<(Vec<Network>, Places)> {
         let unet = unet_2d::read(config("unet"))?;
         return Ok((vec![Network::UNet2d(unet)], vec![("unet", model.part("unet"))]));
     }
-    let text_encoder = clip_text::read(config("text_encoder"))?;
-    let tokens = text_encoder.max_position_embeddings;
-    let unet = unet_2d_condition::read(config("unet"))?;
-    let mut networks =
-        vec![Network::TextEncoder(text_encoder), Network::UNet2dCondition(unet, tokens)];
-    let mut places = ["text_encoder", "unet"].map(|name| (name, model.part(name))).to_vec();
+    let (mut networks, mut places) = (Vec::new(), Places::new());
+    let mut tokens = 0;
+    if index.pipeline == Pipeline::TextToImage || model.part("text_encoder").is_folder() {
+        let encoder = clip_text::read(config("text_encoder"))?;
+        tokens = encoder.max_position_embeddings;
+        networks.push(Network::TextEncoder(encoder));
+        places.push(("text_encoder", model.part("text_encoder")));
+    }
+    if index.pipeline == Pipeline::StableDiffusionXl {
+        let encoder = clip_text_projection::read(config("text_encoder_2"))?;
+        tokens = encoder.text.max_position_embeddings;
+        networks.push(Network::TextEncoder2(encoder));
+        places.push(("text_encoder_2", model.part("text_encoder_2")));
+    }
+    networks.push(Network::UNet2dCondition(unet_2d_condition::read(config("unet"))?, tokens));
+    places.push(("unet", model.part("unet")));
     if index.has_vae {
         let vae = autoencoder::read(config("vae"))?;
         networks.extend([Network::Decoder(vae.clone()), Network::Encoder(vae)]);
@@ -72,11 +90,18 @@ pub fn of(model: &Place) -> Result<(Vec<Network>, Places)> {
     Ok((networks, places))
 }
 
+/// A text of as many tokens as there may be, each another.
+fn ids_for(encoder: &ClipTextConfig) -> Vec<u32> {
+    let tokens = encoder.max_position_embeddings;
+    (0..tokens).map(|i| (i % encoder.vocab_size.max(1)) as u32).collect()
+}
+
 impl Network {
     /// What it is called in a report.
     pub fn title(&self) -> &'static str {
         match self {
             Self::TextEncoder(_) => "text encoder",
+            Self::TextEncoder2(_) => "second text encoder",
             Self::UNet2d(_) | Self::UNet2dCondition(..) => "noise predictor",
             Self::Decoder(_) => "decoder",
             Self::Encoder(_) => "encoder",
@@ -97,11 +122,13 @@ impl Network {
     fn inputs(&self) -> Vec<Shape> {
         let image = |[h, w]: [usize; 2], c| Shape::new([1, h, w, c]);
         match self {
-            Self::TextEncoder(_) => Vec::new(),
+            Self::TextEncoder(_) | Self::TextEncoder2(_) => Vec::new(),
             Self::UNet2d(unet) => vec![image(unet.sample_size.unwrap_or(SIDES), unet.in_channels)],
             Self::UNet2dCondition(unet, tokens) => {
                 let x = image(unet.sample_size.unwrap_or(SIDES), unet.in_channels);
-                vec![x, Shape::new([1, *tokens, unet.cross_attention_dim])]
+                let states = Shape::new([1, *tokens, unet.cross_attention_dim]);
+                let told = unet.text_time.map(|told| Shape::new([1, told.input_dim as usize]));
+                [x, states].into_iter().chain(told).collect()
             }
             Self::Decoder(vae) => vec![image(VAE_SIDES, vae.latent_channels())],
             Self::Encoder(vae) => {
@@ -125,18 +152,22 @@ impl Network {
                 };
                 unet.forward(cx, &root.at("unet"), x, &[TIMESTEP], labels.as_deref())
             }
-            (Self::UNet2dCondition(unet, _), &[x, states]) => {
-                unet.forward(cx, &root.at("unet"), x, &[TIMESTEP], states)
+            (Self::UNet2dCondition(unet, _), &[x, states, ref added @ ..]) => {
+                let guidance_scale = unet.time_cond_proj_dim.map(|_| GUIDANCE_SCALE);
+                let extra = Extra { added: added.first().copied(), guidance_scale };
+                unet.forward_with(cx, &root.at("unet"), x, &[TIMESTEP], states, extra)
             }
             (Self::Decoder(Autoencoder::Kl(vae)), &[x]) => vae.decode(cx, &root.at("vae"), x),
             (Self::Decoder(Autoencoder::Tiny(vae)), &[x]) => vae.decode(cx, &root.at("vae"), x),
             (Self::Encoder(Autoencoder::Kl(vae)), &[x]) => vae.encode(cx, &root.at("vae"), x),
             (Self::Encoder(Autoencoder::Tiny(vae)), &[x]) => vae.encode(cx, &root.at("vae"), x),
             (Self::TextEncoder(encoder), _) => {
-                let tokens = encoder.max_position_embeddings;
-                let ids: Vec<u32> =
-                    (0..tokens).map(|i| (i % encoder.vocab_size.max(1)) as u32).collect();
-                encoder.forward(cx, &root.at("text_encoder"), &ids, 0)
+                encoder.forward(cx, &root.at("text_encoder"), &ids_for(encoder), 0)
+            }
+            (Self::TextEncoder2(encoder), _) => {
+                let ids = ids_for(&encoder.text);
+                let states = cx.tensor(Shape::new([1, ids.len(), encoder.text.hidden_size]))?;
+                encoder.forward(cx, &root.at("text_encoder_2"), &ids, 0, states)
             }
             _ => unreachable!("each network gets the inputs it names"),
         }

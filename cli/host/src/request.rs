@@ -12,7 +12,7 @@ use crate::error::{Failure, Result};
 use crate::image::parameters::{KEYWORD, Parameters};
 use crate::image::png;
 use crate::json;
-use crate::types::{Choice, Prediction, Rng, Seed, Sigmas, Type};
+use crate::types::{Choice, Corner, Prediction, Rng, Seed, Sigmas, Size, Type};
 
 /// The largest side of a picture in pixels: far beyond what any model was trained for.
 pub const MAX_SIDE: u32 = 16_384;
@@ -84,6 +84,30 @@ pub struct Request {
     /// Which layer of the text encoder is read, counted from its end: 1 is the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<u32>,
+    /// The size that the picture was trained at, as Stable Diffusion XL is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_size: Option<Size>,
+    /// The corner of that size at which the picture begins, as Stable Diffusion XL is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crops_coords_top_left: Option<Corner>,
+    /// The size that the picture is to have, as Stable Diffusion XL is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_size: Option<Size>,
+    /// [`Request::original_size`] for the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_original_size: Option<Size>,
+    /// [`Request::crops_coords_top_left`] for the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_crops_coords_top_left: Option<Corner>,
+    /// [`Request::target_size`] for the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_target_size: Option<Size>,
+    /// How beautiful the picture is to be, from 0 to 10, as Stable Diffusion XL's refiner is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aesthetic_score: Option<f32>,
+    /// The same for the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_aesthetic_score: Option<f32>,
     /// Whether the picture is decoded in tiles.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub vae_tiling: bool,
@@ -113,6 +137,14 @@ impl Default for Request {
             prediction: None,
             eta: None,
             clip_skip: None,
+            original_size: None,
+            crops_coords_top_left: None,
+            target_size: None,
+            negative_original_size: None,
+            negative_crops_coords_top_left: None,
+            negative_target_size: None,
+            aesthetic_score: None,
+            negative_aesthetic_score: None,
             vae_tiling: false,
             vae_tile_size: None,
             rng: Rng::Pcg,
@@ -209,6 +241,23 @@ impl Request {
                 .and_then(|name| Sigmas::from_name(name.rsplit(' ').next().unwrap_or_default())),
             eta: number("Eta", given("Eta"))?,
             clip_skip: number("Clip skip", given("Clip skip"))?,
+            original_size: number("Original size", given("Original size"))?,
+            crops_coords_top_left: number("Crop top left", given("Crop top left"))?,
+            target_size: number("Target size", given("Target size"))?,
+            negative_original_size: number(
+                "Negative original size",
+                given("Negative original size"),
+            )?,
+            negative_crops_coords_top_left: number(
+                "Negative crop top left",
+                given("Negative crop top left"),
+            )?,
+            negative_target_size: number("Negative target size", given("Negative target size"))?,
+            aesthetic_score: number("Aesthetic score", given("Aesthetic score"))?,
+            negative_aesthetic_score: number(
+                "Negative aesthetic score",
+                given("Negative aesthetic score"),
+            )?,
             vae_tiling: given("VAE tile").is_some(),
             vae_tile_size: number("VAE tile", given("VAE tile"))?,
             rng: given("RNG").and_then(Rng::from_name).unwrap_or(plain.rng),
@@ -231,6 +280,8 @@ impl Request {
             cfg_scale: self.cfg_scale, 0.0, 1000.0;
             eta: self.eta, 0.0, 1.0;
             clip_skip: self.clip_skip, 1, 1000;
+            aesthetic_score: self.aesthetic_score, 0.0, 10.0;
+            negative_aesthetic_score: self.negative_aesthetic_score, 0.0, 10.0;
             vae_tile_size: self.vae_tile_size, 1, MAX_SIDE;
         }
         Ok(())

@@ -5,33 +5,29 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::path::PathBuf;
 
 use mote::diffusion::noise::NoiseKind;
 use mote::diffusion::sampler::{Ddpm, Sampler, Stepping, Variance, Walks};
 use mote::diffusion::schedule::SigmaKind;
 use mote::models::autoencoder_kl::AutoencoderKlConfig;
-use mote::models::clip_text::ClipTextConfig;
 use mote::models::unet_2d::{ClassEmbedding, UNet2DConfig};
 use mote::models::unet_2d_condition::UNet2DConditionConfig;
 pub use mote::pipeline::Work;
-use mote::pipeline::{InitImage, Sampling, TextToImage, Unconditional};
+use mote::pipeline::{InitImage, Sampling, Side, StableDiffusionXl, TextToImage, Unconditional};
 
 use crate::checkpoint::place::{Place, Places};
 use crate::config::autoencoder::Autoencoder;
-use crate::config::model_index::Pipeline;
+use crate::config::model_index::{ModelIndex, Pipeline};
 use crate::config::scheduler::SchedulerConfig;
-use crate::config::{
-    autoencoder, clip_text, model_index, scheduler, taesd, unet_2d, unet_2d_condition,
-};
+use crate::config::{autoencoder, model_index, scheduler, taesd, unet_2d, unet_2d_condition};
 use crate::error::{Failure, Result};
 use crate::image::Picture;
 use crate::image::parameters::Parameters;
+use crate::prompts::{Asked, Encoders, told};
 use crate::request::{Parts, Request};
 use crate::table::{Table, table};
-use crate::tokenizer::Tokenizer;
 use crate::types::{Choice, Seed, Type};
-use crate::{image, notes, tokenizer};
+use crate::{image, notes};
 
 /// How much of a picture is made anew, where nothing is said.
 const STRENGTH: f32 = 0.75;
@@ -67,8 +63,8 @@ pub enum Networks {
 /// The networks that turn text into pictures, and the text.
 #[derive(Clone, Debug)]
 pub struct Words {
-    /// The text encoder.
-    pub text_encoder: ClipTextConfig,
+    /// The text encoder, or the two.
+    pub encoders: Encoders,
     /// The noise predictor.
     pub unet: UNet2DConditionConfig,
     /// Between latents and pixels; without one the UNet's sample is the picture.
@@ -128,7 +124,9 @@ pub fn resolve(folder: &Place, parts: &Parts, request: &Request) -> Result<Resol
     let scheduler = scheduler(folder, request)?;
     let (networks, places, size) = match index.pipeline {
         Pipeline::Unconditional => unconditional(folder, parts, request)?,
-        Pipeline::TextToImage => text_to_image(folder, parts, request, index.has_vae)?,
+        Pipeline::TextToImage | Pipeline::StableDiffusionXl => {
+            text_to_image(folder, parts, request, &index)?
+        }
     };
     let strength = match &networks {
         Networks::TextToImage(words) if words.init.is_some() => {
@@ -243,6 +241,7 @@ fn unconditional(folder: &Place, parts: &Parts, request: &Request) -> Result<Fou
         (request.init_img.is_some(), "--init-img"),
         (request.cfg_scale.is_some(), "--cfg-scale"),
         (request.clip_skip.is_some(), "--clip-skip"),
+        (told(request).is_some(), told(request).unwrap_or_default()),
         (parts.vae.is_some(), "--vae"),
         (parts.taesd.is_some(), "--taesd"),
         (request.vae_tiling, "--vae-tiling"),
@@ -290,7 +289,12 @@ pub fn class_label(unet: &UNet2DConfig, label: Option<u32>) -> Result<Option<u32
     }
 }
 
-fn text_to_image(folder: &Place, parts: &Parts, request: &Request, has_vae: bool) -> Result<Found> {
+fn text_to_image(
+    folder: &Place,
+    parts: &Parts,
+    request: &Request,
+    index: &ModelIndex,
+) -> Result<Found> {
     if request.class_label.is_some() {
         return Err(Failure::new("this model draws what a text says, and knows no classes")
             .remedy("Leave out --class-label"));
@@ -299,15 +303,18 @@ fn text_to_image(folder: &Place, parts: &Parts, request: &Request, has_vae: bool
         return Err(Failure::new("this model draws what a text says, and there is none")
             .remedy("Say what the picture is to show: -p \"a lighthouse at dusk\""));
     };
-    let encoder_folder = folder.part("text_encoder");
-    let text_encoder = clip_text::read(encoder_folder.join("config.json"))?;
     let unet_folder = folder.part("unet");
     let unet = unet_2d_condition::read(unet_folder.join("config.json"))?;
-    let (vae, vae_places) = match has_vae || parts.vae.is_some() || parts.taesd.is_some() {
+    let has_vae = index.has_vae || parts.vae.is_some() || parts.taesd.is_some();
+    let (vae, vae_places) = match has_vae {
         true => vae(folder, parts, request.init_img.is_some()).map(|(vae, at)| (Some(vae), at))?,
         false => (None, Places::new()),
     };
     check_vae(vae.as_ref(), vae_places.first().map_or(folder, |(_, place)| place), &unet)?;
+    if vae.is_none() && index.pipeline == Pipeline::StableDiffusionXl {
+        return Err(Failure::new(format!("{} names no autoencoder", folder.path().display()))
+            .remedy("Give one with --vae or --taesd"));
+    }
     if vae.is_none() && request.vae_tiling {
         return Err(Failure::new("this model has no autoencoder whose work tiles could divide")
             .remedy("Leave out --vae-tiling"));
@@ -320,30 +327,31 @@ fn text_to_image(folder: &Place, parts: &Parts, request: &Request, has_vae: bool
     let own = own.map(|init| own_size(init, scale)).transpose()?;
     let size = size([request.height, request.width], own.or(trained), scale, "unet")?;
     let init = init.map(|init| init.resized(size));
-    let tokens = Tokens::open(&folder.part("tokenizer"), &text_encoder)?;
     let tile = vae.as_ref().filter(|_| request.vae_tiling).map(Autoencoder::tile);
     let vae_tile = tile.map(|own| request.vae_tile_size.map_or(own, |tile| tile as usize));
     let cfg_scale = if vae.is_some() { CFG_SCALE } else { CFG_SCALE_OF_PIXELS };
     // Below 1 there is no guidance, as at 1.
     let cfg_scale = request.cfg_scale.unwrap_or(cfg_scale).max(UNGUIDED);
+    let is_guided = cfg_scale > UNGUIDED && unet.time_cond_proj_dim.is_none();
     let negative_prompt = request.negative_prompt.as_deref().unwrap_or("");
-    let mut cut = Vec::from_iter(tokens.cut("prompt", prompt)?);
-    if cfg_scale > UNGUIDED {
-        cut.extend(tokens.cut("negative prompt", negative_prompt)?);
-    }
+    let asked = Asked { folder, request, index, texts: [prompt, negative_prompt], is_guided, size };
+    let mut places = vec![("unet", unet_folder)];
+    let encoded = match index.pipeline {
+        Pipeline::StableDiffusionXl => asked.xl(&mut places)?,
+        _ => asked.one(&mut places)?,
+    };
     let words = Words {
-        prompt: tokens.encode(prompt)?,
-        negative_prompt: tokens.encode(negative_prompt)?,
+        prompt: encoded.prompt,
+        negative_prompt: encoded.negative_prompt,
         cfg_scale,
-        cut,
-        clip_skip: clip_skip(&text_encoder, request.clip_skip)?,
-        text_encoder,
+        cut: encoded.cut,
+        clip_skip: encoded.clip_skip,
+        encoders: encoded.encoders,
         unet,
         vae,
         vae_tile,
         init,
     };
-    let mut places = vec![("text_encoder", encoder_folder), ("unet", unet_folder)];
     places.extend(vae_places);
     Ok((Networks::TextToImage(words), places, size))
 }
@@ -382,44 +390,6 @@ fn check_vae(vae: Option<&Autoencoder>, place: &Place, unet: &UNet2DConditionCon
     Ok(())
 }
 
-/// The tokenizer, and how many tokens the text encoder takes.
-struct Tokens {
-    tokenizer: Tokenizer,
-    length: usize,
-    /// How many of them the text encoder has vectors for. Tokens that were added to the vocabulary
-    /// alone lie beyond, and do no harm where they are not used.
-    vectors: usize,
-    folder: PathBuf,
-}
-
-impl Tokens {
-    fn open(folder: &Place, encoder: &ClipTextConfig) -> Result<Self> {
-        let tokenizer = Tokenizer::from_folder(folder)?;
-        let most = encoder.max_position_embeddings;
-        let length = tokenizer.model_max_length().map_or(most, |length| length.min(most));
-        let (vectors, folder) = (encoder.vocab_size, folder.path().into());
-        Ok(Self { tokenizer, length, vectors, folder })
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = tokenizer::encode(&self.tokenizer.core()?, text, self.length)?;
-        let Some(id) = ids.iter().find(|&&id| id as usize >= self.vectors) else {
-            return Ok(ids);
-        };
-        Err(Failure::new(format!(
-            "the prompt holds a word that {} has as token {id}, and the text encoder \
-             knows {} tokens",
-            self.folder.display(),
-            self.vectors
-        ))
-        .remedy("Leave out the word that was added, or take the files of one and the same model"))
-    }
-
-    fn cut(&self, what: &str, text: &str) -> Result<Option<String>> {
-        notes::cut(&self.tokenizer.core()?, what, text, self.length)
-    }
-}
-
 /// The autoencoder of the model, or the one given in its place, and where its weights lie.
 ///
 /// # Errors
@@ -451,20 +421,6 @@ pub fn vae(folder: &Place, parts: &Parts, encodes: bool) -> Result<(Autoencoder,
             .remedy("Give its folder to --vae instead of --taesd"));
     }
     Ok((config, vec![("vae", folder)]))
-}
-
-/// How many layers are left out: `--clip-skip` counts from 1, as the web UIs do.
-fn clip_skip(config: &ClipTextConfig, layer: Option<u32>) -> Result<usize> {
-    let skipped = layer.map_or(0, |layer| layer as usize - 1);
-    if skipped >= config.num_hidden_layers {
-        return Err(Failure::new(format!(
-            "the text encoder has {} layers, and --clip-skip {} would leave none",
-            config.num_hidden_layers,
-            skipped + 1
-        ))
-        .remedy("Most models want 1 or 2"));
-    }
-    Ok(skipped)
 }
 
 /// Height and width of a picture, rounded down to multiples of `scale`.
@@ -511,6 +467,53 @@ pub fn size(
     Ok(size)
 }
 
+impl Words {
+    /// Whether the negative prompt is looked at: a network that takes the guidance scale as an
+    /// input is asked about the prompt alone.
+    pub fn is_guided(&self) -> bool {
+        self.cfg_scale > UNGUIDED && self.unet.time_cond_proj_dim.is_none()
+    }
+
+    /// The core's request, where the first of the encoders is that of this model.
+    fn work<'a>(&'a self, sampling: Sampling<'a>, size: [usize; 2], noising: [f32; 2]) -> Work<'a> {
+        let init_image = self.init.as_ref().map(|init| InitImage { rgb: &init.rgb, noising });
+        let Self { unet, vae, vae_tile, clip_skip, .. } = self;
+        let (vae_tile, clip_skip) = (*vae_tile, *clip_skip);
+        match (&self.encoders, vae) {
+            (Encoders::Xl(xl), Some(vae)) => Work::StableDiffusionXl(StableDiffusionXl {
+                text_encoder: xl.first.as_ref(),
+                text_encoder_2: &xl.second,
+                unet,
+                vae,
+                vae_tile,
+                sampling,
+                prompt: Side { ids: Some([&self.prompt, &xl.prompt]), numbers: &xl.numbers[0] },
+                negative_prompt: Side {
+                    ids: xl.negative_prompt.as_ref().map(|ids| [&self.negative_prompt[..], ids]),
+                    numbers: &xl.numbers[1],
+                },
+                clip_skip,
+                size,
+                init_image,
+            }),
+            (Encoders::One(text_encoder), vae) => Work::TextToImage(TextToImage {
+                text_encoder,
+                unet,
+                vae: vae.as_ref(),
+                vae_tile,
+                sampling,
+                prompt: &self.prompt,
+                negative_prompt: &self.negative_prompt,
+                clip_skip,
+                embedded_guidance: unet.time_cond_proj_dim.map(|_| self.cfg_scale),
+                size,
+                init_image,
+            }),
+            (Encoders::Xl(_), None) => unreachable!("refused when it was read"),
+        }
+    }
+}
+
 impl Resolved {
     /// Tells what the request asks for in vain.
     fn take_notes(&self, folder: &Place, request: &Request) -> Vec<String> {
@@ -519,16 +522,18 @@ impl Resolved {
         notes.extend(words.cut.iter().cloned());
         let prompt = request.prompt.as_deref().unwrap_or_default();
         let negative_prompt = request.negative_prompt.as_deref().unwrap_or_default();
-        let is_guided = words.cfg_scale > UNGUIDED;
+        let is_guided = words.is_guided();
         notes.extend(notes::signs(&[prompt, if is_guided { negative_prompt } else { "" }]));
         if let Some(scale) = request.cfg_scale.filter(|&scale| scale < UNGUIDED) {
             notes.push(format!("--cfg-scale {scale} is taken as 1, which is no guidance"));
         }
         if !is_guided && !negative_prompt.is_empty() {
-            notes.push(
-                "the negative prompt has no effect without guidance; give a --cfg-scale above 1"
-                    .into(),
-            );
+            notes.push(match words.unet.time_cond_proj_dim {
+                None => {
+                    "the negative prompt has no effect without guidance; give a --cfg-scale above 1"
+                }
+                Some(_) => "the negative prompt has no effect: this model takes none",
+            }.into());
         }
         if self.tiles_in_vain() {
             notes.push("--vae-tiling has no effect: one tile holds the whole picture".into());
@@ -589,7 +594,7 @@ impl Resolved {
         let rng = request.rng.name().to_uppercase();
         let tile = self.vae_tile().filter(|_| !self.tiles_in_vain());
         // What has no effect is no part of how the picture was made.
-        let is_guided = words.is_some_and(|words| words.cfg_scale > UNGUIDED);
+        let is_guided = words.is_some_and(Words::is_guided);
         let negative_prompt = request.negative_prompt.clone().filter(|_| is_guided);
         let settings = [
             ("Steps", Some(request.steps.to_string())),
@@ -601,6 +606,20 @@ impl Resolved {
             ("Model", name),
             ("Denoising strength", strength.map(|strength| strength.to_string())),
             ("Clip skip", skip.map(|skip| skip.to_string())),
+            ("Original size", request.original_size.map(|size| size.to_string())),
+            ("Crop top left", request.crops_coords_top_left.map(|corner| corner.to_string())),
+            ("Target size", request.target_size.map(|size| size.to_string())),
+            ("Negative original size", request.negative_original_size.map(|size| size.to_string())),
+            (
+                "Negative crop top left",
+                request.negative_crops_coords_top_left.map(|corner| corner.to_string()),
+            ),
+            ("Negative target size", request.negative_target_size.map(|size| size.to_string())),
+            ("Aesthetic score", request.aesthetic_score.map(|score| score.to_string())),
+            (
+                "Negative aesthetic score",
+                request.negative_aesthetic_score.map(|score| score.to_string()),
+            ),
             ("Eta", eta.map(|eta| (eta as f32).to_string())),
             ("VAE tile", tile.map(|tile| tile.to_string())),
             ("Class label", request.class_label.map(|label| label.to_string())),
@@ -621,8 +640,8 @@ impl Resolved {
             init_noise_sigma: self.table.init_noise_sigma,
             clipping: self.scheduler.clipping,
             guidance_scale: match &self.networks {
-                Networks::Unconditional { .. } => 1.0,
-                Networks::TextToImage(words) => words.cfg_scale,
+                Networks::TextToImage(words) if words.is_guided() => words.cfg_scale,
+                _ => UNGUIDED,
             },
             noise: self.noise,
             seed: self.seed.wrapping_add(u64::from(index)),
@@ -638,21 +657,9 @@ impl Resolved {
                 size: self.size,
                 class_label: class_label.map(|label| label as f32),
             }),
-            Networks::TextToImage(words) => Work::TextToImage(TextToImage {
-                text_encoder: &words.text_encoder,
-                unet: &words.unet,
-                vae: words.vae.as_ref(),
-                vae_tile: words.vae_tile,
-                sampling: self.sampling(index),
-                prompt: &words.prompt,
-                negative_prompt: &words.negative_prompt,
-                clip_skip: words.clip_skip,
-                size: self.size,
-                init_image: words
-                    .init
-                    .as_ref()
-                    .map(|init| InitImage { rgb: &init.rgb, noising: self.table.noising }),
-            }),
+            Networks::TextToImage(words) => {
+                words.work(self.sampling(index), self.size, self.table.noising)
+            }
         }
     }
 

@@ -1,5 +1,8 @@
 //! What may be chosen among by a word, for a command line, a request in JSON and a file alike.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::de::{self, Deserializer};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -173,7 +176,7 @@ pub enum Seed {
     Given(u64),
 }
 
-impl std::str::FromStr for Seed {
+impl FromStr for Seed {
     type Err = String;
 
     /// A whole number; a negative one stands for a random seed.
@@ -206,6 +209,77 @@ impl<'de> Deserialize<'de> for Seed {
     }
 }
 
+/// Two numbers in one word, as a command line and a request in JSON have them.
+macro_rules! pairs {
+    ($(#[doc = $about:literal])* $name:ident {
+        $(#[doc = $one:literal])* $first:ident,
+        $(#[doc = $two:literal])* $second:ident
+    } by $sign:literal: $what:literal) => {
+        $(#[doc = $about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name {
+            $(#[doc = $one])*
+            pub $first: u32,
+            $(#[doc = $two])*
+            pub $second: u32,
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!("{}", $sign, "{}"), self.$first, self.$second)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let pair = text.split_once($sign).and_then(|(first, second)| {
+                    let number = |text: &str| text.trim().parse().ok();
+                    Some(Self { $first: number(first)?, $second: number(second)? })
+                });
+                let known = |pair: &Self| pair.$first <= MAX_SIZE && pair.$second <= MAX_SIZE;
+                pair.filter(known).ok_or_else(|| $what.into())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
+/// The largest side that Stable Diffusion XL may be told of.
+const MAX_SIZE: u32 = 65_536;
+
+pairs! {
+    /// A size in pixels.
+    Size {
+        /// The width.
+        width,
+        /// The height.
+        height
+    } by "x": "a size is WIDTHxHEIGHT, such as 1024x768, and a side 65536 at most"
+}
+
+pairs! {
+    /// A corner, counted in pixels from the top left.
+    Corner {
+        /// The row.
+        top,
+        /// The column.
+        left
+    } by ",": "a corner is TOP,LEFT, such as 0,128, and neither above 65536"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,6 +301,20 @@ mod tests {
         check::<Sigmas>();
         check::<Prediction>();
         check::<Rng>();
+    }
+
+    #[test]
+    fn sizes_and_corners_are_two_numbers() {
+        let size = Size { width: 64, height: 32 };
+        assert_eq!(("64x32".parse(), size.to_string()), (Ok(size), "64x32".into()));
+        let corner = Corner { top: 3, left: 17 };
+        assert_eq!(("3, 17".parse(), corner.to_string()), (Ok(corner), "3,17".into()));
+        for text in ["64", "64x", "ax2", "-1x2", "65537x1", "1x2x3"] {
+            assert!(text.parse::<Size>().unwrap_err().contains("WIDTHxHEIGHT"), "{text}");
+        }
+        let json = serde_json::to_string(&size).unwrap();
+        assert_eq!(serde_json::from_str::<Size>(&json).unwrap(), size);
+        assert!(serde_json::from_str::<Corner>("\"3\"").is_err());
     }
 
     #[test]

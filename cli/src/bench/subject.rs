@@ -5,8 +5,9 @@
 
 use mote::diffusion::noise::{Noise, NoiseKind};
 use mote::models::clip_text::ClipTextConfig;
+use mote::models::clip_text_projection::ClipTextProjectionConfig;
 use mote::models::unet_2d::{ClassEmbedding, UNet2DConfig};
-use mote::models::unet_2d_condition::UNet2DConditionConfig;
+use mote::models::unet_2d_condition::{Extra, TextTime, UNet2DConditionConfig};
 use mote::ops::Context;
 use mote::tensor::{Shape, Tensor};
 use mote::weights::Path as Names;
@@ -15,7 +16,7 @@ use crate::args;
 use crate::args::Component;
 use mote_host::checkpoint::place::{Place, Places};
 use mote_host::config::autoencoder::Autoencoder;
-use mote_host::config::{clip_text, model_index, unet_2d, unet_2d_condition};
+use mote_host::config::{clip_text, clip_text_projection, model_index, unet_2d, unet_2d_condition};
 use mote_host::error::{Failure, Result};
 use mote_host::request::Request;
 use mote_host::resolve;
@@ -31,6 +32,9 @@ const TIMESTEP: f32 = 500.0;
 /// Salimans 2022).
 const GUIDED: u64 = 2;
 
+/// The guidance scale that a network is told which takes one: no work depends on it.
+const GUIDANCE_SCALE: f32 = 8.0;
+
 /// Pixels a side of one latent, where the folder holds no autoencoder that says it.
 const PIXELS_PER_LATENT: usize = 8;
 
@@ -38,6 +42,7 @@ const PIXELS_PER_LATENT: usize = 8;
 #[derive(Clone, Debug)]
 enum Network {
     Text { config: ClipTextConfig, ids: Vec<u32> },
+    Text2 { config: ClipTextProjectionConfig, ids: Vec<u32> },
     UNet2D { config: UNet2DConfig, images: [usize; 4], class: Option<u32> },
     UNet2DCondition { config: UNet2DConditionConfig, latents: [usize; 4], tokens: usize },
     Vae { config: Autoencoder, latents: [usize; 4] },
@@ -83,7 +88,7 @@ impl Subjects {
         let has = |name: &str| folder.part(name).join("config.json").is_file();
         let has_vae = has("vae") || args.model.vae.is_some() || args.model.taesd.is_some();
         let present = [
-            (Component::Text, has("text_encoder")),
+            (Component::Text, has("text_encoder") || has("text_encoder_2")),
             (Component::Unet, has("unet")),
             (Component::Vae, has_vae),
         ];
@@ -117,13 +122,17 @@ impl Subjects {
         let latents = size.map(|side| side / scale);
         let mut networks = Vec::new();
         for component in present.iter().copied().filter(|c| args.component.holds(*c)) {
-            networks.push(match (component, &unet, &vae) {
-                (Component::Unet, Some(unet), _) => unet.subject(folder, args, size, latents)?,
-                (Component::Vae, _, Some((vae, places))) => decoder(vae, places, latents),
-                _ => text_encoder(folder)?,
-            });
+            match (component, &unet, &vae) {
+                (Component::Unet, Some(unet), _) => {
+                    networks.push(unet.subject(folder, args, size, latents)?);
+                }
+                (Component::Vae, _, Some((vae, places))) => {
+                    networks.push(decoder(vae, places, latents));
+                }
+                _ => networks.extend(text_encoders(folder)?),
+            }
         }
-        let is_whole = networks.len() == present.len();
+        let is_whole = present.iter().all(|component| args.component.holds(*component));
         Ok(Self { networks, size, is_whole, dtype, converts })
     }
 }
@@ -203,7 +212,8 @@ impl Unet {
                 let latents = with(latents, config.in_channels);
                 let config = config.clone();
                 let tokens = tokens(folder)?;
-                (Network::UNet2DCondition { config, latents, tokens }, steps * GUIDED)
+                let guided = if config.time_cond_proj_dim.is_some() { 1 } else { GUIDED };
+                (Network::UNet2DCondition { config, latents, tokens }, steps * guided)
             }
         };
         let places = vec![("unet", folder.part("unet"))];
@@ -220,14 +230,35 @@ fn tokens(folder: &Place) -> Result<usize> {
     Ok(TOKENS.min(most))
 }
 
-fn text_encoder(folder: &Place) -> Result<Subject> {
-    let folder = folder.part("text_encoder");
-    let config = clip_text::read(folder.join("config.json"))?;
+/// The text encoders that are there.
+fn text_encoders(folder: &Place) -> Result<Vec<Subject>> {
+    let mut found = Vec::new();
+    let subject = |component, at: (&'static str, Place), network| Subject {
+        component,
+        places: vec![at],
+        batch: 1,
+        evaluations: GUIDED,
+        network,
+    };
+    let place = folder.part("text_encoder");
+    if place.is_folder() {
+        let config = clip_text::read(place.join("config.json"))?;
+        let network = Network::Text { ids: ids(&config), config };
+        found.push(subject("text", ("text_encoder", place), network));
+    }
+    let place = folder.part("text_encoder_2");
+    if place.is_folder() {
+        let config = clip_text_projection::read(place.join("config.json"))?;
+        let network = Network::Text2 { ids: ids(&config.text), config };
+        found.push(subject("text_2", ("text_encoder_2", place), network));
+    }
+    Ok(found)
+}
+
+/// Token ids all over the table, as words are.
+fn ids(config: &ClipTextConfig) -> Vec<u32> {
     let count = TOKENS.min(config.max_position_embeddings);
-    // All over the table, as words are.
-    let ids = (0..count).map(|i| (i * 7919 % config.vocab_size.max(1)) as u32).collect();
-    let (places, network) = (vec![("text_encoder", folder)], Network::Text { config, ids });
-    Ok(Subject { component: "text", places, batch: 1, evaluations: GUIDED, network })
+    (0..count).map(|i| (i * 7919 % config.vocab_size.max(1)) as u32).collect()
 }
 
 fn decoder(vae: &Autoencoder, places: &Places, [h, w]: [usize; 2]) -> Subject {
@@ -241,6 +272,7 @@ impl Subject {
     pub fn title(&self) -> &'static str {
         match self.network {
             Network::Text { .. } => Component::Text.title(),
+            Network::Text2 { .. } => "second text encoder",
             Network::UNet2D { .. } | Network::UNet2DCondition { .. } => Component::Unet.title(),
             Network::Vae { .. } => Component::Vae.title(),
         }
@@ -258,6 +290,12 @@ impl Subject {
                     begins();
                     config.forward(cx, &root.at("text_encoder"), ids, 0)?;
                 }
+                Network::Text2 { config, ids } => {
+                    let shape = Shape::new([1, ids.len(), config.text.hidden_size]);
+                    let states = cx.tensor(shape)?;
+                    begins();
+                    config.forward(cx, &root.at("text_encoder_2"), ids, 0, states)?;
+                }
                 Network::UNet2D { config, images, class } => {
                     let x = noise(cx, Shape::new(*images))?;
                     let times = vec![TIMESTEP; images[0]];
@@ -269,9 +307,13 @@ impl Subject {
                     let n = latents[0];
                     let x = noise(cx, Shape::new(*latents))?;
                     let states = noise(cx, Shape::new([n, *tokens, config.cross_attention_dim]))?;
+                    let added = |told: TextTime| Shape::new([n, told.input_dim as usize]);
+                    let added = config.text_time.map(|told| noise(cx, added(told))).transpose()?;
+                    let guidance_scale = config.time_cond_proj_dim.map(|_| GUIDANCE_SCALE);
                     let times = vec![TIMESTEP; n];
                     begins();
-                    config.forward(cx, &root.at("unet"), x, &times, states)?;
+                    let (path, extra) = (root.at("unet"), Extra { added, guidance_scale });
+                    config.forward_with(cx, &path, x, &times, states, extra)?;
                 }
                 Network::Vae { config, latents } => {
                     let x = noise(cx, Shape::new(*latents))?;

@@ -98,7 +98,7 @@ impl Autoencoder {
     /// Refuses a configuration that no network has.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config).
+    /// [`Error::Config`].
     pub fn validate(&self) -> Result<()> {
         match self {
             Self::Kl(vae) => vae.validate(),

@@ -1,5 +1,7 @@
 //! `CLIPTextModel`: turns token ids into `encoder_hidden_states` (Radford et al. 2021).
 
+use core::ops::Range;
+
 use super::{check_eps, check_layers, check_width, refuse};
 use crate::error::{Error, Result};
 use crate::nn::{
@@ -57,6 +59,14 @@ impl Default for ClipTextConfig {
     }
 }
 
+/// Where the network's weights lie: names with and without the prefix `text_model.` are known.
+pub(super) fn prefix<'p>(cx: &mut Context<'_>, path: &'p Path<'_>) -> Result<Path<'p>> {
+    Ok(match cx.has(&path.at("text_model.final_layer_norm.weight"))? {
+        true => path.at("text_model"),
+        false => *path,
+    })
+}
+
 impl ClipTextConfig {
     /// Names the first key that is out of range or contradicts another.
     ///
@@ -112,7 +122,55 @@ impl ClipTextConfig {
         samples: usize,
         clip_skip: usize,
     ) -> Result<Tensor> {
+        let count = self.layers_but(clip_skip)?;
+        cx.scope(|cx| {
+            let prefix = prefix(cx, path)?;
+            let mut x = self.embeddings(cx, &prefix.at("embeddings"), ids, samples)?;
+            x = self.layers_replacing(cx, &prefix, x, 0..count)?;
+            self.final_norm(cx, &prefix, x)
+        })
+    }
+
+    /// The states `[1, ids, hidden_size]` before the last `1 + clip_skip` layers, not normalised:
+    /// as Stable Diffusion XL takes them.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::forward`].
+    pub fn penultimate(
+        &self,
+        cx: &mut Context<'_>,
+        path: &Path<'_>,
+        ids: &[u32],
+        clip_skip: usize,
+    ) -> Result<Tensor> {
+        let count = self.layers_but(clip_skip.saturating_add(1))?;
+        cx.scope(|cx| {
+            let prefix = prefix(cx, path)?;
+            let x = self.embeddings(cx, &prefix.at("embeddings"), ids, 1)?;
+            self.layers_replacing(cx, &prefix, x, 0..count)
+        })
+    }
+
+    /// How many layers are left without the last `skipped`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] where there are fewer, and as [`ClipTextConfig::validate`].
+    pub(super) fn layers_but(&self, skipped: usize) -> Result<usize> {
         self.validate()?;
+        let (index, limit) = (skipped, self.num_hidden_layers + 1);
+        let left = self.num_hidden_layers.checked_sub(skipped);
+        left.ok_or(Error::Index { what: "clip skip", index, limit })
+    }
+
+    /// The tokens' embeddings, which the first layer takes: `[samples, ids / samples,
+    /// hidden_size]`.
+    pub(super) fn embeddings(
+        &self,
+        cx: &mut Context<'_>,
+        p: &Path<'_>,
+        ids: &[u32],
+        samples: usize,
+    ) -> Result<Tensor> {
         let (needed, limit) = (ids.len() / samples.max(1), self.max_position_embeddings);
         if needed == 0 || !ids.len().is_multiple_of(samples) {
             let (expected, found) = ([samples, limit, 0, 0], [samples, needed, 0, 0]);
@@ -121,31 +179,6 @@ impl ClipTextConfig {
         if needed > limit {
             return Err(Error::Capacity { what: "tokens", needed, limit });
         }
-        let (index, limit) = (clip_skip, self.num_hidden_layers + 1);
-        let Some(count) = self.num_hidden_layers.checked_sub(clip_skip) else {
-            return Err(Error::Index { what: "clip skip", index, limit });
-        };
-        let prefix = match cx.has(&path.at("text_model.final_layer_norm.weight"))? {
-            true => path.at("text_model"),
-            false => *path,
-        };
-        cx.scope(|cx| {
-            let mut x = self.embeddings(cx, &prefix.at("embeddings"), ids, samples)?;
-            let layers = prefix.at("encoder.layers");
-            for layer in 0..count {
-                x = self.encoder_layer_replacing(cx, &layers.index(layer), x)?;
-            }
-            layer_norm(cx, &prefix.at("final_layer_norm"), x, self.layer_norm_eps, Form::F32)
-        })
-    }
-
-    fn embeddings(
-        &self,
-        cx: &mut Context<'_>,
-        p: &Path<'_>,
-        ids: &[u32],
-        samples: usize,
-    ) -> Result<Tensor> {
         let (vocab, positions) = (self.vocab_size, self.max_position_embeddings);
         let table = cx.weight(&p.at("token_embedding.weight"), [vocab, self.hidden_size])?;
         let places =
@@ -165,6 +198,31 @@ impl ClipTextConfig {
             })?;
         }
         x.reshape([samples, tokens, self.hidden_size])
+    }
+
+    /// These layers, one after the other, in the place of x.
+    pub(super) fn layers_replacing(
+        &self,
+        cx: &mut Context<'_>,
+        prefix: &Path<'_>,
+        mut x: Tensor,
+        layers: Range<usize>,
+    ) -> Result<Tensor> {
+        let path = prefix.at("encoder.layers");
+        for layer in layers {
+            x = self.encoder_layer_replacing(cx, &path.index(layer), x)?;
+        }
+        Ok(x)
+    }
+
+    /// The normalisation behind the last layer.
+    pub(super) fn final_norm(
+        &self,
+        cx: &mut Context<'_>,
+        prefix: &Path<'_>,
+        x: Tensor,
+    ) -> Result<Tensor> {
+        layer_norm(cx, &prefix.at("final_layer_norm"), x, self.layer_norm_eps, Form::F32)
     }
 
     /// `CLIPEncoderLayer`: `[1, t, hidden_size]` to the same, in its place.

@@ -8,6 +8,7 @@ pub mod autoencoder;
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
 pub mod clip_text;
+pub mod clip_text_projection;
 pub mod clip_tokenizer;
 mod tiles;
 pub mod unet_2d;

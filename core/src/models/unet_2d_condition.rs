@@ -1,17 +1,17 @@
-//! `UNet2DConditionModel`: the noise predictor of Stable Diffusion 1.x and 2.x.
+//! `UNet2DConditionModel`: the noise predictor of Stable Diffusion 1.x, 2.x and XL.
 
 use super::{
     PerLevel, check_count, check_divisor, check_eps, check_freq_shift, check_groups, check_input,
     check_layers, check_levels, check_sample_size, check_width, check_widths, levels, refuse,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{
     self, Block, Downsampler, Linear, Mixer, Norm, ResnetBlock2d, Skips, Time, TimeScaleShift,
     Transformer2d, Upsampler, conv_in, conv_out_replacing, down_block, mid_block,
     timestep_embedding, up_block,
 };
 use crate::ops::{self, Activation, Context, SinusoidalEmbedding};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Form, Shape, Tensor};
 use crate::weights::Path;
 
 /// The most transformer layers after a resnet: Stable Diffusion XL has ten.
@@ -19,6 +19,9 @@ const MAX_TRANSFORMERS: usize = 32;
 
 /// The largest block of pixels that an element of a sample may stand for.
 const MAX_PIXEL_BLOCK: usize = 8;
+
+/// What a guidance scale of 1 more is in the sinusoid's time (Meng et al. 2023, as in diffusers).
+const GUIDANCE_UNIT: f32 = 1000.0;
 
 /// The block types of [`UNet2DConditionConfig`], on the way down and, mirrored, on the way up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +93,31 @@ pub struct UNet2DConditionConfig {
     /// every resnet is told of the prompt: `class_embed_type` `simple_projection`, whose
     /// `class_labels` are `encoder_hidden_states[:, -1]`.
     pub prompt_projection: bool,
+    /// What else is added to the time embedding: `addition_embed_type` `text_time`.
+    pub text_time: Option<TextTime>,
+    /// Width of the embedding of the guidance scale, where the network was distilled to take the
+    /// scale as an input (Meng et al. 2023).
+    pub time_cond_proj_dim: Option<u32>,
+}
+
+/// The embedding that tells Stable Diffusion XL of the whole prompt and of sizes (Podell et al.
+/// 2023, section 2.2): the pooled text, and behind it a sinusoid of each of the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextTime {
+    /// Width of each number's sinusoid (`addition_time_embed_dim`).
+    pub time_dim: u32,
+    /// Width of the pooled text and all sinusoids (`projection_class_embeddings_input_dim`).
+    pub input_dim: u32,
+}
+
+/// What an evaluation is told beside x, the time and the prompt's states.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extra {
+    /// The pooled text and the sinusoids `[n, input_dim]`, where there is a [`TextTime`]
+    /// ([`UNet2DConditionConfig::added`]).
+    pub added: Option<Tensor>,
+    /// The guidance scale, where there is a [`UNet2DConditionConfig::time_cond_proj_dim`].
+    pub guidance_scale: Option<f32>,
 }
 
 impl Default for UNet2DConditionConfig {
@@ -121,6 +149,8 @@ impl Default for UNet2DConditionConfig {
             upcast_attention: false,
             resnet_time_scale_shift: TimeScaleShift::Default,
             prompt_projection: false,
+            text_time: None,
+            time_cond_proj_dim: None,
         }
     }
 }
@@ -155,6 +185,12 @@ impl UNet2DConditionConfig {
             check_levels(key, count, widths.len())?;
         }
         check_width("time_embedding_dim", self.time_embedding_dim.unwrap_or(1))?;
+        check_width("time_cond_proj_dim", self.time_cond_proj_dim.unwrap_or(1) as usize)?;
+        if let Some(text_time) = self.text_time {
+            check_width("addition_time_embed_dim", text_time.time_dim as usize)?;
+            let input = text_time.input_dim as usize;
+            check_width("projection_class_embeddings_input_dim", input)?;
+        }
         check_freq_shift(self.freq_shift, widths[0])?;
         let layers = &self.layers_per_block;
         layers.iter().try_for_each(|&layers| check_layers("layers_per_block", layers))?;
@@ -219,14 +255,40 @@ impl UNet2DConditionConfig {
         timesteps: &[f32],
         encoder_hidden_states: Tensor,
     ) -> Result<Tensor> {
+        self.forward_with(cx, path, x, timesteps, encoder_hidden_states, Extra::default())
+    }
+
+    /// [`UNet2DConditionConfig::forward`] of a network that is told more.
+    ///
+    /// # Errors
+    /// As [`UNet2DConditionConfig::forward`], and [`Error::Config`] where it is not told what it
+    /// needs, or what it does not know.
+    pub fn forward_with(
+        &self,
+        cx: &mut Context<'_>,
+        path: &Path<'_>,
+        x: Tensor,
+        timesteps: &[f32],
+        encoder_hidden_states: Tensor,
+        extra: Extra,
+    ) -> Result<Tensor> {
         self.validate()?;
+        if self.text_time.is_some() != extra.added.is_some() {
+            let what = "the pooled text and the sizes are told to a network that knows them, and \
+                        to no other";
+            return Err(Error::Config { key: "addition_embed_type", what });
+        }
+        if self.time_cond_proj_dim.is_some() != extra.guidance_scale.is_some() {
+            let what = "the guidance scale is told to a network that takes it, and to no other";
+            return Err(Error::Config { key: "time_cond_proj_dim", what });
+        }
         let [n, ..] = check_input("UNet2DConditionModel's input", x, self.in_channels)?;
         check_count("timesteps", timesteps.len(), n)?;
         let [_, t, _] = encoder_hidden_states.dims("encoder_hidden_states")?;
         let expected = Shape::new([n, t.max(1), self.cross_attention_dim]);
         encoder_hidden_states.expect("encoder_hidden_states", expected)?;
         cx.scope(|cx| {
-            let time = self.time(cx, path, timesteps, encoder_hidden_states)?;
+            let time = self.time(cx, path, timesteps, encoder_hidden_states, extra)?;
             let told = Told { time, encoder_hidden_states };
             let (width, centred) = (self.block_out_channels[0], self.center_input_sample);
             let mut skips = Skips::new(conv_in(cx, &path.at("conv_in"), x, width, centred)?);
@@ -237,12 +299,41 @@ impl UNet2DConditionConfig {
         })
     }
 
+    /// What is added to the time embedding of one sample: `[1, input_dim]`, the pooled text `[1,
+    /// width]` and behind it the sinusoids of the numbers: of the original size (height, width), of
+    /// the crop's place (top, left), of the target size (height, width); or, in place of the last,
+    /// of how beautiful the picture is to be.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the network knows no such numbers, or they and the pooled text do
+    /// not fit it; those of memory.
+    pub fn added(&self, cx: &mut Context<'_>, pooled: Tensor, numbers: &[f32]) -> Result<Tensor> {
+        let [_, width] = pooled.dims("the pooled text")?;
+        let (time, input) = match self.text_time {
+            Some(TextTime { time_dim, input_dim }) => (time_dim as usize, input_dim as usize),
+            None => (0, 0),
+        };
+        if width + numbers.len() * time != input || numbers.is_empty() {
+            let what = "is not the pooled text and the sizes, each addition_time_embed_dim wide";
+            return Err(Error::Config { key: "projection_class_embeddings_input_dim", what });
+        }
+        let how = SinusoidalEmbedding {
+            flip_sin_to_cos: self.flip_sin_to_cos,
+            freq_shift: self.freq_shift,
+        };
+        cx.scope(|cx| {
+            let sizes = ops::sinusoidal_embedding(cx, numbers, time, how)?;
+            ops::concat(cx, pooled, sizes.reshape([1, numbers.len() * time])?, Form::F32)
+        })
+    }
+
     fn time(
         &self,
         cx: &mut Context<'_>,
         path: &Path<'_>,
         timesteps: &[f32],
         states: Tensor,
+        extra: Extra,
     ) -> Result<Time> {
         let Self { flip_sin_to_cos, freq_shift, .. } = *self;
         let first = self.block_out_channels[0];
@@ -250,8 +341,17 @@ impl UNet2DConditionConfig {
         let how = SinusoidalEmbedding { flip_sin_to_cos, freq_shift };
         let embedding = cx.scope(|cx| {
             let t = ops::sinusoidal_embedding(cx, timesteps, first, how)?;
+            if let (Some(dim), Some(scale)) = (self.time_cond_proj_dim, extra.guidance_scale) {
+                cx.scratch(|cx| guidance_into(cx, &path.at("time_embedding"), t, dim, scale))?;
+            }
             timestep_embedding(cx, &path.at("time_embedding"), t, width)
         })?;
+        if let Some(added) = extra.added {
+            cx.scratch(|cx| {
+                let added = timestep_embedding(cx, &path.at("add_embedding"), added, width)?;
+                ops::add_in_place(cx, embedding, added)
+            })?;
+        }
         if self.prompt_projection {
             cx.scratch(|cx| {
                 let last = last_tokens(cx, states)?;
@@ -341,6 +441,22 @@ impl UNet2DConditionConfig {
         let resnet = ResnetBlock2d { channels, norm, time, output_scale_factor: 1.0 };
         Block { layers, resnet, mixer }
     }
+}
+
+/// Adds to the sinusoids of the times `[n, c]` the projection of the guidance scale's own.
+fn guidance_into(
+    cx: &mut Context<'_>,
+    path: &Path<'_>,
+    t: Tensor,
+    dim: u32,
+    scale: f32,
+) -> Result<()> {
+    let [n, c] = t.dims("the time embedding")?;
+    let how = SinusoidalEmbedding { flip_sin_to_cos: false, freq_shift: 1.0 };
+    let w = (scale - 1.0) * GUIDANCE_UNIT;
+    let w = ops::sinusoidal_embedding(cx, &[w], dim as usize, how)?;
+    let projected = nn::linear(cx, &path.at("cond_proj"), w, Linear::new(c).bias(false))?;
+    (0..n).try_for_each(|sample| ops::add_in_place(cx, t.rows(sample, 1)?, projected))
 }
 
 /// The last token of each sample of `[n, t, c]`: `[n, c]`.

@@ -35,6 +35,8 @@ pub trait Kit: Copy + core::fmt::Debug + 'static {
     const UNCONDITIONAL: bool;
     /// Whether it draws from words.
     const TEXT_TO_IMAGE: bool;
+    /// Whether it draws from words by Stable Diffusion XL.
+    const STABLE_DIFFUSION_XL: bool = false;
 }
 
 /// All that there is.
@@ -46,6 +48,7 @@ impl Kit for Everything {
     type Autoencoders = All;
     const UNCONDITIONAL: bool = true;
     const TEXT_TO_IMAGE: bool = true;
+    const STABLE_DIFFUSION_XL: bool = true;
 }
 
 /// All that a [`Session`](super::Session) may need, which starts from noise and not from a picture.

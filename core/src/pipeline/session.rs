@@ -8,11 +8,12 @@
 
 use super::image::quantised;
 use super::kit::{AnyModel, Kit};
+use super::latents;
 use super::needs::Needs;
 use super::recipe::{self, Networks, Recipe, Scheduler};
 use super::sampling::Sampling;
 use super::stages::{Kept, Place};
-use super::text_to_image::{self, TextToImage};
+use super::text_to_image::TextToImage;
 use super::unconditional::Unconditional;
 use super::work::Work;
 use crate::diffusion::noise::NoiseKind;
@@ -266,7 +267,7 @@ impl<'a, K: Kit> Run<'a, K> {
                 Ok(Work::Unconditional(Unconditional { unet, sampling, size, class_label }))
             }
             Networks::TextToImage { text_encoder, unet, vae } => {
-                let scale = text_to_image::scale(vae.as_ref(), unet);
+                let scale = latents::scale(vae.as_ref(), unet);
                 let scale = |sides: [usize; 2]| sides.map(|side| side.saturating_mul(scale));
                 let trained = unet.sample_size.map(scale);
                 Ok(Work::TextToImage(TextToImage {
@@ -278,6 +279,7 @@ impl<'a, K: Kit> Run<'a, K> {
                     prompt: request.prompt,
                     negative_prompt: request.negative_prompt,
                     clip_skip: request.clip_skip,
+                    embedded_guidance: None,
                     size: request.size.or(trained).ok_or(unsized_model)?,
                     init_image: None,
                 }))

@@ -31,6 +31,9 @@ pub struct Conditions {
     /// `encoder_hidden_states` `[prompts, tokens, width]`: of the negative prompt, where there is
     /// guidance, and of the prompt.
     pub hidden_states: Option<Tensor>,
+    /// What is added to the time embedding, `[prompts, width]`
+    /// ([`Extra::added`](crate::models::unet_2d_condition::Extra::added)).
+    pub added: Option<Tensor>,
 }
 
 /// What is kept between two steps of a picture.

@@ -1,28 +1,20 @@
 //! Pictures from words: Stable Diffusion 1.x and 2.x, from noise or from a picture; and models that
 //! need no autoencoder, as their sample is the picture.
 
-use super::image::{check_finite, check_size, picture, to_unit_range};
-use super::kit::{Kit, NOT_LINKED};
+use super::image::check_finite;
+use super::kit::Kit;
+use super::latents::{InitImage, Latents};
 use super::sampling::Sampling;
 use super::stages::{Kept, Pipeline, Stage, Stages, Teller};
 use crate::diffusion::noise::Noise;
 use crate::error::{Error, Result};
 use crate::models::autoencoder::{Autoencoder, Kinds};
 use crate::models::clip_text::ClipTextConfig;
-use crate::models::unet_2d_condition::UNet2DConditionConfig;
+use crate::models::unet_2d_condition::{Extra, UNet2DConditionConfig};
 use crate::ops::{self, Context};
 use crate::progress::Stage as Name;
 use crate::tensor::Shape;
 use crate::weights::Path;
-
-/// A picture to start from.
-#[derive(Clone, Copy, Debug)]
-pub struct InitImage<'a> {
-    /// Red, green, blue of each pixel, row by row, of the request's size.
-    pub rgb: &'a [u8],
-    /// `x = noising[0]·latents + noising[1]·noise` at the first row of the table.
-    pub noising: [f32; 2],
-}
 
 /// A request for one picture. The weights lie under `text_encoder`, `unet` and `vae`.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +38,9 @@ pub struct TextToImage<'a> {
     /// How many of the text encoder's last layers to leave out for the prompt. The negative prompt
     /// takes them all, as in diffusers.
     pub clip_skip: usize,
+    /// The guidance scale that a distilled UNet is told as an input
+    /// ([`UNet2DConditionConfig::time_cond_proj_dim`]), if it is one.
+    pub embedded_guidance: Option<f32>,
     /// Height and width of the picture, in pixels: multiples of [`Autoencoder::scale`] where there
     /// is an autoencoder, or else of the block of pixels.
     pub size: [usize; 2],
@@ -53,27 +48,14 @@ pub struct TextToImage<'a> {
     pub init_image: Option<InitImage<'a>>,
 }
 
-/// How many pixels a side one element of the sample stands for.
-pub(super) fn scale(vae: Option<&Autoencoder>, unet: &UNet2DConditionConfig) -> usize {
-    vae.map_or(unet.pixel_block(), Autoencoder::scale)
-}
-
 impl Pipeline for TextToImage<'_> {
     fn validate(&self) -> Result<()> {
         self.text_encoder.validate()?;
-        self.unet.validate()?;
-        self.vae.map_or(Ok(()), Autoencoder::validate)?;
         if self.text_encoder.hidden_size != self.unet.cross_attention_dim {
             let what = "is not the text encoder's hidden_size: the networks do not belong together";
             return Err(Error::Config { key: "cross_attention_dim", what });
         }
-        if self.unet.in_channels != self.unet.out_channels {
-            let what = "differs from out_channels: an inpainting network needs a mask, which this \
-                        pipeline does not take";
-            return Err(Error::Config { key: "in_channels", what });
-        }
-        self.sampling.validate()?;
-        check_size(self.size, scale(self.vae, self.unet))
+        self.latents().validate()
     }
 
     fn stages<K: Kit>(&self) -> Stages<Self> {
@@ -129,7 +111,6 @@ impl TextToImage<'_> {
         Ok(())
     }
 
-    /// The latents of the picture to start from.
     fn encode<K: Kit>(
         &self,
         cx: &mut Context<'_>,
@@ -137,29 +118,9 @@ impl TextToImage<'_> {
         kept: &mut Kept,
         teller: &mut Teller<'_, '_>,
     ) -> Result<()> {
-        let Some(init) = &self.init_image else { return Err(Error::Cancelled) };
-        let noise = &mut kept.noise;
-        let latents = cx.scope(|cx| {
-            let image = picture(cx, init.rgb, self.size)?;
-            match self.vae {
-                None if self.unet.pixel_block() == 1 => Ok(image),
-                None => ops::pixel_unshuffle(cx, image, self.unet.pixel_block()),
-                Some(vae) => {
-                    let root = Path::root();
-                    let path = root.at("vae");
-                    vae.encode::<K::Autoencoders>(cx, &path, image, |cx, like| {
-                        Sampling::draw(cx, noise, like.shape())
-                    })
-                }
-            }
-        })?;
-        check_finite(cx, latents, "the encoded picture")?;
-        latents.expect("the picture's latents", self.latents_shape())?;
-        kept.x = Some(latents);
-        teller.tell(cx, latents, 0, [1, 1])
+        self.latents().encode::<K>(cx, kept, teller)
     }
 
-    /// Noise, or the picture's latents with the noise of the table's first row.
     fn begin(
         &self,
         cx: &mut Context<'_>,
@@ -167,16 +128,7 @@ impl TextToImage<'_> {
         kept: &mut Kept,
         _: &mut Teller<'_, '_>,
     ) -> Result<()> {
-        let Some(init) = &self.init_image else {
-            return self.sampling.begin(cx, kept, self.latents_shape());
-        };
-        // Without an encoder in the kit there are no latents yet.
-        let ([own, added], latents) = (init.noising, kept.x.ok_or(NOT_LINKED)?);
-        cx.scratch(|cx| {
-            let fresh = Sampling::draw(cx, &mut kept.noise, latents.shape())?;
-            ops::scale_add_in_place(cx, latents, own, &[(fresh, added)])
-        })?;
-        self.sampling.begin_at(cx, kept, latents)
+        self.latents().begin(cx, kept)
     }
 
     fn denoise(
@@ -187,13 +139,13 @@ impl TextToImage<'_> {
         teller: &mut Teller<'_, '_>,
     ) -> Result<()> {
         let states = kept.conditions.hidden_states.ok_or(Error::Cancelled)?;
+        let extra = Extra { guidance_scale: self.embedded_guidance, ..Extra::default() };
         self.sampling.step(cx, row, kept, teller, &|cx, x, t, prompt| {
             let states = states.sample(prompt)?;
-            self.unet.forward(cx, &Path::root().at("unet"), x, &[t], states)
+            self.unet.forward_with(cx, &Path::root().at("unet"), x, &[t], states, extra)
         })
     }
 
-    /// Latents to a picture in their place.
     fn decode<K: Kit>(
         &self,
         cx: &mut Context<'_>,
@@ -201,28 +153,11 @@ impl TextToImage<'_> {
         kept: &mut Kept,
         teller: &mut Teller<'_, '_>,
     ) -> Result<()> {
-        let latents = kept.only_x(cx)?;
-        let image = match self.vae {
-            None => match self.unet.pixel_block() {
-                1 => latents,
-                block => cx.replace(latents, |cx| ops::pixel_shuffle(cx, latents, block))?,
-            },
-            Some(vae) => {
-                let root = Path::root();
-                let path = root.at("vae");
-                cx.replace(latents, |cx| {
-                    vae.decode::<K::Autoencoders>(cx, &path, latents, self.vae_tile)
-                })?
-            }
-        };
-        to_unit_range(cx, image)?;
-        kept.x = Some(image);
-        teller.tell(cx, image, 0, [1, 1])
+        self.latents().decode::<K>(cx, kept, teller)
     }
 
-    fn latents_shape(&self) -> Shape {
-        let scale = scale(self.vae, self.unet);
-        let [height, width] = self.size;
-        Shape::new([1, height / scale, width / scale, self.unet.in_channels])
+    fn latents(&self) -> Latents<'_> {
+        let Self { unet, vae, vae_tile, size, init_image, .. } = *self;
+        Latents { unet, vae, vae_tile, sampling: &self.sampling, size, init_image }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::image::ImageSink;
 use super::kit::{Kit, NOT_LINKED};
+use super::stable_diffusion_xl::StableDiffusionXl;
 use super::stages::{Kept, Pipeline, Place, Watch};
 use super::text_to_image::TextToImage;
 use super::unconditional::Unconditional;
@@ -91,4 +92,6 @@ pipelines! {
     Unconditional(Unconditional<'a>) in UNCONDITIONAL;
     /// From a text.
     TextToImage(TextToImage<'a>) in TEXT_TO_IMAGE;
+    /// From a text, by Stable Diffusion XL.
+    StableDiffusionXl(StableDiffusionXl<'a>) in STABLE_DIFFUSION_XL;
 }

@@ -8,7 +8,7 @@ use crate::error::{Failure, Result};
 
 /// Keys that change no picture: they concern training, storage, generation of text, or the pooled
 /// vector that Stable Diffusion 1.x and 2.x do not use.
-const HARMLESS: [&str; 15] = [
+pub(super) const HARMLESS: [&str; 15] = [
     "architectures",
     "attention_dropout",
     "bos_token_id",
@@ -42,6 +42,13 @@ pub fn read(file: impl Into<Place>) -> Result<ClipTextConfig> {
 /// # Errors
 /// As [`read`].
 pub fn from_keys(mut keys: Keys) -> Result<ClipTextConfig> {
+    let config = transformer(&mut keys)?;
+    keys.finish(&HARMLESS)?;
+    Ok(config)
+}
+
+/// The transformer's own keys.
+pub(super) fn transformer(keys: &mut Keys) -> Result<ClipTextConfig> {
     keys.word_or_null("model_type", (), &[("clip_text_model", ())])?;
     let config = ClipTextConfig {
         vocab_size: keys.size("vocab_size", 49_408)?,
@@ -61,7 +68,6 @@ pub fn from_keys(mut keys: Keys) -> Result<ClipTextConfig> {
             config.num_attention_heads
         )));
     }
-    keys.finish(&HARMLESS)?;
     Ok(config)
 }
 

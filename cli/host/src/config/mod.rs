@@ -6,6 +6,7 @@
 
 pub mod autoencoder;
 pub mod clip_text;
+pub mod clip_text_projection;
 pub mod keys;
 pub mod model_index;
 pub mod scheduler;

@@ -14,15 +14,19 @@ pub enum Pipeline {
     Unconditional,
     /// A text becomes a picture, perhaps from another picture; `StableDiffusionPipeline`.
     TextToImage,
+    /// The same by two text encoders; `StableDiffusionXLPipeline`.
+    StableDiffusionXl,
 }
 
-const PIPELINES: [(&str, Pipeline); 6] = [
+const PIPELINES: [(&str, Pipeline); 8] = [
     ("DDPMPipeline", Pipeline::Unconditional),
     ("DDIMPipeline", Pipeline::Unconditional),
     ("PNDMPipeline", Pipeline::Unconditional),
     ("StableDiffusionPipeline", Pipeline::TextToImage),
     ("StableDiffusionImg2ImgPipeline", Pipeline::TextToImage),
     ("LatentConsistencyModelPipeline", Pipeline::TextToImage),
+    ("StableDiffusionXLPipeline", Pipeline::StableDiffusionXl),
+    ("StableDiffusionXLImg2ImgPipeline", Pipeline::StableDiffusionXl),
 ];
 
 /// What each pipeline needs, and the classes mote has for it.
@@ -33,6 +37,14 @@ const TEXT_TO_IMAGE: [(&str, &[&str]); 4] = [
     ("text_encoder", &["CLIPTextModel"]),
     ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
 ];
+const STABLE_DIFFUSION_XL: [(&str, &[&str]); 6] = [
+    ("unet", &["UNet2DConditionModel"]),
+    ("vae", &["AutoencoderKL", "AutoencoderTiny"]),
+    ("text_encoder", &["CLIPTextModel"]),
+    ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+    ("text_encoder_2", &["CLIPTextModelWithProjection"]),
+    ("tokenizer_2", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+];
 
 /// Pipelines that make one kind of scheduler of whatever they are given.
 const SCHEDULERS: [(&str, &str); 2] =
@@ -40,8 +52,13 @@ const SCHEDULERS: [(&str, &str); 2] =
 
 /// Parts of a pipeline that mote leaves out, as they do not change a picture made from text: the
 /// checker would blacken it, the others serve other inputs.
-const HARMLESS: [&str; 4] =
-    ["safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker"];
+const HARMLESS: [&str; 5] = [
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+    "requires_safety_checker",
+    "add_watermarker",
+];
 
 /// The pipeline's class as `model_index.json` spells it, and what it is to mote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +69,10 @@ pub struct ModelIndex {
     pub pipeline: Pipeline,
     /// Whether it has an autoencoder; without one what is sampled is the picture.
     pub has_vae: bool,
+    /// Whether zeros stand for the states of a negative prompt that is not given.
+    pub zeros_for_empty_prompt: bool,
+    /// Whether the noise predictor is told how beautiful the picture is to be, not of which size.
+    pub is_told_aesthetics: bool,
     /// The class of the scheduler, where it is said here.
     pub scheduler: Option<String>,
 }
@@ -105,7 +126,9 @@ fn from_keys(mut keys: Keys, mut has_vae: bool) -> Result<ModelIndex> {
     let parts: &[(&str, &[&str])] = match pipeline {
         Pipeline::Unconditional => &UNCONDITIONAL,
         Pipeline::TextToImage => &TEXT_TO_IMAGE,
+        Pipeline::StableDiffusionXl => &STABLE_DIFFUSION_XL,
     };
+    let is_xl = pipeline == Pipeline::StableDiffusionXl;
     for &(part, classes) in parts {
         // `["diffusers", "UNet2DModel"]`: library and class.
         let Some(value) = keys.take(part) else { continue };
@@ -115,6 +138,10 @@ fn from_keys(mut keys: Keys, mut has_vae: bool) -> Result<ModelIndex> {
                 continue;
             }
         }
+        // The refiner has no first encoder.
+        if is_xl && ["text_encoder", "tokenizer"].contains(&part) && is_left_out(&value) {
+            continue;
+        }
         let class = value.as_array().and_then(|pair| pair.get(1)).and_then(Value::as_str);
         if !class.is_some_and(|class| classes.contains(&class)) {
             return Err(keys.fail(part, &value, format!("mote has {}", classes.join(", "))));
@@ -123,6 +150,8 @@ fn from_keys(mut keys: Keys, mut has_vae: bool) -> Result<ModelIndex> {
     for part in HARMLESS {
         keys.take(part);
     }
+    let zeros_for_empty_prompt = is_xl && keys.flag("force_zeros_for_empty_prompt", true)?;
+    let is_told_aesthetics = is_xl && keys.flag("requires_aesthetics_score", false)?;
     let own = keys.take("scheduler");
     let own = own.as_ref().and_then(|pair| pair[1].as_str()).map(String::from);
     let made = SCHEDULERS.iter().find(|(class, _)| value == *class);
@@ -130,7 +159,14 @@ fn from_keys(mut keys: Keys, mut has_vae: bool) -> Result<ModelIndex> {
     keys.drop_where(is_left_out);
     keys.finish(&[])?;
     let class = value.as_str().unwrap_or_default().into();
-    Ok(ModelIndex { class, pipeline, has_vae, scheduler })
+    Ok(ModelIndex {
+        class,
+        pipeline,
+        has_vae,
+        zeros_for_empty_prompt,
+        is_told_aesthetics,
+        scheduler,
+    })
 }
 
 /// Whether it is `[null, null]`, a part left out.
@@ -171,6 +207,26 @@ mod tests {
     }
 
     #[test]
+    fn stable_diffusion_xl_says_what_it_does_without_a_negative_prompt() {
+        let base = index(json!({
+            "_class_name": "StableDiffusionXLPipeline", "add_watermarker": null,
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"], "vae": ["diffusers", "AutoencoderKL"]
+        }));
+        let base = base.unwrap();
+        assert_eq!(base.pipeline, Pipeline::StableDiffusionXl);
+        assert!(base.zeros_for_empty_prompt && !base.is_told_aesthetics);
+        let refiner = index(json!({
+            "_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [null, null],
+            "tokenizer": [null, null], "force_zeros_for_empty_prompt": false,
+            "requires_aesthetics_score": true
+        }));
+        let refiner = refiner.unwrap();
+        assert!(!refiner.zeros_for_empty_prompt && refiner.is_told_aesthetics);
+    }
+
+    #[test]
     fn an_autoencoder_may_be_left_out() {
         for value in [
             json!({"_class_name": "StableDiffusionPipeline", "vae": [null, null]}),
@@ -199,7 +255,7 @@ mod tests {
     #[test]
     fn what_mote_does_not_run_is_refused_by_name() {
         for (value, name) in [
-            (json!({"_class_name": "StableDiffusionXLPipeline"}), "StableDiffusionXLPipeline"),
+            (json!({"_class_name": "FluxPipeline"}), "FluxPipeline"),
             (json!({"_class_name": 7}), "_class_name"),
             (json!({}), "_class_name"),
             (json!({"_class_name": "DDPMPipeline", "unet": ["x", "UNet1DModel"]}), "UNet1DModel"),

@@ -1,6 +1,6 @@
 //! `unet/config.json` of a `UNet2DConditionModel`.
 
-use mote::models::unet_2d_condition::{BlockType, UNet2DConditionConfig};
+use mote::models::unet_2d_condition::{BlockType, TextTime, UNet2DConditionConfig};
 use serde_json::Value;
 
 use super::keys::Keys;
@@ -83,8 +83,10 @@ pub fn from_keys(mut keys: Keys) -> Result<UNet2DConditionConfig> {
         upcast_attention: keys.flag("upcast_attention", false)?,
         resnet_time_scale_shift: time_scale_shift(&mut keys)?,
         prompt_projection: prompt_projection(&mut keys)?,
+        text_time: text_time(&mut keys)?,
+        time_cond_proj_dim: keys.size_or_null("time_cond_proj_dim", None)?.map(word),
     };
-    if config.prompt_projection {
+    if config.prompt_projection && config.text_time.is_none() {
         keys.only("projection_class_embeddings_input_dim", config.cross_attention_dim)?;
     } else {
         keys.take("projection_class_embeddings_input_dim");
@@ -100,16 +102,6 @@ pub fn from_keys(mut keys: Keys) -> Result<UNet2DConditionConfig> {
 fn refuse_unsupported(keys: &mut Keys) -> Result<()> {
     keys.word_or_null("_class_name", (), &[("UNet2DConditionModel", ())])?;
     only_silu(keys)?;
-    if let Some(value) = keys.take_some("addition_embed_type") {
-        let what = "Stable Diffusion XL and its kin are not supported";
-        return Err(keys
-            .fail("addition_embed_type", &value, what)
-            .remedy("Use a model of the family of Stable Diffusion 1.x or 2.x"));
-    }
-    if let Some(value) = keys.take_some("time_cond_proj_dim") {
-        let what = "models distilled to take the guidance scale as an input are not supported";
-        return Err(keys.fail("time_cond_proj_dim", &value, what));
-    }
     for key in [
         "num_attention_heads",
         "reverse_transformer_layers_per_block",
@@ -141,6 +133,28 @@ fn prompt_projection(keys: &mut Keys) -> Result<bool> {
             Err(keys.fail(KEY, &value, "mote knows only simple_projection, of the last token"))
         }
     }
+}
+
+/// `addition_embed_type`: nothing, or Stable Diffusion XL's pooled text and sizes.
+fn text_time(keys: &mut Keys) -> Result<Option<TextTime>> {
+    const KEY: &str = "addition_embed_type";
+    let (time, input) = ("addition_time_embed_dim", "projection_class_embeddings_input_dim");
+    match keys.take_some(KEY) {
+        None => Ok(None),
+        Some(value) if value == "text_time" => {
+            let mut size = |key: &str| match keys.size_or_null(key, None)? {
+                Some(size) => Ok(word(size)),
+                None => Err(keys.fail(key, &Value::Null, "a text_time embedding needs it")),
+            };
+            Ok(Some(TextTime { time_dim: size(time)?, input_dim: size(input)? }))
+        }
+        Some(value) => Err(keys.fail(KEY, &value, "mote knows only text_time")),
+    }
+}
+
+/// A width that is checked later: what does not fit is too large in any case.
+fn word(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
 }
 
 /// `cross_attention_dim`: a list is one text encoder's width, said once a level.
@@ -249,6 +263,19 @@ mod tests {
     }
 
     #[test]
+    fn stable_diffusion_xl_says_how_wide_its_sizes_are() {
+        let own = json!({
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816
+        });
+        let told = TextTime { time_dim: 256, input_dim: 2816 };
+        assert_eq!(read(own).unwrap().text_time, Some(told));
+        let said = read(json!({"addition_embed_type": "text_time"})).unwrap_err().to_string();
+        assert!(said.contains("`addition_time_embed_dim`"), "{said}");
+        assert_eq!(read(json!({"time_cond_proj_dim": 256})).unwrap().time_cond_proj_dim, Some(256));
+    }
+
+    #[test]
     fn new_keys_with_nothing_in_them_load() {
         assert!(read(json!({"a_key_of_the_future": null, "another": false})).is_ok());
         assert!(read(json!({"resnet_out_scale_factor": 1})).is_ok());
@@ -258,8 +285,8 @@ mod tests {
     fn what_is_not_supported_is_refused_by_name() {
         let nested = json!([[1], [1], [1], [1]]);
         for (name, value) in [
-            ("addition_embed_type", json!("text_time")),
-            ("time_cond_proj_dim", json!(256)),
+            ("addition_embed_type", json!("text_image")),
+            ("time_cond_proj_dim", json!(0)),
             ("dual_cross_attention", json!(true)),
             ("num_attention_heads", json!(8)),
             ("class_embed_type", json!("projection")),

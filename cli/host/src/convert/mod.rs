@@ -39,24 +39,25 @@ use crate::types::{Choice, Type};
 use crate::write::{self, FileWriter};
 
 /// Files of a pipeline that are read wherever they are there.
-const CONFIGURATIONS: [&str; 5] = [
+const CONFIGURATIONS: [&str; 6] = [
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
+    "text_encoder_2/config.json",
     "unet/config.json",
     "vae/config.json",
 ];
 
-/// The tokenizer's vocabulary in one file, or else in two.
-const VOCABULARY: [&[&str]; 2] =
-    [&["tokenizer/tokenizer.json"], &["tokenizer/vocab.json", "tokenizer/merges.txt"]];
+/// Text encoders and their tokenizers.
+const TOKENIZERS: [[&str; 2]; 2] =
+    [["text_encoder", "tokenizer"], ["text_encoder_2", "tokenizer_2"]];
+
+/// A tokenizer's vocabulary in one file, or else in two.
+const VOCABULARY: [&[&str]; 2] = [&["tokenizer.json"], &["vocab.json", "merges.txt"]];
 
 /// What else there may be of a tokenizer.
-const TOKENIZER: [&str; 3] = [
-    "tokenizer/added_tokens.json",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer_config.json",
-];
+const TOKENIZER: [&str; 3] =
+    ["added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"];
 
 /// The longest file that is packed: the largest tokenizers have a few MiB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -185,23 +186,27 @@ fn refuse_input(output: &Path, model: &WeightFiles) -> Result<()> {
 /// Where one cannot be read, or is not what it should be.
 fn files(model: &Place) -> Result<Files> {
     scheduler::read_of(model, None)?;
-    let mut names: Vec<&str> = CONFIGURATIONS.to_vec();
+    let mut names = CONFIGURATIONS.map(String::from).to_vec();
     // In a packed file each part has a folder of its own, whatever the model is like.
     let file_of = |name: &str| match name.split_once('/') {
         Some((part, file)) => model.part(part).join(file),
         None => model.join(name),
     };
-    if file_of("text_encoder/config.json").is_file() {
-        Tokenizer::from_folder(model.part("tokenizer"))?;
-        let is_there = |names: &&&[&str]| names.iter().all(|name| file_of(name).exists());
-        names.extend(VOCABULARY.iter().find(is_there).copied().unwrap_or_default());
-        names.extend(TOKENIZER);
+    for [encoder, tokenizer] in TOKENIZERS {
+        if !file_of(&format!("{encoder}/config.json")).is_file() {
+            continue;
+        }
+        Tokenizer::from_folder(model.part(tokenizer))?;
+        let within = |name: &&str| format!("{tokenizer}/{name}");
+        let is_there = |names: &&&[&str]| names.iter().all(|name| file_of(&within(name)).exists());
+        let vocabulary = VOCABULARY.iter().find(is_there).copied().unwrap_or_default();
+        names.extend(vocabulary.iter().chain(&TOKENIZER).map(within));
     }
     let mut files = Files::new();
     for name in names {
-        let file = file_of(name);
+        let file = file_of(&name);
         if file.exists() {
-            files.insert(name.into(), file.read(MAX_FILE_BYTES)?);
+            files.insert(name, file.read(MAX_FILE_BYTES)?);
         }
     }
     Ok(files)

@@ -12,7 +12,8 @@ use crate::error::{Failure, Result};
 use crate::explain::explain;
 use crate::networks::Network;
 
-/// The recipe of the pipeline at `model`.
+/// The recipe of the pipeline at `model`; empty where programs without a reader for JSON cannot
+/// draw with it.
 ///
 /// # Errors
 /// Where its scheduler's file cannot be read.
@@ -25,7 +26,7 @@ pub fn of(model: &Place, networks: &[Network]) -> Result<Vec<u8>> {
         schedulers.extend(config.and_then(written).map(|scheduler| (named.number, scheduler)));
     }
     let cannot = |error| explain(error, "");
-    let networks = networks_of(networks)?;
+    let Some(networks) = networks_of(networks)? else { return Ok(Vec::new()) };
     let length = recipe::write(&networks, own, &schedulers, None).map_err(cannot)?;
     let mut bytes = vec![0; length];
     recipe::write(&networks, own, &schedulers, Some(&mut bytes)).map_err(cannot)?;
@@ -54,11 +55,17 @@ fn written(config: SchedulerConfig) -> Option<Scheduler> {
     })
 }
 
-fn networks_of(networks: &[Network]) -> Result<recipe::Networks> {
+fn networks_of(networks: &[Network]) -> Result<Option<recipe::Networks>> {
     let (mut clip, mut condition, mut autoencoder) = (None, None, None);
     for network in networks {
         match network {
-            Network::UNet2d(unet) => return Ok(recipe::Networks::Unconditional(unet.clone())),
+            Network::UNet2d(unet) => {
+                return Ok(Some(recipe::Networks::Unconditional(unet.clone())));
+            }
+            Network::TextEncoder2(_) => return Ok(None),
+            Network::UNet2dCondition(config, _) if config.time_cond_proj_dim.is_some() => {
+                return Ok(None);
+            }
             Network::TextEncoder(config) => clip = Some(config.clone()),
             Network::UNet2dCondition(config, _) => condition = Some(config.clone()),
             Network::Decoder(config) => autoencoder = Some(config.clone()),
@@ -68,5 +75,5 @@ fn networks_of(networks: &[Network]) -> Result<recipe::Networks> {
     let (vae, Some(text_encoder), Some(unet)) = (autoencoder, clip, condition) else {
         return Err(Failure::new("the pipeline lacks one of its networks"));
     };
-    Ok(recipe::Networks::TextToImage { text_encoder, unet, vae })
+    Ok(Some(recipe::Networks::TextToImage { text_encoder, unet, vae }))
 }

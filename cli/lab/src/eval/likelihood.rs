@@ -24,6 +24,7 @@ use mote_host::error::{Failure, Result};
 use mote_host::explain::explain;
 use mote_host::machine::Machine;
 use mote_host::machine::memory::Block;
+use mote_host::prompts::Encoders;
 use mote_host::resolve::Networks;
 use mote_host::stop::Stop;
 
@@ -37,11 +38,14 @@ pub enum Denoiser<'a> {
 }
 
 impl<'a> Denoiser<'a> {
-    /// That of a pipeline.
-    pub fn of(networks: &'a Networks) -> Self {
+    /// That of a pipeline that draws pictures itself; Stable Diffusion XL never does.
+    pub fn of(networks: &'a Networks) -> Option<Self> {
         match networks {
-            Networks::Unconditional { unet, .. } => Self::Unconditional(unet),
-            Networks::TextToImage(words) => Self::Text(&words.text_encoder, &words.unet),
+            Networks::Unconditional { unet, .. } => Some(Self::Unconditional(unet)),
+            Networks::TextToImage(words) => match &words.encoders {
+                Encoders::One(encoder) => Some(Self::Text(encoder, &words.unet)),
+                Encoders::Xl(_) => None,
+            },
         }
     }
 

@@ -242,8 +242,11 @@ impl Eval<'_> {
         examples: &[&Example],
         weights: &mut dyn Weights,
     ) -> Result<Likelihood> {
+        let Some(denoiser) = Denoiser::of(&self.resolved.networks) else {
+            return Err(Failure::new("this model draws no pictures by itself"));
+        };
         let predictor = Predictor {
-            denoiser: Denoiser::of(&self.resolved.networks),
+            denoiser,
             schedule,
             prediction: self.resolved.scheduler.prediction,
             clip: self.resolved.scheduler.clipping != Clipping::None,

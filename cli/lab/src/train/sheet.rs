@@ -88,6 +88,7 @@ impl Sampler<'_> {
                     prompt: &prompt,
                     negative_prompt: &negative,
                     clip_skip: 0,
+                    embedded_guidance: None,
                     size,
                     init_image: None,
                 }))
