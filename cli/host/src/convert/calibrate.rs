@@ -37,7 +37,7 @@ const PROMPTS: [&str; 4] = [
 /// The pictures that a conversion draws first.
 #[derive(Clone, Copy, Debug)]
 pub struct Calibrate<'a> {
-    /// Steps in all, [20](STEPS) to a picture.
+    /// Steps in all, 20 to a picture.
     pub steps: u32,
     /// What the pictures show; where nothing is said, some texts of ours.
     pub prompts: &'a [String],
