@@ -166,7 +166,7 @@ impl UNet2DConditionConfig {
     /// Names the first key that is out of range or contradicts another.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config).
+    /// [`Error::Config`].
     pub fn validate(&self) -> Result<()> {
         let widths = &self.block_out_channels;
         check_sample_size(self.sample_size)?;
@@ -244,8 +244,8 @@ impl UNet2DConditionConfig {
     /// tensors of 5 MiB each.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) as [`UNet2DConditionConfig::validate`],
-    /// [`Error::Shape`](crate::Error::Shape) where x, the timesteps or the prompt do not fit, those
+    /// [`Error::Config`] as [`UNet2DConditionConfig::validate`],
+    /// [`Error::Shape`] where x, the timesteps or the prompt do not fit, those
     /// of memory and weights.
     pub fn forward(
         &self,
