@@ -14,6 +14,7 @@ use mote::arch::Level;
 use mote::diffusion::sampler::{Named, SAMPLERS};
 use mote_host::checkpoint::built_in;
 use mote_host::error::{FAILED, FAULT, INTERRUPTED};
+use mote_host::lora::{self, Lora};
 use mote_host::machine::{self, isa};
 use mote_host::types::{self, Choice, Corner, Prediction, Rng, Seed, Sigmas, Type};
 use mote_host::{Parts, request, size};
@@ -282,6 +283,10 @@ pub struct Convert {
     /// more exact.
     #[arg(long = "type", value_name = "TYPE", value_parser = choice::<Type>())]
     pub dtype: Type,
+    /// Adds what a LoRA, a LyCORIS or a file of their kind says to the weights first, as much of it
+    /// as SCALE says; may be given again.
+    #[arg(long, value_name = "FILE[:SCALE]", value_hint = ValueHint::FilePath)]
+    pub lora: Vec<Lora>,
     /// Where the file goes.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
@@ -450,7 +455,7 @@ pub struct Completions {
 }
 
 /// What a plan as a constant does not depend on, or a program without operating system not do.
-const NOT_IN_A_CONSTANT: [&str; 20] = [
+const NOT_IN_A_CONSTANT: [&str; 22] = [
     "threads",
     "memory_limit",
     "batch_count",
@@ -470,19 +475,23 @@ const NOT_IN_A_CONSTANT: [&str; 20] = [
     "negative_aesthetic_score",
     "vae",
     "taesd",
+    "lora",
+    "lora_dir",
     "dtype",
 ];
 
 /// What a suggestion for a part does not depend on.
-const NOT_ON_A_PART: [&str; 6] =
-    ["threads", "memory_limit", "batch_count", "seed", "init_img", "strength"];
+const NOT_ON_A_PART: [&str; 8] =
+    ["lora", "lora_dir", "threads", "memory_limit", "batch_count", "seed", "init_img", "strength"];
 
 /// What says how pictures are drawn, and nothing about a training.
-const NOT_IN_TRAINING: [&str; 32] = [
+const NOT_IN_TRAINING: [&str; 34] = [
     "request",
     "model",
     "vae",
     "taesd",
+    "lora",
+    "lora_dir",
     "dtype",
     "prompt",
     "negative_prompt",
@@ -540,6 +549,15 @@ pub struct Model {
     #[arg(long, value_name = "PATH", help_heading = MODEL, value_hint = ValueHint::AnyPath)]
     #[arg(conflicts_with = "vae")]
     pub taesd: Option<PathBuf>,
+    /// Adds what a LoRA, a LyCORIS or a file of their kind says to the weights, as much of it as
+    /// SCALE says [default: 1]; may be given again. To add it once and for all, see `mote convert`.
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = MODEL)]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub lora: Vec<Lora>,
+    /// Where the files lie that a prompt names in the web UIs' way, <lora:NAME:0.8>. Without it
+    /// such a name is read as plain words.
+    #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    pub lora_dir: Option<PathBuf>,
     /// The type of the large products. The model's weights are converted to it on the way in; to
     /// convert them once and start at once ever after, see `mote convert`. By default the weights
     /// are taken as they are, and the arithmetic is that of f32 where they are not packed.
@@ -551,7 +569,20 @@ pub struct Model {
 impl Model {
     /// What of the model is taken from elsewhere.
     pub fn parts(&self) -> Parts {
-        Parts { vae: self.vae.clone(), taesd: self.taesd.clone(), dtype: self.dtype }
+        let Self { vae, taesd, lora: loras, dtype, .. } = self.clone();
+        Parts { vae, taesd, loras, dtype }
+    }
+
+    /// The same with the files that the prompt names, whose names are taken out of it.
+    ///
+    /// # Errors
+    /// Where one is not there.
+    pub fn parts_for(&self, request: &mut request::Request) -> mote_host::Result<Parts> {
+        let mut parts = self.parts();
+        if let (Some(folder), Some(prompt)) = (&self.lora_dir, &mut request.prompt) {
+            parts.loras.extend(lora::take_from(prompt, folder)?);
+        }
+        Ok(parts)
     }
 }
 

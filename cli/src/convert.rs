@@ -32,6 +32,7 @@ pub fn interruptible(args: &args::Convert, stop: &Stop) -> Result<()> {
         model: &args.model,
         to: args.dtype,
         output: &args.output,
+        loras: &args.lora,
         calibrate: args.calibrate.map(|steps| Calibrate { steps, prompts }),
     };
     let machine = args.threads.machine()?;

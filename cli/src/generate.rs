@@ -32,12 +32,12 @@ pub fn run(args: &args::Generate) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn interruptible(args: &args::Generate, stop: &Stop) -> Result<()> {
-    let request = args.request.read()?;
+    let mut request = args.request.read()?;
     let count = request.batch_count;
     let destination = Destination::new(&args.output, count)?;
     let mut reporter = Terminal::new(args.quiet);
     reporter.begin("loading", 0);
-    let model = Model::open(&args.model.model, &args.model.parts())?;
+    let model = Model::open(&args.model.model, &args.model.parts_for(&mut request)?)?;
     model.verify()?;
     let machine = args.machine.threads.machine()?;
     let plan = model.plan(&request, &machine)?;
@@ -78,10 +78,14 @@ fn convert(
     reporter: &mut Terminal,
     stop: &Stop,
 ) -> Result<()> {
-    let Some(to) = args.model.dtype.filter(|_| plan.converts()) else { return Ok(()) };
+    if !plan.converts() {
+        return Ok(());
+    }
     let begun = Instant::now();
     plan.convert(reporter, stop)?;
-    if begun.elapsed() >= WORTH_KEEPING {
+    if let Some(to) = args.model.dtype.filter(|_| args.model.lora.is_empty())
+        && begun.elapsed() >= WORTH_KEEPING
+    {
         reporter.say(&notes::convert_once(&args.model.model, to, begun.elapsed()));
     }
     Ok(())

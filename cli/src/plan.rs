@@ -24,9 +24,10 @@ pub fn run(args: &args::Plan) -> Result<()> {
             return target::constant(args, language);
         }
     }
-    let model = Model::open(&args.model.model, &args.model.parts())?;
+    let mut request = args.request.read()?;
+    let model = Model::open(&args.model.model, &args.model.parts_for(&mut request)?)?;
     let machine = args.machine.threads.machine()?;
-    let plan = model.plan(&args.request.read()?, &machine)?;
+    let plan = model.plan(&request, &machine)?;
     let text = if args.json { format!("{:#}\n", to_json(&plan)) } else { to_table(&plan) };
     print::bytes(text.as_bytes())?;
     plan.check_limit(args.machine.memory_limit)?;

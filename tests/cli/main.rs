@@ -5,6 +5,7 @@ mod binary;
 mod command;
 mod convert;
 mod faults;
+mod lora;
 mod real_files;
 mod terminal;
 mod train;

@@ -197,17 +197,17 @@ fn wrong_files() -> Vec<(&'static str, Vec<u8>, [&'static str; 2])> {
         (
             "kohya.safetensors",
             named(&["lora_unet_down_blocks_0_attn.lora_down.weight", "lora_te_text.alpha"]),
-            ["LoRA", "fuse_lora"],
+            ["LoRA", "--lora"],
         ),
         (
             "peft.safetensors",
             named(&["base_model.model.unet.down_blocks.0.to_q.lora_A.weight"]),
-            ["LoRA", "fuse_lora"],
+            ["LoRA", "--lora"],
         ),
         (
             "diffusers.safetensors",
             named(&["unet.down_blocks.0.processor.to_q_lora.down.weight", "unet.to_q.lora.up.w"]),
-            ["LoRA", "fuse_lora"],
+            ["LoRA", "--lora"],
         ),
         ("cat.safetensors", named(&["emb_params"]), ["textual inversion", "trained for"]),
         (

@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::explain::explain;
 use crate::image::parameters::Parameters;
 use crate::image::sink::{Adapter, Sink};
+use crate::lora::Source;
 use crate::machine::Machine;
 use crate::machine::memory::Block;
 use crate::plan;
@@ -46,7 +47,7 @@ impl<F: FnMut(&Progress<'_>) -> ControlFlow<()>> Watch for F {
 pub struct Model {
     place: Place,
     parts: Parts,
-    files: OnceLock<WeightFiles>,
+    files: OnceLock<Source>,
     /// Set once a packed file was compared with its checksum.
     verified: OnceLock<()>,
     /// The weights in the type that was asked for, where the files have another: those that a
@@ -89,8 +90,13 @@ impl Model {
     /// # Errors
     /// Where the model is not what its configurations say, or cannot do what is asked.
     pub fn plan<'a>(&'a self, request: &Request, machine: &'a Machine) -> Result<Plan<'a>> {
-        let resolved = resolve::resolve(&self.place, &self.parts, request)?;
-        let files = kept(&self.files, || WeightFiles::open(&resolved.places))?;
+        let mut resolved = resolve::resolve(&self.place, &self.parts, request)?;
+        let files = kept(&self.files, || Source::open(&resolved.places, &self.parts.loras))?;
+        resolved.notes.extend_from_slice(files.notes());
+        if let Some(own) = files.dtype() {
+            // What is added is added on the way into another type, or into the same.
+            (resolved.dtype, resolved.converts) = (Some(resolved.dtype.unwrap_or(own)), true);
+        }
         let plan = files.with_weights(|weights| plan::plan(&resolved, machine, weights))?;
         let pictures = request.batch_count;
         Ok(Plan { model: self, machine, files, resolved, plan, pictures })
@@ -110,7 +116,7 @@ fn kept<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
 pub struct Plan<'a> {
     model: &'a Model,
     machine: &'a Machine,
-    files: &'a WeightFiles,
+    files: &'a Source,
     resolved: Resolved,
     plan: mote::mem::Plan,
     pictures: u32,
@@ -220,7 +226,7 @@ impl Plan<'_> {
     /// The weights, as the picture takes them.
     fn weights(&self, reporter: &mut dyn Reporter, stop: &Stop) -> Result<&WeightFiles> {
         let Some(to) = self.resolved.dtype.filter(|_| self.resolved.converts) else {
-            return Ok(self.files);
+            return Ok(self.files.files());
         };
         let machine = self.machine;
         kept(self.converted(), || {

@@ -36,6 +36,8 @@ pub mod files;
 pub mod image;
 #[forbid(unsafe_code)]
 pub mod json;
+#[forbid(unsafe_code)]
+pub mod lora;
 pub mod machine;
 #[forbid(unsafe_code)]
 pub mod networks;

@@ -143,7 +143,8 @@ pub fn signs(texts: &[&str]) -> Option<String> {
         if found.len() == 1 { "is read as plain words" } else { "are read as plain words" };
     (!found.is_empty()).then(|| {
         format!(
-            "{} {plural}: mote knows no LoRA, weights, schedules or breaks in a prompt",
+            "{} {plural}: mote knows no weights, schedules or breaks in a prompt, and takes a LoRA \
+             by --lora, or in a prompt with --lora-dir",
             listed(&found)
         )
     })

@@ -12,6 +12,7 @@ use crate::error::{Failure, Result};
 use crate::image::parameters::{KEYWORD, Parameters};
 use crate::image::png;
 use crate::json;
+use crate::lora::Lora;
 use crate::types::{Choice, Corner, Prediction, Rng, Seed, Sigmas, Size, Type};
 
 /// The largest side of a picture in pixels: far beyond what any model was trained for.
@@ -24,12 +25,14 @@ const SEED: u64 = 42;
 const STEPS: u32 = 20;
 
 /// What of a model is taken from elsewhere, and in which type its weights are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parts {
     /// Another autoencoder than the model's own: a folder with its `config.json` and its weights.
     pub vae: Option<PathBuf>,
     /// A tiny autoencoder (TAESD): a folder, or its `taesd_decoder.safetensors`.
     pub taesd: Option<PathBuf>,
+    /// What is added to the weights, in this order.
+    pub loras: Vec<Lora>,
     /// The type that the weights of products are converted to; `None`: as they are.
     pub dtype: Option<Type>,
 }

@@ -155,7 +155,7 @@ pub fn resolve(folder: &Place, parts: &Parts, request: &Request) -> Result<Resol
         settings: Parameters::default(),
     };
     resolved.notes = resolved.take_notes(folder, request);
-    resolved.settings = resolved.settings(folder.name(), request, strength);
+    resolved.settings = resolved.settings(folder.name(), parts, request, strength);
     Ok(resolved)
 }
 
@@ -576,6 +576,7 @@ impl Resolved {
     fn settings(
         &self,
         name: Option<String>,
+        parts: &Parts,
         request: &Request,
         strength: Option<f32>,
     ) -> Parameters {
@@ -591,6 +592,7 @@ impl Resolved {
         };
         let skip = words.filter(|words| words.clip_skip > 0).map(|words| words.clip_skip + 1);
         let eta = Some(self.scheduler.eta).filter(|&eta| eta > 0.0);
+        let loras: Vec<String> = parts.loras.iter().map(ToString::to_string).collect();
         let rng = request.rng.name().to_uppercase();
         let tile = self.vae_tile().filter(|_| !self.tiles_in_vain());
         // What has no effect is no part of how the picture was made.
@@ -604,6 +606,7 @@ impl Resolved {
             ("Seed", Some(self.seed.to_string())),
             ("Size", Some(format!("{width}x{height}"))),
             ("Model", name),
+            ("LoRA", (!loras.is_empty()).then(|| loras.join(" "))),
             ("Denoising strength", strength.map(|strength| strength.to_string())),
             ("Clip skip", skip.map(|skip| skip.to_string())),
             ("Original size", request.original_size.map(|size| size.to_string())),

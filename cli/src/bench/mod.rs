@@ -18,6 +18,7 @@ use mote::ops::{Event, Tally};
 use mote::weights::Weights;
 use mote_host::checkpoint::weight_files::WeightFiles;
 use mote_host::convert::OnTheWay;
+use mote_host::lora::Source;
 use mote_host::machine::memory::Block;
 use mote_host::progress::Reporter;
 use mote_host::types::{Choice, Type};
@@ -39,7 +40,7 @@ pub fn run(args: &args::Bench) -> Result<()> {
     let machine = args.threads.machine()?;
     let mut models = Vec::new();
     for subject in &subjects.networks {
-        models.push(WeightFiles::open(&subject.places)?);
+        models.push(Source::open(&subject.places, &[])?);
     }
     let peak_gops =
         peak::gops(machine.isa(), peak::arithmetic(subjects.dtype), machine.pool().workers());
@@ -48,7 +49,7 @@ pub fn run(args: &args::Bench) -> Result<()> {
     let mut results = Vec::new();
     for (subject, model) in subjects.networks.iter().zip(&mut models) {
         if let Some(to) = subjects.dtype.filter(|_| subjects.converts) {
-            *model = bench.converted(subject, model, to)?;
+            *model = bench.converted(subject, model, to)?.into();
         }
         results.push(model.with_weights(|weights| bench.measure(subject, weights))?);
     }
@@ -129,7 +130,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// The weights of a network in another type. What that takes is not timed.
-    fn converted(&self, subject: &Subject, model: &WeightFiles, to: Type) -> Result<WeightFiles> {
+    fn converted(&self, subject: &Subject, model: &Source, to: Type) -> Result<WeightFiles> {
         let plan = |weights: &mut dyn Weights| self.plan(subject, weights).map(drop);
         let work = OnTheWay { plan: &plan, to, machine: self.machine };
         work.convert(model, &mut Terminal::new(self.args.json), self.stop)

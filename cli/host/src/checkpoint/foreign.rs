@@ -126,7 +126,7 @@ impl Holds {
     /// Why it is no model of mote's, of what cannot be used at all.
     pub fn unsupported(self) -> Option<&'static str> {
         match self {
-            Self::Lora(_) => Some("mote adds no LoRA to a model"),
+            Self::Lora(_) => Some("give it to --lora, with the model that it is for as -m"),
             Self::TextualInversion => Some("mote adds no words to a tokenizer"),
             Self::ControlNet => Some("mote runs no ControlNet"),
             Self::OtherSingleFile(_) | Self::Transformer => {
@@ -141,10 +141,8 @@ impl Holds {
         let failure = |why: &str| Failure::new(format!("{name} is {}{why}", self.what()));
         let part = "; -m wants the whole model";
         match self {
-            Self::Lora(_) => failure(", and no model").remedy(
-                "mote adds no LoRA to a model: in diffusers, load it into its model, call \
-                 `fuse_lora()` and `save_pretrained(FOLDER)`, and give -m that folder",
-            ),
+            Self::Lora(_) => failure(", and no model")
+                .remedy("Give it to --lora, and -m the model that it was made for"),
             Self::TextualInversion => failure(", and no model")
                 .remedy("mote adds no words to a tokenizer: give -m the model it was trained for"),
             Self::ControlNet => failure(", and no model")

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mote::weights::{InPlace, Part, Parts, Weights};
+use mote::weights::{InPlace, Part, Parts, Weight, Weights};
 
-use super::mapped::Mapped;
-use super::packed::{OfNetworks, Packed};
+use super::mapped::{Mapped, plain_name};
+use super::packed::{FILE, OfNetworks, Packed};
 use super::place::Place;
 use super::shards::Checkpoint;
 use crate::error::Result;
@@ -57,6 +57,27 @@ impl WeightFiles {
         let files = self.networks.iter().flat_map(|(_, checkpoint)| &checkpoint.files);
         let packed = self.packed.iter().map(|file| file.path());
         files.map(Mapped::path).chain(packed)
+    }
+
+    /// All tensors, under their whole names.
+    pub fn named_tensors(&self) -> Vec<(String, Weight)> {
+        let mut all = Vec::new();
+        for (network, checkpoint) in &self.networks {
+            for file in &checkpoint.files {
+                let index = file.weights().index();
+                all.extend(
+                    index
+                        .iter()
+                        .map(|(name, weight)| (format!("{network}.{}", plain_name(name)), weight)),
+                );
+            }
+        }
+        if let Some(packed) = &self.packed {
+            let index = packed.weights().index();
+            let tensors = index.iter().filter(|(name, _)| !name.starts_with(FILE));
+            all.extend(tensors.map(|(name, weight)| (plain_name(name).into_owned(), weight)));
+        }
+        all
     }
 
     /// Hands all weights to `body` as one.

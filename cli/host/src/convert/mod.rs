@@ -26,6 +26,7 @@ use crate::checkpoint::place::Place;
 use crate::checkpoint::weight_files::WeightFiles;
 use crate::config::scheduler;
 use crate::error::{Failure, Result};
+use crate::lora::{Lora, Source};
 use crate::machine::Machine;
 use crate::networks::{self, Network};
 use crate::pack::rounding::Calibration;
@@ -77,6 +78,8 @@ pub struct Conversion<'a> {
     pub to: Type,
     /// The file that is written.
     pub output: &'a Path,
+    /// What is added to the weights first.
+    pub loras: &'a [Lora],
     /// The pictures that are drawn first, if any are.
     pub calibrate: Option<Calibrate<'a>>,
 }
@@ -97,8 +100,9 @@ impl Conversion<'_> {
         let (networks, places) = networks::of(&model)?;
         self.check(&model)?;
         let files = files(&model)?;
-        let old = WeightFiles::open(&places)?;
-        refuse_input(self.output, &old)?;
+        let old = Source::open(&places, self.loras)?;
+        reporter.remark(old.notes());
+        refuse_input(self.output, old.files())?;
         let recipe = recipe::of(&model, &networks)?;
         let networks = old.with_weights(|weights| present(&networks, weights));
         let mut work = Work { to: self.to, machine, reporter, calibration: None };
@@ -128,7 +132,8 @@ impl Conversion<'_> {
     fn check(&self, model: &Place) -> Result<()> {
         resolve::dtype(model, Some(self.to))?;
         let dtype = self.to.name();
-        if model.packed().is_some_and(|packed| packed.dtype() == self.to) {
+        let is_in_it = model.packed().is_some_and(|packed| packed.dtype() == self.to);
+        if is_in_it && self.loras.is_empty() {
             return Err(Failure::new(format!("{} is in {dtype} already", self.model.display()))
                 .remedy("Give the folder that it was converted from"));
         }
@@ -256,16 +261,14 @@ impl Work<'_> {
     fn compare(
         &self,
         networks: &[Network],
-        old: &WeightFiles,
+        old: &Source,
         new: &WeightFiles,
     ) -> Result<Vec<(&'static str, f64)>> {
         let mut outputs = Vec::new();
         for network in networks.iter().filter(|network| !matches!(network, Network::Encoder(_))) {
             self.reporter.say(&format!("comparing the {}s", network.title()));
-            let evaluate = |model: &WeightFiles| {
-                model.with_weights(|weights| network.evaluate(self.machine, weights))
-            };
-            let (exact, near) = (evaluate(old)?, evaluate(new)?);
+            let evaluate = |weights: &mut dyn Weights| network.evaluate(self.machine, weights);
+            let (exact, near) = (old.with_weights(evaluate)?, new.with_weights(evaluate)?);
             outputs.push((network.title(), Difference::between(&exact, &near).relative()));
         }
         Ok(outputs)
@@ -289,7 +292,7 @@ impl OnTheWay<'_> {
     /// Where they cannot be, or there is no room for them.
     pub fn convert(
         &self,
-        model: &WeightFiles,
+        model: &Source,
         reporter: &mut dyn Reporter,
         stop: &Stop,
     ) -> Result<WeightFiles> {

@@ -8,4 +8,5 @@ pub mod write;
 
 pub use policy::Storage;
 pub use walk::{Converted, Stored};
+pub(crate) use write::to_f32;
 pub use write::{Converter, Difference, Layout};

@@ -453,7 +453,7 @@ impl Job {
     }
 }
 
-fn to_f32(isa: Isa, dtype: DType, bytes: &[u8], out: &mut [f32]) {
+pub(crate) fn to_f32(isa: Isa, dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F16 => isa.f16_to_f32(bytes, out),
         DType::BF16 => isa.bf16_to_f32(bytes, out),
