@@ -279,6 +279,10 @@ pub struct Convert {
     /// The model's folder.
     #[arg(short, long, value_name = "FOLDER", value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
+    /// The configurations of a checkpoint in one file, in the names of Stable Diffusion's first
+    /// authors: a model's folder in diffusers' layout, whose weights are not read.
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub config: Option<PathBuf>,
     /// The type of the weights of large products. Small layers and those where it would show stay
     /// more exact.
     #[arg(long = "type", value_name = "TYPE", value_parser = choice::<Type>())]
@@ -455,7 +459,7 @@ pub struct Completions {
 }
 
 /// What a plan as a constant does not depend on, or a program without operating system not do.
-const NOT_IN_A_CONSTANT: [&str; 22] = [
+const NOT_IN_A_CONSTANT: [&str; 23] = [
     "threads",
     "memory_limit",
     "batch_count",
@@ -475,6 +479,7 @@ const NOT_IN_A_CONSTANT: [&str; 22] = [
     "negative_aesthetic_score",
     "vae",
     "taesd",
+    "config",
     "lora",
     "lora_dir",
     "dtype",
@@ -485,9 +490,10 @@ const NOT_ON_A_PART: [&str; 8] =
     ["lora", "lora_dir", "threads", "memory_limit", "batch_count", "seed", "init_img", "strength"];
 
 /// What says how pictures are drawn, and nothing about a training.
-const NOT_IN_TRAINING: [&str; 34] = [
+const NOT_IN_TRAINING: [&str; 35] = [
     "request",
     "model",
+    "config",
     "vae",
     "taesd",
     "lora",
@@ -541,6 +547,10 @@ pub struct Model {
     #[arg(default_value = built_in::NAME, hide_default_value = true)]
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
+    /// The configurations of a checkpoint in one file, in the names of Stable Diffusion's first
+    /// authors: a model's folder in diffusers' layout, whose weights are not read.
+    #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    pub config: Option<PathBuf>,
     /// Another autoencoder than the model's own: a folder with its config.json and its weights.
     #[arg(long, value_name = "PATH", help_heading = MODEL, value_hint = ValueHint::AnyPath)]
     pub vae: Option<PathBuf>,
@@ -569,8 +579,8 @@ pub struct Model {
 impl Model {
     /// What of the model is taken from elsewhere.
     pub fn parts(&self) -> Parts {
-        let Self { vae, taesd, lora: loras, dtype, .. } = self.clone();
-        Parts { vae, taesd, loras, dtype }
+        let Self { config, vae, taesd, lora: loras, dtype, .. } = self.clone();
+        Parts { config, vae, taesd, loras, dtype }
     }
 
     /// The same with the files that the prompt names, whose names are taken out of it.

@@ -30,6 +30,7 @@ pub fn interruptible(args: &args::Convert, stop: &Stop) -> Result<()> {
     let prompts = &args.prompt;
     let conversion = Conversion {
         model: &args.model,
+        config: args.config.as_deref(),
         to: args.dtype,
         output: &args.output,
         loras: &args.lora,

@@ -23,7 +23,7 @@ pub fn run(args: &args::Eval) -> Result<()> {
         sampling_method: args.sampling_method,
         seed: args.seed,
     };
-    let place = Place::model(&args.model.model)?;
+    let place = Place::model_with(&args.model.model, args.model.config.as_deref())?;
     let (machine, mut reporter) = (args.threads.machine()?, Terminal::new(args.quiet));
     let (parts, stop) = (args.model.parts(), interrupt::listen()?);
     let report = eval::run(&place, &parts, &options, &machine, &mut reporter, &stop)?;

@@ -63,7 +63,7 @@ impl Way {
 /// # Errors
 /// Where nothing fits, by how much; and where the model cannot be run as asked.
 pub fn suggest(args: &args::Plan, flash: Option<u64>, ram: Option<u64>) -> Result<()> {
-    let model = Place::model(&args.model.model)?;
+    let model = Place::model_with(&args.model.model, args.model.config.as_deref())?;
     let wanted = args.request.read()?;
     let resolved = resolve::resolve(&model, &args.model.parts(), &wanted)?;
     let part = Part { flash: flash.unwrap_or(u64::MAX), ram: ram.unwrap_or(u64::MAX) };

@@ -7,5 +7,6 @@ mod convert;
 mod faults;
 mod lora;
 mod real_files;
+mod single;
 mod terminal;
 mod train;

@@ -213,7 +213,7 @@ fn wrong_files() -> Vec<(&'static str, Vec<u8>, [&'static str; 2])> {
         (
             "sd.safetensors",
             named(&["model.diffusion_model.out.2.weight", "first_stage_model.a"]),
-            ["in one file", "sd.safetensors').save_pretrained("],
+            ["in one file", "--config FOLDER"],
         ),
         (
             "xl.safetensors",

@@ -62,12 +62,14 @@ impl Model {
         Self { place: place.clone(), parts: parts.clone(), files, verified, converted }
     }
 
-    /// The model at `path`: a folder in diffusers' layout, or a file that `mote convert` wrote.
+    /// The model at `path`: a folder in diffusers' layout, a file that `mote convert` wrote, or a
+    /// checkpoint in one file with its configurations in [`Parts::config`].
     ///
     /// # Errors
     /// Where it is a packed file that cannot be used.
     pub fn open(path: impl AsRef<Path>, parts: &Parts) -> Result<Self> {
-        Ok(Self::new(&Place::model(path.as_ref())?, parts))
+        let place = Place::model_with(path.as_ref(), parts.config.as_deref())?;
+        Ok(Self::new(&place, parts))
     }
 
     /// Compares a packed file with its checksum, once, where that takes but milliseconds. What

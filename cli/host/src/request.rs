@@ -27,6 +27,8 @@ const STEPS: u32 = 20;
 /// What of a model is taken from elsewhere, and in which type its weights are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parts {
+    /// The folder of the configurations of a checkpoint in one file.
+    pub config: Option<PathBuf>,
     /// Another autoencoder than the model's own: a folder with its `config.json` and its weights.
     pub vae: Option<PathBuf>,
     /// A tiny autoencoder (TAESD): a folder, or its `taesd_decoder.safetensors`.

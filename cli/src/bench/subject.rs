@@ -83,7 +83,7 @@ impl Subjects {
     /// # Errors
     /// Where it is not there, or mote cannot run it.
     pub fn find(args: &args::Bench) -> Result<Self> {
-        let folder = &Place::model(&args.model.model)?;
+        let folder = &Place::model_with(&args.model.model, args.model.config.as_deref())?;
         let (dtype, converts) = resolve::dtype(folder, args.model.dtype)?;
         let has = |name: &str| folder.part(name).join("config.json").is_file();
         let has_vae = has("vae") || args.model.vae.is_some() || args.model.taesd.is_some();

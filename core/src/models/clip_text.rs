@@ -61,7 +61,7 @@ impl Default for ClipTextConfig {
 
 /// Where the network's weights lie: names with and without the prefix `text_model.` are known.
 pub(super) fn prefix<'p>(cx: &mut Context<'_>, path: &'p Path<'_>) -> Result<Path<'p>> {
-    Ok(match cx.has(&path.at("text_model.final_layer_norm.weight"))? {
+    Ok(match cx.has(&path.at("text_model.embeddings.token_embedding.weight"))? {
         true => path.at("text_model"),
         false => *path,
     })

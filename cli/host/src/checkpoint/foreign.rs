@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::format::{format_of, from_single_file, python};
+use super::format::{format_of, python};
 use super::mapped::Mapped;
 use crate::error::Failure;
 
@@ -147,7 +147,12 @@ impl Holds {
                 .remedy("mote adds no words to a tokenizer: give -m the model it was trained for"),
             Self::ControlNet => failure(", and no model")
                 .remedy("mote runs none: give -m the model it was trained for"),
-            Self::SingleFile => failure("").remedy(from_single_file(path)),
+            Self::SingleFile => failure("").remedy(
+                "Give its configurations with --config FOLDER, a folder in diffusers' layout \
+                 without weights, such as `hf download \
+                 stable-diffusion-v1-5/stable-diffusion-v1-5 --include \"*.json\" --include \
+                 \"*.txt\" --local-dir sd15` makes",
+            ),
             Self::OtherSingleFile(_) | Self::Transformer => failure("")
                 .remedy("mote runs Stable Diffusion 1.x and 2.x, and models of their kind"),
             Self::Unet => failure(part).remedy(belongs("unet", path)),

@@ -4,6 +4,8 @@
 #[forbid(unsafe_code)]
 pub mod built_in;
 #[forbid(unsafe_code)]
+pub mod first_layout;
+#[forbid(unsafe_code)]
 pub mod foreign;
 #[forbid(unsafe_code)]
 pub mod format;
@@ -14,5 +16,7 @@ pub mod packed;
 pub mod place;
 #[forbid(unsafe_code)]
 pub mod shards;
+#[forbid(unsafe_code)]
+pub mod single;
 #[forbid(unsafe_code)]
 pub mod weight_files;

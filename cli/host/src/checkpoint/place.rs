@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::built_in;
 use super::mapped::Mapped;
 use super::packed::Packed;
+use super::single::Single;
 use crate::error::{Failure, Result};
 use crate::{files, json};
 
@@ -22,10 +23,12 @@ const CLASSES: [(&str, &str); 3] =
 const MAX_REF_BYTES: u64 = 1 << 10;
 
 /// A file or a folder, on the disk or in a packed file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Place {
     path: PathBuf,
     packed: Option<Arc<Packed>>,
+    /// The file that holds the weights of all networks, where that is not each one's folder.
+    single: Option<Arc<Single>>,
     /// What the model is called, where that is not the path's last part.
     name: Option<String>,
 }
@@ -50,12 +53,36 @@ impl Place {
         } else {
             None
         };
-        Ok(Self { path: path.into(), packed: packed.map(Arc::new), name: None })
+        Ok(Self { path: path.into(), packed: packed.map(Arc::new), ..Self::default() })
+    }
+
+    /// The model in a checkpoint in one file, whose configurations lie in `folder`; without one as
+    /// [`Place::model`].
+    ///
+    /// # Errors
+    /// Where there is no such file or folder, and as [`Place::model`].
+    pub fn model_with(path: &Path, folder: Option<&Path>) -> Result<Self> {
+        let Some(folder) = folder else { return Self::model(path) };
+        if !folder.is_dir() {
+            return Err(Failure::new(format!("there is no folder {}", folder.display())).remedy(
+                "Give --config a model's folder in diffusers' layout; its weights are not read",
+            ));
+        }
+        if path.is_dir() {
+            return Err(Failure::new(format!(
+                "{} is a folder, which has configurations of its own",
+                path.display()
+            ))
+            .remedy("Leave out --config"));
+        }
+        let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        let single = Some(Arc::new(Single::open(path)?));
+        Ok(Self { path: folder.into(), packed: None, single, name })
     }
 
     /// The model in a packed file that is open.
     pub fn of(packed: Arc<Packed>) -> Self {
-        Self { path: packed.path().into(), packed: Some(packed), name: None }
+        Self { path: packed.path().into(), packed: Some(packed), ..Self::default() }
     }
 
     /// The folder of a part of the pipeline here: its own or, where it has none and its files lie
@@ -81,7 +108,7 @@ impl Place {
     /// What is called `name` here.
     #[must_use]
     pub fn join(&self, name: &str) -> Self {
-        Self { path: self.path.join(name), packed: self.packed.clone(), name: None }
+        Self { path: self.path.join(name), name: None, ..self.clone() }
     }
 
     /// The path, of what lies in a packed file as if that were a folder.
@@ -98,6 +125,11 @@ impl Place {
     /// The packed file that this lies in or is.
     pub fn packed(&self) -> Option<&Arc<Packed>> {
         self.packed.as_ref()
+    }
+
+    /// The one file that holds the weights of all networks, if there is one.
+    pub fn single(&self) -> Option<&Arc<Single>> {
+        self.single.as_ref()
     }
 
     /// Whether this is the model in the program, and not one that is given.
@@ -212,7 +244,7 @@ impl From<&PathBuf> for Place {
 
 impl From<PathBuf> for Place {
     fn from(path: PathBuf) -> Self {
-        Self { path, packed: None, name: None }
+        Self { path, ..Self::default() }
     }
 }
 

@@ -9,10 +9,11 @@ use super::mapped::{Mapped, plain_name};
 use super::packed::{FILE, OfNetworks, Packed};
 use super::place::Place;
 use super::shards::Checkpoint;
+use super::single::Single;
 use crate::error::Result;
 
 /// The weights of all networks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WeightFiles {
     /// Those with files of their own.
     networks: Vec<(&'static str, Checkpoint)>,
@@ -20,6 +21,10 @@ pub struct WeightFiles {
     packed_networks: Vec<&'static str>,
     /// That file.
     packed: Option<Arc<Packed>>,
+    /// Those in a checkpoint in one file.
+    single_networks: Vec<&'static str>,
+    /// That file.
+    single: Option<Arc<Single>>,
 }
 
 impl WeightFiles {
@@ -29,14 +34,18 @@ impl WeightFiles {
     /// # Errors
     /// Where some are missing or damaged.
     pub fn open(places: &[(&'static str, Place)]) -> Result<Self> {
-        let mut files = Self { networks: Vec::new(), packed_networks: Vec::new(), packed: None };
+        let mut files = Self::default();
         for (network, place) in places {
-            match place.packed() {
-                Some(packed) => {
+            match (place.packed(), place.single()) {
+                (Some(packed), _) => {
                     files.packed_networks.push(network);
                     files.packed = Some(packed.clone());
                 }
-                None => files.networks.push((network, Checkpoint::open(place.path())?)),
+                (None, Some(single)) => {
+                    files.single_networks.push(network);
+                    files.single = Some(single.clone());
+                }
+                (None, None) => files.networks.push((network, Checkpoint::open(place.path())?)),
             }
         }
         Ok(files)
@@ -44,7 +53,7 @@ impl WeightFiles {
 
     /// All weights in one packed file, under their whole names.
     pub fn packed(file: Arc<Packed>) -> Self {
-        Self { networks: Vec::new(), packed_networks: vec![""], packed: Some(file) }
+        Self { packed_networks: vec![""], packed: Some(file), ..Self::default() }
     }
 
     /// How many tensors the packed file has, where there is one.
@@ -56,10 +65,16 @@ impl WeightFiles {
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         let files = self.networks.iter().flat_map(|(_, checkpoint)| &checkpoint.files);
         let packed = self.packed.iter().map(|file| file.path());
-        files.map(Mapped::path).chain(packed)
+        let single = self.single.iter().map(|file| file.path());
+        files.map(Mapped::path).chain(packed).chain(single)
     }
 
-    /// All tensors, under their whole names.
+    /// The checkpoint in one file, if there is one.
+    pub fn single(&self) -> Option<&Path> {
+        self.single.as_ref().map(|file| file.path())
+    }
+
+    /// All tensors of folders and packed files, under their whole names.
     pub fn named_tensors(&self) -> Vec<(String, Weight)> {
         let mut all = Vec::new();
         for (network, checkpoint) in &self.networks {
@@ -92,8 +107,10 @@ impl WeightFiles {
             .map(|file| OfNetworks { networks: &self.packed_networks, weights: file.weights() });
         let each = files.iter_mut().map(|(name, weights)| (*name, weights as &mut dyn Weights));
         let packed = packed.iter_mut().map(|packed| ("", packed as &mut dyn Weights));
+        let mut single = self.single.as_ref().map(|file| file.weights(&self.single_networks));
+        let single = single.iter_mut().map(|single| ("", single as &mut dyn Weights));
         let part = |(prefix, weights)| Part { prefix, weights };
-        let mut parts: Vec<Part<'_>> = each.chain(packed).map(part).collect();
+        let mut parts: Vec<Part<'_>> = each.chain(packed).chain(single).map(part).collect();
         body(&mut Parts(&mut parts))
     }
 }

@@ -74,6 +74,8 @@ type Files = BTreeMap<String, Vec<u8>>;
 pub struct Conversion<'a> {
     /// The model's folder, or a file in half precision.
     pub model: &'a Path,
+    /// The folder of the configurations of a checkpoint in one file.
+    pub config: Option<&'a Path>,
     /// The type of the weights of products.
     pub to: Type,
     /// The file that is written.
@@ -96,7 +98,7 @@ impl Conversion<'_> {
         stop: &Stop,
     ) -> Result<Report> {
         write::check_model(self.output)?;
-        let model = Place::model(self.model)?;
+        let model = Place::model_with(self.model, self.config)?;
         let (networks, places) = networks::of(&model)?;
         self.check(&model)?;
         let files = files(&model)?;

@@ -16,6 +16,7 @@ use mote::arch::Isa;
 use mote::tensor::{DType, Shape};
 use mote::weights::{Weight, Weights};
 
+use crate::checkpoint::first_layout::Blocks;
 use crate::checkpoint::mapped::{Mapped, damaged, plain_name};
 use crate::checkpoint::place::Place;
 use crate::checkpoint::weight_files::WeightFiles;
@@ -23,7 +24,6 @@ use crate::error::{Failure, Result};
 use crate::pack::to_f32;
 use crate::types::{Choice, Type};
 use delta::{Delta, Factor, Matrix};
-use names::Blocks;
 
 /// A file whose changes are to be added, and how much of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -213,6 +213,15 @@ impl Source {
         let (mut notes, mut opened) = (Vec::new(), None);
         if !loras.is_empty() {
             refuse_packed(places)?;
+            if let Some(file) = files.single() {
+                return Err(Failure::new(format!(
+                    "{} is a checkpoint in one file, to which mote adds no LoRA as it is",
+                    file.display()
+                ))
+                .remedy(
+                    "Convert it with `mote convert --type f16` first, and give -m the result",
+                ));
+            }
             opened = Some(Loras::open(&files, loras, &mut notes)?);
         }
         let loras = opened.filter(|loras| !loras.changed.is_empty());
