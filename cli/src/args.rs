@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use mote::arch::Level;
 use mote::diffusion::sampler::{Named, SAMPLERS};
 use mote_host::checkpoint::built_in;
+use mote_host::embedding::{self, Embedding};
 use mote_host::error::{FAILED, FAULT, INTERRUPTED};
 use mote_host::lora::{self, Lora};
 use mote_host::machine::{self, isa};
@@ -459,7 +460,7 @@ pub struct Completions {
 }
 
 /// What a plan as a constant does not depend on, or a program without operating system not do.
-const NOT_IN_A_CONSTANT: [&str; 23] = [
+const NOT_IN_A_CONSTANT: [&str; 25] = [
     "threads",
     "memory_limit",
     "batch_count",
@@ -482,15 +483,27 @@ const NOT_IN_A_CONSTANT: [&str; 23] = [
     "config",
     "lora",
     "lora_dir",
+    "embedding",
+    "embd_dir",
     "dtype",
 ];
 
 /// What a suggestion for a part does not depend on.
-const NOT_ON_A_PART: [&str; 8] =
-    ["lora", "lora_dir", "threads", "memory_limit", "batch_count", "seed", "init_img", "strength"];
+const NOT_ON_A_PART: [&str; 10] = [
+    "lora",
+    "lora_dir",
+    "embedding",
+    "embd_dir",
+    "threads",
+    "memory_limit",
+    "batch_count",
+    "seed",
+    "init_img",
+    "strength",
+];
 
 /// What says how pictures are drawn, and nothing about a training.
-const NOT_IN_TRAINING: [&str; 35] = [
+const NOT_IN_TRAINING: [&str; 37] = [
     "request",
     "model",
     "config",
@@ -498,6 +511,8 @@ const NOT_IN_TRAINING: [&str; 35] = [
     "taesd",
     "lora",
     "lora_dir",
+    "embedding",
+    "embd_dir",
     "dtype",
     "prompt",
     "negative_prompt",
@@ -568,6 +583,14 @@ pub struct Model {
     /// such a name is read as plain words.
     #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
     pub lora_dir: Option<PathBuf>,
+    /// A textual inversion: vectors for a word that the model does not know. The word is the one
+    /// that the file names, or the file's own name, where none is given; may be given again.
+    #[arg(long, value_name = "FILE[:WORD]", help_heading = MODEL)]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub embedding: Vec<Embedding>,
+    /// A folder of textual inversions: each stands for its file's name where a text has it.
+    #[arg(long, value_name = "FOLDER", help_heading = MODEL, value_hint = ValueHint::DirPath)]
+    pub embd_dir: Option<PathBuf>,
     /// The type of the large products. The model's weights are converted to it on the way in; to
     /// convert them once and start at once ever after, see `mote convert`. By default the weights
     /// are taken as they are, and the arithmetic is that of f32 where they are not packed.
@@ -579,11 +602,12 @@ pub struct Model {
 impl Model {
     /// What of the model is taken from elsewhere.
     pub fn parts(&self) -> Parts {
-        let Self { config, vae, taesd, lora: loras, dtype, .. } = self.clone();
-        Parts { config, vae, taesd, loras, dtype }
+        let Self { config, vae, taesd, lora: loras, embedding: embeddings, dtype, .. } =
+            self.clone();
+        Parts { config, vae, taesd, loras, embeddings, dtype }
     }
 
-    /// The same with the files that the prompt names, whose names are taken out of it.
+    /// The same with the files that the texts name; LoRAs' names are taken out of the prompt.
     ///
     /// # Errors
     /// Where one is not there.
@@ -591,6 +615,11 @@ impl Model {
         let mut parts = self.parts();
         if let (Some(folder), Some(prompt)) = (&self.lora_dir, &mut request.prompt) {
             parts.loras.extend(lora::take_from(prompt, folder)?);
+        }
+        if let Some(folder) = &self.embd_dir {
+            let texts = [&request.prompt, &request.negative_prompt];
+            let texts = texts.map(|text| text.as_deref().unwrap_or_default());
+            parts.embeddings.extend(embedding::in_folder(folder, &texts)?);
         }
         Ok(parts)
     }

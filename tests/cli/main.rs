@@ -4,6 +4,7 @@
 mod binary;
 mod command;
 mod convert;
+mod embedding;
 mod faults;
 mod lora;
 mod real_files;

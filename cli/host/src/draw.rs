@@ -11,7 +11,6 @@ use mote::progress::Progress;
 use mote::weights::Weights;
 
 use crate::checkpoint::place::Place;
-use crate::checkpoint::weight_files::WeightFiles;
 use crate::convert;
 use crate::error::Result;
 use crate::explain::explain;
@@ -52,7 +51,7 @@ pub struct Model {
     verified: OnceLock<()>,
     /// The weights in the type that was asked for, where the files have another: those that a
     /// picture from noise takes, and those that one from a picture takes.
-    converted: [OnceLock<WeightFiles>; 2],
+    converted: [OnceLock<Source>; 2],
 }
 
 impl Model {
@@ -93,7 +92,10 @@ impl Model {
     /// Where the model is not what its configurations say, or cannot do what is asked.
     pub fn plan<'a>(&'a self, request: &Request, machine: &'a Machine) -> Result<Plan<'a>> {
         let mut resolved = resolve::resolve(&self.place, &self.parts, request)?;
-        let files = kept(&self.files, || Source::open(&resolved.places, &self.parts.loras))?;
+        let files = kept(&self.files, || {
+            let source = Source::open(&resolved.places, &self.parts.loras)?;
+            Ok(source.with_words(&resolved.words, &resolved.token_widths()))
+        })?;
         resolved.notes.extend_from_slice(files.notes());
         if let Some(own) = files.dtype() {
             // What is added is added on the way into another type, or into the same.
@@ -221,21 +223,22 @@ impl Plan<'_> {
         drawn.map_err(|failure| adapter.failure.take().unwrap_or(failure))
     }
 
-    fn converted(&self) -> &OnceLock<WeightFiles> {
+    fn converted(&self) -> &OnceLock<Source> {
         &self.model.converted[usize::from(self.resolved.starts_from_a_picture())]
     }
 
     /// The weights, as the picture takes them.
-    fn weights(&self, reporter: &mut dyn Reporter, stop: &Stop) -> Result<&WeightFiles> {
+    fn weights(&self, reporter: &mut dyn Reporter, stop: &Stop) -> Result<&Source> {
         let Some(to) = self.resolved.dtype.filter(|_| self.resolved.converts) else {
-            return Ok(self.files.files());
+            return Ok(self.files);
         };
         let machine = self.machine;
         kept(self.converted(), || {
             let plan = |weights: &mut dyn Weights| {
                 plan::plan_as_it_is(&self.resolved, machine, weights).map(drop)
             };
-            convert::OnTheWay { plan: &plan, to, machine }.convert(self.files, reporter, stop)
+            let way = convert::OnTheWay { plan: &plan, to, machine };
+            way.convert(self.files, reporter, stop).map(Source::from)
         })
     }
 }

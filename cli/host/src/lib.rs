@@ -27,6 +27,8 @@ pub mod convert;
 #[forbid(unsafe_code)]
 pub mod draw;
 #[forbid(unsafe_code)]
+pub mod embedding;
+#[forbid(unsafe_code)]
 pub mod error;
 #[forbid(unsafe_code)]
 pub mod explain;

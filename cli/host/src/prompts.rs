@@ -9,6 +9,7 @@ use mote::models::clip_text_projection::ClipTextProjectionConfig;
 use crate::checkpoint::place::{Place, Places};
 use crate::config::model_index::ModelIndex;
 use crate::config::{clip_text, clip_text_projection};
+use crate::embedding::{self, Word};
 use crate::error::{Failure, Result};
 use crate::request::Request;
 use crate::tokenizer::Tokenizer;
@@ -45,6 +46,19 @@ pub struct Xl {
     pub numbers: [Vec<f32>; 2],
 }
 
+impl Encoders {
+    /// How wide the vectors of each one's tokens are.
+    pub fn widths(&self) -> Vec<(&'static str, usize)> {
+        match self {
+            Self::One(encoder) => vec![("text_encoder", encoder.hidden_size)],
+            Self::Xl(xl) => {
+                let first = xl.first.as_ref().map(|first| ("text_encoder", first.hidden_size));
+                first.into_iter().chain([("text_encoder_2", xl.second.text.hidden_size)]).collect()
+            }
+        }
+    }
+}
+
 /// What is asked of the text encoders.
 pub struct Asked<'a> {
     /// The model.
@@ -59,6 +73,8 @@ pub struct Asked<'a> {
     pub is_guided: bool,
     /// Height and width of the picture.
     pub size: [usize; 2],
+    /// Words with vectors of their own.
+    pub words: &'a [Word],
 }
 
 /// The text encoders, and what they are handed.
@@ -88,8 +104,8 @@ impl Asked<'_> {
             .remedy("Leave it out: it is for Stable Diffusion XL"));
         }
         let at = self.folder.part("text_encoder");
-        let encoder = clip_text::read(at.join("config.json"))?;
-        let tokens = Tokens::open(&self.folder.part("tokenizer"), &encoder)?;
+        let mut encoder = clip_text::read(at.join("config.json"))?;
+        let tokens = self.tokens("tokenizer", "text_encoder", &mut encoder)?;
         let clip_skip = clip_skip(encoder.num_hidden_layers, self.request.clip_skip)?;
         places.insert(0, ("text_encoder", at));
         Ok(Encoded {
@@ -107,15 +123,15 @@ impl Asked<'_> {
     /// As [`Asked::one`].
     pub fn xl(&self, places: &mut Places) -> Result<Encoded> {
         let at = self.folder.part("text_encoder_2");
-        let second = clip_text_projection::read(at.join("config.json"))?;
+        let mut second = clip_text_projection::read(at.join("config.json"))?;
         places.insert(0, ("text_encoder_2", at));
-        let tokens = Tokens::open(&self.folder.part("tokenizer_2"), &second.text)?;
+        let tokens = self.tokens("tokenizer_2", "text_encoder_2", &mut second.text)?;
         let at = self.folder.part("text_encoder");
         let (mut layers, mut first, mut ids) =
             (second.text.num_hidden_layers, None, [vec![], vec![]]);
         if at.is_folder() {
-            let encoder = clip_text::read(at.join("config.json"))?;
-            let tokens = Tokens::open(&self.folder.part("tokenizer"), &encoder)?;
+            let mut encoder = clip_text::read(at.join("config.json"))?;
+            let tokens = self.tokens("tokenizer", "text_encoder", &mut encoder)?;
             ids = [tokens.encode(self.texts[0])?, tokens.encode(self.texts[1])?];
             layers = layers.min(encoder.num_hidden_layers);
             first = Some(encoder);
@@ -136,8 +152,28 @@ impl Asked<'_> {
         Ok(Encoded { encoders: Encoders::Xl(xl), prompt, negative_prompt, clip_skip, cut })
     }
 
+    /// The tokenizer of a text encoder, whose table has the words' vectors behind its own.
+    fn tokens(
+        &self,
+        folder: &str,
+        network: &str,
+        encoder: &mut ClipTextConfig,
+    ) -> Result<Tokens<'_>> {
+        let mut tokens = Tokens::open(&self.folder.part(folder), encoder)?;
+        tokens.words = self.words;
+        for word in self.words {
+            let values = word.values(network, encoder.hidden_size).unwrap_or_default();
+            let count = values.len() / encoder.hidden_size;
+            let first = encoder.vocab_size;
+            tokens.ids.push((first..first + count).map(|id| id as u32).collect());
+            encoder.vocab_size += count;
+        }
+        tokens.vectors = encoder.vocab_size;
+        Ok(tokens)
+    }
+
     /// Which words do not fit.
-    fn cut(&self, tokens: &Tokens) -> Result<Vec<String>> {
+    fn cut(&self, tokens: &Tokens<'_>) -> Result<Vec<String>> {
         let mut cut = Vec::from_iter(tokens.cut("prompt", self.texts[0])?);
         if self.is_guided {
             cut.extend(tokens.cut("negative prompt", self.texts[1])?);
@@ -208,26 +244,36 @@ pub fn told(request: &Request) -> Option<&'static str> {
 }
 
 /// The tokenizer, and how many tokens the text encoder takes.
-struct Tokens {
+struct Tokens<'a> {
     tokenizer: Tokenizer,
     length: usize,
     /// How many of them the text encoder has vectors for. Tokens that were added to the vocabulary
     /// alone lie beyond, and do no harm where they are not used.
     vectors: usize,
     folder: PathBuf,
+    /// Words with vectors of their own, and the ids of these.
+    words: &'a [Word],
+    ids: Vec<Vec<u32>>,
 }
 
-impl Tokens {
+impl Tokens<'_> {
     fn open(folder: &Place, encoder: &ClipTextConfig) -> Result<Self> {
         let tokenizer = Tokenizer::from_folder(folder)?;
         let most = encoder.max_position_embeddings;
         let length = tokenizer.model_max_length().map_or(most, |length| length.min(most));
         let (vectors, folder) = (encoder.vocab_size, folder.path().into());
-        Ok(Self { tokenizer, length, vectors, folder })
+        Ok(Self { tokenizer, length, vectors, folder, words: &[], ids: Vec::new() })
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = tokenizer::encode(&self.tokenizer.core()?, text, self.length)?;
+        let mut pieces: Vec<(&str, &[u32])> = Vec::new();
+        for (piece, word) in embedding::pieces(text, self.words) {
+            let ids: &[u32] = word.map_or(&[], |word| &self.ids[word]);
+            // A word without vectors for this encoder is read as what it is.
+            let is_word = word.is_some() && !ids.is_empty();
+            pieces.push((if is_word { "" } else { piece }, ids));
+        }
+        let ids = tokenizer::encode_pieces(&self.tokenizer.core()?, &pieces, self.length)?;
         let Some(id) = ids.iter().find(|&&id| id as usize >= self.vectors) else {
             return Ok(ids);
         };

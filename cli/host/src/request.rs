@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::format::{Format, format_of};
+use crate::embedding::Embedding;
 use crate::error::{Failure, Result};
 use crate::image::parameters::{KEYWORD, Parameters};
 use crate::image::png;
@@ -35,6 +36,8 @@ pub struct Parts {
     pub taesd: Option<PathBuf>,
     /// What is added to the weights, in this order.
     pub loras: Vec<Lora>,
+    /// Words with vectors of their own.
+    pub embeddings: Vec<Embedding>,
     /// The type that the weights of products are converted to; `None`: as they are.
     pub dtype: Option<Type>,
 }

@@ -20,6 +20,7 @@ use crate::config::autoencoder::Autoencoder;
 use crate::config::model_index::{ModelIndex, Pipeline};
 use crate::config::scheduler::SchedulerConfig;
 use crate::config::{autoencoder, model_index, scheduler, taesd, unet_2d, unet_2d_condition};
+use crate::embedding::Word;
 use crate::error::{Failure, Result};
 use crate::image::Picture;
 use crate::image::parameters::Parameters;
@@ -107,6 +108,8 @@ pub struct Resolved {
     pub noise: NoiseKind,
     /// The first picture's seed.
     pub seed: u64,
+    /// Words with vectors of their own.
+    pub words: Vec<Word>,
     /// What there is to say about the request: one sentence each, without its full stop.
     pub notes: Vec<String>,
     /// How the pictures are made, but for the seed and the version.
@@ -122,10 +125,11 @@ pub fn resolve(folder: &Place, parts: &Parts, request: &Request) -> Result<Resol
     let index = model_index::read(folder)?;
     let (dtype, converts) = dtype(folder, parts.dtype)?;
     let scheduler = scheduler(folder, request)?;
+    let words = parts.embeddings.iter().map(Word::read).collect::<Result<Vec<_>>>()?;
     let (networks, places, size) = match index.pipeline {
         Pipeline::Unconditional => unconditional(folder, parts, request)?,
         Pipeline::TextToImage | Pipeline::StableDiffusionXl => {
-            text_to_image(folder, parts, request, &index)?
+            text_to_image(folder, parts, request, &index, &words)?
         }
     };
     let strength = match &networks {
@@ -151,6 +155,7 @@ pub fn resolve(folder: &Place, parts: &Parts, request: &Request) -> Result<Resol
         size,
         noise: request.rng.into(),
         seed,
+        words,
         notes: Vec::new(),
         settings: Parameters::default(),
     };
@@ -242,6 +247,7 @@ fn unconditional(folder: &Place, parts: &Parts, request: &Request) -> Result<Fou
         (request.cfg_scale.is_some(), "--cfg-scale"),
         (request.clip_skip.is_some(), "--clip-skip"),
         (told(request).is_some(), told(request).unwrap_or_default()),
+        (!parts.embeddings.is_empty(), "--embedding"),
         (parts.vae.is_some(), "--vae"),
         (parts.taesd.is_some(), "--taesd"),
         (request.vae_tiling, "--vae-tiling"),
@@ -294,6 +300,7 @@ fn text_to_image(
     parts: &Parts,
     request: &Request,
     index: &ModelIndex,
+    words: &[Word],
 ) -> Result<Found> {
     if request.class_label.is_some() {
         return Err(Failure::new("this model draws what a text says, and knows no classes")
@@ -334,12 +341,14 @@ fn text_to_image(
     let cfg_scale = request.cfg_scale.unwrap_or(cfg_scale).max(UNGUIDED);
     let is_guided = cfg_scale > UNGUIDED && unet.time_cond_proj_dim.is_none();
     let negative_prompt = request.negative_prompt.as_deref().unwrap_or("");
-    let asked = Asked { folder, request, index, texts: [prompt, negative_prompt], is_guided, size };
+    let asked =
+        Asked { folder, request, index, texts: [prompt, negative_prompt], is_guided, size, words };
     let mut places = vec![("unet", unet_folder)];
     let encoded = match index.pipeline {
         Pipeline::StableDiffusionXl => asked.xl(&mut places)?,
         _ => asked.one(&mut places)?,
     };
+    check_words(words, &encoded.encoders)?;
     let words = Words {
         prompt: encoded.prompt,
         negative_prompt: encoded.negative_prompt,
@@ -354,6 +363,25 @@ fn text_to_image(
     };
     places.extend(vae_places);
     Ok((Networks::TextToImage(words), places, size))
+}
+
+/// Refuses vectors that are for none of the text encoders.
+fn check_words(words: &[Word], encoders: &Encoders) -> Result<()> {
+    let widths = encoders.widths();
+    for word in words {
+        let fits = |(network, width): &(&str, usize)| word.values(network, *width).is_some();
+        if !widths.iter().any(fits) {
+            let own = widths.iter().map(|(_, width)| width.to_string()).collect::<Vec<_>>();
+            return Err(Failure::new(format!(
+                "the vectors for {:?} are {} wide, and those of this model {}",
+                word.token,
+                word.widths(),
+                own.join(" and ")
+            ))
+            .remedy("Give a textual inversion that was made for a model of this kind"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a UNet's sample is a picture, as it is or in blocks of pixels.
@@ -535,6 +563,12 @@ impl Resolved {
                 Some(_) => "the negative prompt has no effect: this model takes none",
             }.into());
         }
+        let texts = [prompt, negative_prompt].map(str::to_lowercase);
+        for word in &self.words {
+            if !texts.iter().any(|text| text.contains(&word.token)) {
+                notes.push(format!("no text holds {:?}, whose vectors are given", word.token));
+            }
+        }
         if self.tiles_in_vain() {
             notes.push("--vae-tiling has no effect: one tile holds the whole picture".into());
         }
@@ -678,6 +712,14 @@ impl Resolved {
             words.init = Some(Picture { width, height, rgb: vec![0; 3 * width * height] });
         }
         other
+    }
+
+    /// How wide the vectors of each text encoder's tokens are.
+    pub fn token_widths(&self) -> Vec<(&'static str, usize)> {
+        match &self.networks {
+            Networks::TextToImage(words) => words.encoders.widths(),
+            Networks::Unconditional { .. } => Vec::new(),
+        }
     }
 
     /// Whether a picture is given to start from.

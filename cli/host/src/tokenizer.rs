@@ -136,8 +136,20 @@ fn refused(error: mote::Error) -> Failure {
 /// # Errors
 /// If `length` is below 2.
 pub fn encode(tokenizer: &ClipTokenizer<'_>, text: &str, length: usize) -> Result<Vec<u32>> {
+    encode_pieces(tokenizer, &[(text, &[])], length)
+}
+
+/// [`encode`] of texts one behind the other, each with ids that follow it.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_pieces(
+    tokenizer: &ClipTokenizer<'_>,
+    pieces: &[(&str, &[u32])],
+    length: usize,
+) -> Result<Vec<u32>> {
     let mut ids = vec![0; length];
-    encode_into(tokenizer, text, &mut ids)?;
+    encode_into(tokenizer, pieces, &mut ids)?;
     Ok(ids)
 }
 
@@ -146,25 +158,32 @@ pub fn encode(tokenizer: &ClipTokenizer<'_>, text: &str, length: usize) -> Resul
 /// # Errors
 /// If `most` is below 2.
 pub fn used(tokenizer: &ClipTokenizer<'_>, text: &str, most: usize) -> Result<usize> {
-    encode_into(tokenizer, text, &mut vec![0; most])
+    encode_into(tokenizer, &[(text, &[])], &mut vec![0; most])
 }
 
-/// [`encode`] into a place for so many ids; how many come before the padding.
-fn encode_into(tokenizer: &ClipTokenizer<'_>, text: &str, ids: &mut [u32]) -> Result<usize> {
+/// [`encode_pieces`] into a place for so many ids; how many come before the padding.
+fn encode_into(
+    tokenizer: &ClipTokenizer<'_>,
+    pieces: &[(&str, &[u32])],
+    ids: &mut [u32],
+) -> Result<usize> {
     let mut scratch = Vec::new();
     let fails = |error: mote::Error| Failure::new(error.to_string()).within("tokenizer");
     let mut encoder = tokenizer.encoder(ids).map_err(fails)?;
-    for segment in tokenizer.segments(text) {
-        match segment {
-            _ if encoder.is_full() => break,
-            Segment::Added(id) => encoder.push(id),
-            Segment::Text(text) => {
-                let text = compose(text);
-                let needed = tokenizer.segment_scratch_len(&text);
-                scratch.resize(needed.max(scratch.len()), 0);
-                encoder.text(&text, &mut scratch).map_err(fails)?;
+    for (text, behind) in pieces {
+        for segment in tokenizer.segments(text) {
+            match segment {
+                _ if encoder.is_full() => break,
+                Segment::Added(id) => encoder.push(id),
+                Segment::Text(text) => {
+                    let text = compose(text);
+                    let needed = tokenizer.segment_scratch_len(&text);
+                    scratch.resize(needed.max(scratch.len()), 0);
+                    encoder.text(&text, &mut scratch).map_err(fails)?;
+                }
             }
         }
+        behind.iter().for_each(|&id| encoder.push(id));
     }
     Ok(encoder.finish())
 }

@@ -159,6 +159,10 @@ fn check_present(folder: &Place, asked: Component, present: &[Component]) -> Res
 fn check_meaning(args: &args::Bench) -> Result<()> {
     let (is_text, is_vae) = (args.component == Component::Text, args.component == Component::Vae);
     let title = args.component.title();
+    if !args.model.embedding.is_empty() || args.model.embd_dir.is_some() {
+        let what = "--embedding has no meaning here: no words are read";
+        return Err(Failure::new(what).remedy("Leave it out"));
+    }
     if !args.model.lora.is_empty() || args.model.lora_dir.is_some() {
         let what = "--lora has no meaning here: what is added to weights changes no time";
         return Err(Failure::new(what).remedy("Leave it out"));

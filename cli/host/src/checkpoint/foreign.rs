@@ -127,7 +127,9 @@ impl Holds {
     pub fn unsupported(self) -> Option<&'static str> {
         match self {
             Self::Lora(_) => Some("give it to --lora, with the model that it is for as -m"),
-            Self::TextualInversion => Some("mote adds no words to a tokenizer"),
+            Self::TextualInversion => {
+                Some("give it to --embedding, with the model that it is for as -m")
+            }
             Self::ControlNet => Some("mote runs no ControlNet"),
             Self::OtherSingleFile(_) | Self::Transformer => {
                 Some("mote runs Stable Diffusion 1.x and 2.x, and models of their kind")
@@ -144,7 +146,7 @@ impl Holds {
             Self::Lora(_) => failure(", and no model")
                 .remedy("Give it to --lora, and -m the model that it was made for"),
             Self::TextualInversion => failure(", and no model")
-                .remedy("mote adds no words to a tokenizer: give -m the model it was trained for"),
+                .remedy("Give it to --embedding, and -m the model that it was trained for"),
             Self::ControlNet => failure(", and no model")
                 .remedy("mote runs none: give -m the model it was trained for"),
             Self::SingleFile => failure("").remedy(

@@ -20,6 +20,7 @@ use crate::checkpoint::first_layout::Blocks;
 use crate::checkpoint::mapped::{Mapped, damaged, plain_name};
 use crate::checkpoint::place::Place;
 use crate::checkpoint::weight_files::WeightFiles;
+use crate::embedding::Word;
 use crate::error::{Failure, Result};
 use crate::pack::to_f32;
 use crate::types::{Choice, Type};
@@ -199,6 +200,8 @@ pub struct Loras {
 pub struct Source {
     files: WeightFiles,
     loras: Option<Loras>,
+    /// What lies behind the rows of each text encoder's table.
+    rows: Vec<(&'static str, Vec<f32>)>,
     /// What there is to say about them.
     notes: Vec<String>,
 }
@@ -225,7 +228,20 @@ impl Source {
             opened = Some(Loras::open(&files, loras, &mut notes)?);
         }
         let loras = opened.filter(|loras| !loras.changed.is_empty());
-        Ok(Self { files, loras, notes })
+        Ok(Self { files, loras, rows: Vec::new(), notes })
+    }
+
+    /// The same with words' vectors behind the rows of the text encoders' tables, each as wide.
+    #[must_use]
+    pub fn with_words(mut self, words: &[Word], widths: &[(&'static str, usize)]) -> Self {
+        for &(network, width) in widths {
+            let values = words.iter().filter_map(|word| word.values(network, width));
+            let rows: Vec<f32> = values.flatten().copied().collect();
+            if !rows.is_empty() {
+                self.rows.push((network, rows));
+            }
+        }
+        self
     }
 
     /// The files of the model itself.
@@ -251,16 +267,16 @@ impl Source {
 
     /// Hands all weights, changed, to `body`.
     pub fn with_weights<T>(&self, body: impl FnOnce(&mut dyn Weights) -> T) -> T {
-        self.files.with_weights(|weights| match &self.loras {
-            Some(loras) => body(&mut Merged::new(weights, loras)),
-            None => body(weights),
+        self.files.with_weights(|weights| match (&self.loras, self.rows.as_slice()) {
+            (None, []) => body(weights),
+            (loras, rows) => body(&mut Merged::new(weights, loras.as_ref(), rows)),
         })
     }
 }
 
 impl From<WeightFiles> for Source {
     fn from(files: WeightFiles) -> Self {
-        Self { files, loras: None, notes: Vec::new() }
+        Self { files, loras: None, rows: Vec::new(), notes: Vec::new() }
     }
 }
 

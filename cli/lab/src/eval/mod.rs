@@ -89,9 +89,9 @@ pub fn run(
         )
         .remedy("Give a model without an autoencoder"));
     }
-    if resolved.converts || !parts.loras.is_empty() {
+    if resolved.converts || !parts.loras.is_empty() || !parts.embeddings.is_empty() {
         return Err(Failure::new("a model is measured as it is")
-            .remedy("Leave out --type and --lora, or convert it first"));
+            .remedy("Leave out --type, --lora and --embedding, or convert it first"));
     }
     let has_words = matches!(resolved.networks, Networks::TextToImage(_));
     check_meaning(options, has_words)?;
