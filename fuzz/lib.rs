@@ -354,6 +354,7 @@ pub fn plan(bytes: &[u8]) {
         sampling,
         prompt: &ids,
         negative_prompt: &ids,
+        token_weights: None,
         clip_skip: n.size(),
         embedded_guidance: unet.time_cond_proj_dim.map(|_| 1.0),
         size,

@@ -17,7 +17,7 @@ use mote_host::embedding::{self, Embedding};
 use mote_host::error::{FAILED, FAULT, INTERRUPTED};
 use mote_host::lora::{self, Lora};
 use mote_host::machine::{self, isa};
-use mote_host::types::{self, Choice, Corner, Prediction, Rng, Seed, Sigmas, Type};
+use mote_host::types::{self, Choice, Corner, Prediction, PromptSyntax, Rng, Seed, Sigmas, Type};
 use mote_host::{Parts, request, size};
 use mote_lab::eval;
 use mote_lab::train::data::{Folder, HoldOut, Source};
@@ -460,7 +460,8 @@ pub struct Completions {
 }
 
 /// What a plan as a constant does not depend on, or a program without operating system not do.
-const NOT_IN_A_CONSTANT: [&str; 25] = [
+const NOT_IN_A_CONSTANT: [&str; 26] = [
+    "prompt_syntax",
     "threads",
     "memory_limit",
     "batch_count",
@@ -503,7 +504,7 @@ const NOT_ON_A_PART: [&str; 10] = [
 ];
 
 /// What says how pictures are drawn, and nothing about a training.
-const NOT_IN_TRAINING: [&str; 37] = [
+const NOT_IN_TRAINING: [&str; 38] = [
     "request",
     "model",
     "config",
@@ -516,6 +517,7 @@ const NOT_IN_TRAINING: [&str; 37] = [
     "dtype",
     "prompt",
     "negative_prompt",
+    "prompt_syntax",
     "init_img",
     "strength",
     "width",
@@ -638,6 +640,11 @@ pub struct Request {
     /// What the picture is not to show.
     #[arg(short, long, value_name = "TEXT", help_heading = PICTURE, allow_hyphen_values = true)]
     pub negative_prompt: Option<String>,
+    /// How the two are read: as they are, or as web UIs read them, with weights, (x:1.3) or [x],
+    /// BREAK, and of any length [default: plain].
+    #[arg(long, value_name = "NAME", help_heading = PICTURE, ignore_case = true)]
+    #[arg(value_parser = choice::<PromptSyntax>())]
+    pub prompt_syntax: Option<PromptSyntax>,
     /// A picture to start from instead of pure noise: PNG, JPEG or WebP. It is resized to -W and
     /// -H; without them its own size is taken, rounded down to what the model can draw.
     #[arg(short, long = "init-img", visible_alias = "init-image", value_name = "FILE")]
@@ -759,6 +766,7 @@ impl Request {
         request::Request {
             prompt: given.prompt.or(base.prompt),
             negative_prompt: given.negative_prompt.or(base.negative_prompt),
+            prompt_syntax: given.prompt_syntax.unwrap_or(base.prompt_syntax),
             init_img: given.init_img.or(base.init_img),
             strength: given.strength.or(base.strength),
             width: given.size.width.or(base.width),

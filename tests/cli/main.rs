@@ -11,3 +11,4 @@ mod real_files;
 mod single;
 mod terminal;
 mod train;
+mod webui;

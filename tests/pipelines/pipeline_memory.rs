@@ -289,8 +289,32 @@ fn what_cannot_be_run_is_refused_by_the_plan_with_the_same_error() {
     assert!(matches!(error, Error::Index { what: "clip skip", .. }), "{error:?}");
     let error = refused("a token without a vector", &|r| words_of(r).prompt[3] = 1 << 30);
     assert!(matches!(error, Error::Index { what: "token", .. }), "{error:?}");
-    let error = refused("prompts of two lengths", &|r| words_of(r).prompt.truncate(9));
-    assert!(matches!(error, Error::Shape { .. }), "{error:?}");
+    let error = refused("a token too many", &|r| words_of(r).prompt.push(0));
+    assert!(matches!(error, Error::Capacity { what: "tokens", .. }), "{error:?}");
+    let error = refused("weights of another number", &|r| {
+        words_of(r).token_weights = Some([vec![1.0; 9], vec![1.0; 9]]);
+    });
+    assert!(matches!(error, Error::Shape { what: "the tokens' weights", .. }), "{error:?}");
+}
+
+#[test]
+fn prompts_of_any_two_lengths_take_what_is_planned() {
+    let long = |ids: &[u32]| [ids, ids, ids].concat();
+    let changes: [(&str, &dyn Fn(&mut Words)); 4] = [
+        ("a short prompt", &|words| words.prompt.truncate(9)),
+        ("a short negative prompt", &|words| words.negative_prompt.truncate(9)),
+        ("a long prompt", &|words| words.prompt = long(&words.prompt)),
+        ("a long negative prompt, weighed", &|words| {
+            words.negative_prompt = long(&words.negative_prompt);
+            let weights = [&words.prompt, &words.negative_prompt].map(|ids| vec![1.5; ids.len()]);
+            words.token_weights = Some(weights);
+        }),
+    ];
+    for (what, change) in changes {
+        let mut resolved = words();
+        change(words_of(&mut resolved));
+        check(what, &resolved);
+    }
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub mod tokenizer;
 #[forbid(unsafe_code)]
 pub mod types;
 #[forbid(unsafe_code)]
+pub mod webui;
+#[forbid(unsafe_code)]
 pub mod write;
 
 pub use checkpoint::place::Place;

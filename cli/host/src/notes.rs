@@ -10,6 +10,7 @@ use mote::models::clip_tokenizer::ClipTokenizer;
 
 use crate::checkpoint::built_in;
 use crate::error::Result;
+use crate::types::PromptSyntax;
 use crate::types::{Choice, Type};
 use crate::{size, tokenizer};
 
@@ -128,11 +129,14 @@ pub fn cut_captions(
     }))
 }
 
-/// Tells of signs that other programs understand and mote reads as words.
-pub fn signs(texts: &[&str]) -> Option<String> {
+/// Tells of signs that other programs understand and mote reads as words: in plain prompts all of
+/// them, in a web UI's syntax those that change a prompt from step to step.
+pub fn signs(texts: &[&str], syntax: PromptSyntax) -> Option<String> {
+    let is_plain = syntax == PromptSyntax::Plain;
+    let changes = |sign: &&str| sign.starts_with('[') && !sign.starts_with("[[");
     let mut found: Vec<String> = Vec::new();
     for text in texts {
-        for sign in signs_of(text) {
+        for sign in signs_of(text).into_iter().filter(|sign| is_plain || changes(sign)) {
             let sign = quoted(sign);
             if !found.contains(&sign) {
                 found.push(sign);
@@ -141,13 +145,14 @@ pub fn signs(texts: &[&str]) -> Option<String> {
     }
     let plural =
         if found.len() == 1 { "is read as plain words" } else { "are read as plain words" };
-    (!found.is_empty()).then(|| {
-        format!(
-            "{} {plural}: mote knows no weights, schedules or breaks in a prompt, and takes a LoRA \
-             by --lora, or in a prompt with --lora-dir",
-            listed(&found)
-        )
-    })
+    let remedy = match is_plain {
+        true => {
+            "weights, breaks and long prompts want --prompt-syntax webui, and a LoRA --lora or \
+             --lora-dir"
+        }
+        false => "mote changes no prompt from step to step",
+    };
+    (!found.is_empty()).then(|| format!("{} {plural}: {remedy}", listed(&found)))
 }
 
 /// The web UIs' signs in a text: `<lora:x:0.8>`, `(x:1.3)`, `((x))`, `[a:b:0.5]`, `[a|b]`, `BREAK`.
@@ -272,8 +277,8 @@ mod tests {
         ] {
             assert_eq!(signs_of(text), found, "{text}");
         }
-        assert_eq!(signs(&["a cat", ""]), None);
-        let note = signs(&["(a:1) (b:1)", "(a:1) (c:1) (d:1)"]).unwrap();
+        assert_eq!(signs(&["a cat", ""], PromptSyntax::Plain), None);
+        let note = signs(&["(a:1) (b:1)", "(a:1) (c:1) (d:1)"], PromptSyntax::Plain).unwrap();
         assert!(note.starts_with("“(a:1)”, “(b:1)”, “(c:1)” and 1 more are read as"), "{note}");
     }
 

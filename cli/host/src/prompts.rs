@@ -13,7 +13,8 @@ use crate::embedding::{self, Word};
 use crate::error::{Failure, Result};
 use crate::request::Request;
 use crate::tokenizer::Tokenizer;
-use crate::types::{Corner, Size};
+use crate::types::{Corner, PromptSyntax, Size};
+use crate::webui::{self, Chunks};
 use crate::{notes, tokenizer};
 
 /// How beautiful a picture is to be, where nothing is said, and what it is not to be like: the
@@ -85,6 +86,8 @@ pub struct Encoded {
     pub prompt: Vec<u32>,
     /// The negative prompt's.
     pub negative_prompt: Vec<u32>,
+    /// By how much each token's states are multiplied, of both.
+    pub token_weights: Option<[Vec<f32>; 2]>,
     /// How many of the last layers are left out.
     pub clip_skip: usize,
     /// Which words of the texts do not fit, as sentences.
@@ -108,9 +111,24 @@ impl Asked<'_> {
         let tokens = self.tokens("tokenizer", "text_encoder", &mut encoder)?;
         let clip_skip = clip_skip(encoder.num_hidden_layers, self.request.clip_skip)?;
         places.insert(0, ("text_encoder", at));
+        if self.request.prompt_syntax == PromptSyntax::WebUi {
+            let [prompt, negative] = self.texts.map(|text| tokens.chunks(text, &encoder));
+            let ((prompt, first), (negative_prompt, second)) = (prompt?, negative?);
+            let (token_weights, cut) = (Some([first, second]), Vec::new());
+            let encoders = Encoders::One(encoder);
+            return Ok(Encoded {
+                prompt,
+                negative_prompt,
+                token_weights,
+                clip_skip,
+                cut,
+                encoders,
+            });
+        }
         Ok(Encoded {
             prompt: tokens.encode(self.texts[0])?,
             negative_prompt: tokens.encode(self.texts[1])?,
+            token_weights: None,
             clip_skip,
             cut: self.cut(&tokens)?,
             encoders: Encoders::One(encoder),
@@ -122,6 +140,10 @@ impl Asked<'_> {
     /// # Errors
     /// As [`Asked::one`].
     pub fn xl(&self, places: &mut Places) -> Result<Encoded> {
+        if self.request.prompt_syntax == PromptSyntax::WebUi {
+            return Err(Failure::new("--prompt-syntax webui is not for Stable Diffusion XL yet")
+                .remedy("Leave it out, and the signs of web UIs out of the prompt"));
+        }
         let at = self.folder.part("text_encoder_2");
         let mut second = clip_text_projection::read(at.join("config.json"))?;
         places.insert(0, ("text_encoder_2", at));
@@ -149,7 +171,8 @@ impl Asked<'_> {
             second,
         };
         let ([prompt, negative_prompt], cut) = (ids, self.cut(&tokens)?);
-        Ok(Encoded { encoders: Encoders::Xl(xl), prompt, negative_prompt, clip_skip, cut })
+        let (encoders, token_weights) = (Encoders::Xl(xl), None);
+        Ok(Encoded { encoders, prompt, negative_prompt, token_weights, clip_skip, cut })
     }
 
     /// The tokenizer of a text encoder, whose table has the words' vectors behind its own.
@@ -265,6 +288,47 @@ impl Tokens<'_> {
         Ok(Self { tokenizer, length, vectors, folder, words: &[], ids: Vec::new() })
     }
 
+    /// The ids of a text in a web UI's syntax, in chunks of as many as the encoder takes, and each
+    /// one's weight.
+    fn chunks(&self, text: &str, encoder: &ClipTextConfig) -> Result<(Vec<u32>, Vec<f32>)> {
+        let tokenizer = self.tokenizer.core()?;
+        let plain = |text: &str| -> Result<Vec<u32>> {
+            let mut ids = tokenizer::encode(&tokenizer, text, text.len() + 2)?;
+            ids.truncate(tokenizer::used(&tokenizer, text, text.len() + 2)?.saturating_sub(1));
+            Ok(ids.split_off(1.min(ids.len())))
+        };
+        let comma = plain(",")?.first().copied();
+        let ends = [tokenizer.bos(), tokenizer.eos(), tokenizer.pad()];
+        let mut chunks = Chunks::new(encoder.max_position_embeddings, comma, ends);
+        for part in webui::parse(text) {
+            let webui::Part::Text(text, weight) = part else {
+                chunks.close();
+                continue;
+            };
+            for (piece, word) in embedding::pieces(&text, self.words) {
+                match word.map(|word| &self.ids[word]).filter(|ids| !ids.is_empty()) {
+                    Some(ids) => chunks.push_word(ids, weight as f32),
+                    None => plain(piece)?.into_iter().for_each(|id| chunks.push(id, weight as f32)),
+                }
+            }
+        }
+        let (ids, weights) = chunks.end();
+        self.check(&ids)?;
+        Ok((ids, weights))
+    }
+
+    /// Refuses tokens that the text encoder has no vectors for.
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        let Some(id) = ids.iter().find(|&&id| id as usize >= self.vectors) else { return Ok(()) };
+        Err(Failure::new(format!(
+            "the prompt holds a word that {} has as token {id}, and the text encoder \
+             knows {} tokens",
+            self.folder.display(),
+            self.vectors
+        ))
+        .remedy("Leave out the word that was added, or take the files of one and the same model"))
+    }
+
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let mut pieces: Vec<(&str, &[u32])> = Vec::new();
         for (piece, word) in embedding::pieces(text, self.words) {
@@ -274,16 +338,8 @@ impl Tokens<'_> {
             pieces.push((if is_word { "" } else { piece }, ids));
         }
         let ids = tokenizer::encode_pieces(&self.tokenizer.core()?, &pieces, self.length)?;
-        let Some(id) = ids.iter().find(|&&id| id as usize >= self.vectors) else {
-            return Ok(ids);
-        };
-        Err(Failure::new(format!(
-            "the prompt holds a word that {} has as token {id}, and the text encoder \
-             knows {} tokens",
-            self.folder.display(),
-            self.vectors
-        ))
-        .remedy("Leave out the word that was added, or take the files of one and the same model"))
+        self.check(&ids)?;
+        Ok(ids)
     }
 
     fn cut(&self, what: &str, text: &str) -> Result<Option<String>> {

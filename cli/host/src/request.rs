@@ -14,7 +14,7 @@ use crate::image::parameters::{KEYWORD, Parameters};
 use crate::image::png;
 use crate::json;
 use crate::lora::Lora;
-use crate::types::{Choice, Corner, Prediction, Rng, Seed, Sigmas, Size, Type};
+use crate::types::{Choice, Corner, Prediction, PromptSyntax, Rng, Seed, Sigmas, Size, Type};
 
 /// The largest side of a picture in pixels: far beyond what any model was trained for.
 pub const MAX_SIDE: u32 = 16_384;
@@ -53,6 +53,9 @@ pub struct Request {
     /// What the picture is not to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<String>,
+    /// How the two are read.
+    #[serde(skip_serializing_if = "is_plain")]
+    pub prompt_syntax: PromptSyntax,
     /// A picture to start from instead of pure noise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_img: Option<PathBuf>,
@@ -131,6 +134,7 @@ impl Default for Request {
         Self {
             prompt: None,
             negative_prompt: None,
+            prompt_syntax: PromptSyntax::Plain,
             init_img: None,
             strength: None,
             width: None,
@@ -238,6 +242,9 @@ impl Request {
         let request = Self {
             prompt: some(&parameters.prompt),
             negative_prompt: some(&parameters.negative_prompt),
+            prompt_syntax: given("Prompt syntax")
+                .and_then(PromptSyntax::from_name)
+                .unwrap_or(plain.prompt_syntax),
             width: number("Size", size.map(|(width, _)| width))?,
             height: number("Size", size.map(|(_, height)| height))?,
             class_label: number("Class label", given("Class label"))?,
@@ -294,6 +301,11 @@ impl Request {
         }
         Ok(())
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_plain(syntax: &PromptSyntax) -> bool {
+    *syntax == PromptSyntax::Plain
 }
 
 /// The number that a setting of a picture is.

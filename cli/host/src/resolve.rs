@@ -27,7 +27,7 @@ use crate::image::parameters::Parameters;
 use crate::prompts::{Asked, Encoders, told};
 use crate::request::{Parts, Request};
 use crate::table::{Table, table};
-use crate::types::{Choice, Seed, Type};
+use crate::types::{Choice, PromptSyntax, Seed, Type};
 use crate::{image, notes};
 
 /// How much of a picture is made anew, where nothing is said.
@@ -76,6 +76,8 @@ pub struct Words {
     pub prompt: Vec<u32>,
     /// The negative prompt's token ids.
     pub negative_prompt: Vec<u32>,
+    /// By how much each token's states are multiplied, of the prompt and of the negative one.
+    pub token_weights: Option<[Vec<f32>; 2]>,
     /// How strongly the prompt is followed.
     pub cfg_scale: f32,
     /// How many of the text encoder's last layers are left out.
@@ -246,6 +248,7 @@ fn unconditional(folder: &Place, parts: &Parts, request: &Request) -> Result<Fou
         (request.init_img.is_some(), "--init-img"),
         (request.cfg_scale.is_some(), "--cfg-scale"),
         (request.clip_skip.is_some(), "--clip-skip"),
+        (request.prompt_syntax != PromptSyntax::Plain, "--prompt-syntax"),
         (told(request).is_some(), told(request).unwrap_or_default()),
         (!parts.embeddings.is_empty(), "--embedding"),
         (parts.vae.is_some(), "--vae"),
@@ -352,6 +355,7 @@ fn text_to_image(
     let words = Words {
         prompt: encoded.prompt,
         negative_prompt: encoded.negative_prompt,
+        token_weights: encoded.token_weights,
         cfg_scale,
         cut: encoded.cut,
         clip_skip: encoded.clip_skip,
@@ -533,6 +537,7 @@ impl Words {
                 prompt: &self.prompt,
                 negative_prompt: &self.negative_prompt,
                 clip_skip,
+                token_weights: self.token_weights.as_ref().map(|[a, b]| [&a[..], &b[..]]),
                 embedded_guidance: unet.time_cond_proj_dim.map(|_| self.cfg_scale),
                 size,
                 init_image,
@@ -551,7 +556,8 @@ impl Resolved {
         let prompt = request.prompt.as_deref().unwrap_or_default();
         let negative_prompt = request.negative_prompt.as_deref().unwrap_or_default();
         let is_guided = words.is_guided();
-        notes.extend(notes::signs(&[prompt, if is_guided { negative_prompt } else { "" }]));
+        let seen = [prompt, if is_guided { negative_prompt } else { "" }];
+        notes.extend(notes::signs(&seen, request.prompt_syntax));
         if let Some(scale) = request.cfg_scale.filter(|&scale| scale < UNGUIDED) {
             notes.push(format!("--cfg-scale {scale} is taken as 1, which is no guidance"));
         }
@@ -626,6 +632,8 @@ impl Resolved {
         };
         let skip = words.filter(|words| words.clip_skip > 0).map(|words| words.clip_skip + 1);
         let eta = Some(self.scheduler.eta).filter(|&eta| eta > 0.0);
+        let syntax = Some(request.prompt_syntax).filter(|&syntax| syntax != PromptSyntax::Plain);
+        let syntax = syntax.map(|syntax| syntax.name().to_string());
         let loras: Vec<String> = parts.loras.iter().map(ToString::to_string).collect();
         let rng = request.rng.name().to_uppercase();
         let tile = self.vae_tile().filter(|_| !self.tiles_in_vain());
@@ -643,6 +651,7 @@ impl Resolved {
             ("LoRA", (!loras.is_empty()).then(|| loras.join(" "))),
             ("Denoising strength", strength.map(|strength| strength.to_string())),
             ("Clip skip", skip.map(|skip| skip.to_string())),
+            ("Prompt syntax", syntax),
             ("Original size", request.original_size.map(|size| size.to_string())),
             ("Crop top left", request.crops_coords_top_left.map(|corner| corner.to_string())),
             ("Target size", request.target_size.map(|size| size.to_string())),

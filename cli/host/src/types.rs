@@ -126,6 +126,16 @@ choices! {
 }
 
 choices! {
+    /// How prompts are read.
+    PromptSyntax, "syntax of prompts" {
+        /// As they are.
+        Plain = "plain" [];
+        /// As web UIs read them: (x:1.3), [x], BREAK, of any length.
+        WebUi = "webui" ["a1111"];
+    }
+}
+
+choices! {
     /// The generators of noise.
     Rng, "generator of noise" {
         /// mote's own: PCG.
@@ -301,6 +311,7 @@ mod tests {
         check::<Sigmas>();
         check::<Prediction>();
         check::<Rng>();
+        check::<PromptSyntax>();
     }
 
     #[test]

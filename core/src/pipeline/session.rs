@@ -280,6 +280,7 @@ impl<'a, K: Kit> Run<'a, K> {
                     negative_prompt: request.negative_prompt,
                     clip_skip: request.clip_skip,
                     embedded_guidance: None,
+                    token_weights: None,
                     size: request.size.or(trained).ok_or(unsized_model)?,
                     init_image: None,
                 }))

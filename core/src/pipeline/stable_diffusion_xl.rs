@@ -128,7 +128,8 @@ impl<'a> StableDiffusionXl<'a> {
             })?;
             teller.tell(cx, states, 0, [count - number, count])?;
         }
-        (kept.conditions.hidden_states, kept.conditions.added) = (Some(states), Some(added));
+        kept.conditions.hidden_states = Some(states.reshape([count * tokens, self.width()])?);
+        kept.conditions.added = Some(added);
         Ok(())
     }
 
@@ -190,10 +191,13 @@ impl<'a> StableDiffusionXl<'a> {
         kept: &mut Kept,
         teller: &mut Teller<'_, '_>,
     ) -> Result<()> {
-        let states = kept.conditions.hidden_states.ok_or(Error::Cancelled)?;
-        let added = kept.conditions.added.ok_or(Error::Cancelled)?;
+        let conditions = kept.conditions;
+        let tokens = self.prompt.ids.map_or(0, |[_, ids]| ids.len());
+        let negative = (self.sampling.conditions() - 1) * tokens;
+        let added = conditions.added.ok_or(Error::Cancelled)?;
         self.sampling.step(cx, row, kept, teller, &|cx, x, t, side| {
-            let (states, added) = (states.sample(side)?, Some(added.rows(side, 1)?));
+            let (states, added) =
+                (conditions.states(cx, negative, side)?, Some(added.rows(side, 1)?));
             let extra = Extra { added, ..Extra::default() };
             self.unet.forward_with(cx, &Path::root().at("unet"), x, &[t], states, extra)
         })

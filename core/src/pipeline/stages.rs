@@ -28,12 +28,32 @@ pub type History = heapless::Vec<Tensor, HISTORY>;
 /// What the noise predictor is told beside x and the time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conditions {
-    /// `encoder_hidden_states` `[prompts, tokens, width]`: of the negative prompt, where there is
-    /// guidance, and of the prompt.
+    /// `encoder_hidden_states` `[tokens, width]` of all prompts, one behind the other: of the
+    /// negative one, where there is guidance, and of the prompt.
     pub hidden_states: Option<Tensor>,
     /// What is added to the time embedding, `[prompts, width]`
     /// ([`Extra::added`](crate::models::unet_2d_condition::Extra::added)).
     pub added: Option<Tensor>,
+}
+
+impl Conditions {
+    /// The states `[1, tokens, width]` of prompt `number`, where so many tokens are the negative
+    /// one's; a plan is made with the longer, which needs most.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] before there are any: the steps were not taken in order.
+    pub fn states(&self, cx: &Context<'_>, negative: usize, number: usize) -> Result<Tensor> {
+        let all = self.hidden_states.ok_or(Error::Cancelled)?;
+        let [tokens, width] = all.dims("the prompts' states")?;
+        let negative = negative.min(tokens);
+        let is_negative = match cx.is_planning() {
+            true => negative > tokens - negative,
+            false => number == 0 && negative > 0,
+        };
+        let (begin, count) =
+            if is_negative { (0, negative) } else { (negative, tokens - negative) };
+        all.rows(begin, count)?.reshape([1, count, width])
+    }
 }
 
 /// What is kept between two steps of a picture.

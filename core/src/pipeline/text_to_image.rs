@@ -13,7 +13,7 @@ use crate::models::clip_text::ClipTextConfig;
 use crate::models::unet_2d_condition::{Extra, UNet2DConditionConfig};
 use crate::ops::{self, Context};
 use crate::progress::Stage as Name;
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Tensor};
 use crate::weights::Path;
 
 /// A request for one picture. The weights lie under `text_encoder`, `unet` and `vae`.
@@ -31,10 +31,14 @@ pub struct TextToImage<'a> {
     pub vae_tile: Option<usize>,
     /// How the latents are sampled.
     pub sampling: Sampling<'a>,
-    /// The prompt's token ids, with their begin, end and padding.
+    /// The prompt's token ids, with their begin, end and padding; or several such chunks one behind
+    /// the other, each of [`ClipTextConfig::max_position_embeddings`].
     pub prompt: &'a [u32],
     /// The negative (or empty) prompt's token ids; not looked at where there is no guidance.
     pub negative_prompt: &'a [u32],
+    /// By how much each token's states are multiplied, of the prompt and of the negative prompt; the
+    /// mean of a chunk's states then is made what it was, as web UIs do.
+    pub token_weights: Option<[&'a [f32]; 2]>,
     /// How many of the text encoder's last layers to leave out for the prompt. The negative prompt
     /// takes them all, as in diffusers.
     pub clip_skip: usize,
@@ -79,7 +83,7 @@ impl Pipeline for TextToImage<'_> {
 }
 
 impl TextToImage<'_> {
-    /// `encoder_hidden_states` `[prompts, tokens, width]`.
+    /// `encoder_hidden_states` `[1, tokens, width]` of each prompt, one behind the other.
     fn encode_prompts(
         &self,
         cx: &mut Context<'_>,
@@ -88,27 +92,52 @@ impl TextToImage<'_> {
         teller: &mut Teller<'_, '_>,
     ) -> Result<()> {
         let prompts = [self.negative_prompt, self.prompt];
-        let prompts = &prompts[2 - self.sampling.conditions()..];
-        let count = prompts.len();
-        let root = Path::root();
-        let path = root.at("text_encoder");
+        let weights = self.token_weights.map(|[prompt, negative]| [negative, prompt]);
+        let skipped = 2 - self.sampling.conditions();
+        let count = prompts.len() - skipped;
         let width = self.text_encoder.hidden_size;
-        let all = cx.tensor(Shape::new([count, self.prompt.len(), width]))?;
+        let tokens = prompts.iter().skip(skipped).map(|ids| ids.len()).sum::<usize>();
+        let all = cx.tensor(Shape::new([tokens, width]))?;
         // The negative prompt comes last: it takes every layer, so that the tally of the last
         // evaluation counts each weight once.
-        for (number, ids) in prompts.iter().enumerate().rev() {
+        kept.conditions.hidden_states = Some(all);
+        let mut end = tokens;
+        for (number, ids) in prompts.iter().skip(skipped).enumerate().rev() {
             cx.reset_tally();
+            end -= ids.len();
+            let own = all.rows(end, ids.len())?.reshape([1, ids.len(), width])?;
             let is_prompt = number + 1 == count;
             let skip = if is_prompt { self.clip_skip } else { 0 };
-            cx.scratch(|cx| {
-                let states = self.text_encoder.forward(cx, &path, ids, skip)?;
-                ops::copy_into(cx, states, all.sample(number)?)?;
-                check_finite(cx, states, "the text encoder's output")
-            })?;
-            teller.tell(cx, all, 0, [count - number, count])?;
+            let weights = weights.map(|weights| weights[number + skipped]);
+            cx.scratch(|cx| self.encode_prompt(cx, ids, weights, skip, own))?;
+            check_finite(cx, own, "the text encoder's output")?;
+            teller.tell(cx, own, 0, [count - number, count])?;
         }
-        kept.conditions.hidden_states = Some(all);
         Ok(())
+    }
+
+    /// The states of one prompt: as a whole or, where it is longer than the encoder takes, in
+    /// chunks of as many tokens.
+    fn encode_prompt(
+        &self,
+        cx: &mut Context<'_>,
+        ids: &[u32],
+        weights: Option<&[f32]>,
+        skip: usize,
+        out: Tensor,
+    ) -> Result<()> {
+        let (root, most) = (Path::root(), self.text_encoder.max_position_embeddings);
+        let chunks = (ids.len() / most).max(1);
+        let path = root.at("text_encoder");
+        let states = self.text_encoder.forward_batch(cx, &path, ids, chunks, skip)?;
+        if let Some(weights) = weights {
+            let (expected, found) = ([ids.len(), 0, 0, 0], [weights.len(), 0, 0, 0]);
+            if expected != found {
+                return Err(Error::Shape { what: "the tokens' weights", expected, found });
+            }
+            weigh(cx, states, weights, ids.len() / chunks);
+        }
+        ops::copy_into(cx, states, out)
     }
 
     fn encode<K: Kit>(
@@ -138,10 +167,11 @@ impl TextToImage<'_> {
         kept: &mut Kept,
         teller: &mut Teller<'_, '_>,
     ) -> Result<()> {
-        let states = kept.conditions.hidden_states.ok_or(Error::Cancelled)?;
+        let conditions = kept.conditions;
+        let negative = (self.sampling.conditions() - 1) * self.negative_prompt.len();
         let extra = Extra { guidance_scale: self.embedded_guidance, ..Extra::default() };
         self.sampling.step(cx, row, kept, teller, &|cx, x, t, prompt| {
-            let states = states.sample(prompt)?;
+            let states = conditions.states(cx, negative, prompt)?;
             self.unet.forward_with(cx, &Path::root().at("unet"), x, &[t], states, extra)
         })
     }
@@ -159,5 +189,26 @@ impl TextToImage<'_> {
     fn latents(&self) -> Latents<'_> {
         let Self { unet, vae, vae_tile, size, init_image, .. } = *self;
         Latents { unet, vae, vae_tile, sampling: &self.sampling, size, init_image }
+    }
+}
+
+/// Multiplies the states `[chunks, tokens, width]` by a weight for each token, and makes the mean of
+/// each chunk what it was.
+fn weigh(cx: &mut Context<'_>, states: Tensor, weights: &[f32], tokens: usize) {
+    if cx.is_planning() || weights.is_empty() {
+        return;
+    }
+    let width = states.channels();
+    let mean = |values: &[f32]| {
+        values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64
+    };
+    let chunks = cx.arena_mut().write(states).chunks_exact_mut(tokens * width);
+    for (chunk, weights) in chunks.zip(weights.chunks_exact(tokens)) {
+        let before = mean(chunk);
+        for (token, &weight) in chunk.chunks_exact_mut(width).zip(weights) {
+            token.iter_mut().for_each(|value| *value *= weight);
+        }
+        let factor = (before / mean(chunk)) as f32;
+        chunk.iter_mut().for_each(|value| *value *= factor);
     }
 }

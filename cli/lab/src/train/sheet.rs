@@ -89,6 +89,7 @@ impl Sampler<'_> {
                     negative_prompt: &negative,
                     clip_skip: 0,
                     embedded_guidance: None,
+                    token_weights: None,
                     size,
                     init_image: None,
                 }))
