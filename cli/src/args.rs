@@ -640,7 +640,7 @@ pub struct Request {
     /// What the picture is not to show.
     #[arg(short, long, value_name = "TEXT", help_heading = PICTURE, allow_hyphen_values = true)]
     pub negative_prompt: Option<String>,
-    /// How the two are read: as they are, or as web UIs read them, with weights, (x:1.3) or [x],
+    /// How the two are read: as they are, or as web UIs read them, with weights such as (red:1.3),
     /// BREAK, and of any length [default: plain].
     #[arg(long, value_name = "NAME", help_heading = PICTURE, ignore_case = true)]
     #[arg(value_parser = choice::<PromptSyntax>())]

@@ -299,22 +299,20 @@ fn what_cannot_be_run_is_refused_by_the_plan_with_the_same_error() {
 
 #[test]
 fn prompts_of_any_two_lengths_take_what_is_planned() {
-    let long = |ids: &[u32]| [ids, ids, ids].concat();
-    let changes: [(&str, &dyn Fn(&mut Words)); 4] = [
-        ("a short prompt", &|words| words.prompt.truncate(9)),
-        ("a short negative prompt", &|words| words.negative_prompt.truncate(9)),
-        ("a long prompt", &|words| words.prompt = long(&words.prompt)),
-        ("a long negative prompt, weighed", &|words| {
-            words.negative_prompt = long(&words.negative_prompt);
-            let weights = [&words.prompt, &words.negative_prompt].map(|ids| vec![1.5; ids.len()]);
-            words.token_weights = Some(weights);
-        }),
-    ];
-    for (what, change) in changes {
+    let check_changed = |what: &str, change: &dyn Fn(&mut Words)| {
         let mut resolved = words();
         change(words_of(&mut resolved));
         check(what, &resolved);
-    }
+    };
+    let long = |ids: &[u32]| [ids, ids, ids].concat();
+    check_changed("a short prompt", &|words| words.prompt.truncate(9));
+    check_changed("a short negative prompt", &|words| words.negative_prompt.truncate(9));
+    check_changed("a long prompt", &|words| words.prompt = long(&words.prompt));
+    check_changed("a long negative prompt, weighed", &|words| {
+        words.negative_prompt = long(&words.negative_prompt);
+        let weights = [&words.prompt, &words.negative_prompt].map(|ids| vec![1.5; ids.len()]);
+        words.token_weights = Some(weights);
+    });
 }
 
 #[test]

@@ -130,7 +130,7 @@ choices! {
     PromptSyntax, "syntax of prompts" {
         /// As they are.
         Plain = "plain" [];
-        /// As web UIs read them: (x:1.3), [x], BREAK, of any length.
+        /// As web UIs read them: weights in brackets, BREAK, of any length.
         WebUi = "webui" ["a1111"];
     }
 }

@@ -31,13 +31,13 @@ pub struct TextToImage<'a> {
     pub vae_tile: Option<usize>,
     /// How the latents are sampled.
     pub sampling: Sampling<'a>,
-    /// The prompt's token ids, with their begin, end and padding; or several such chunks one behind
-    /// the other, each of [`ClipTextConfig::max_position_embeddings`].
+    /// The prompt's token ids, with their begin, end and padding; or several such chunks, one
+    /// behind the other, each of [`ClipTextConfig::max_position_embeddings`].
     pub prompt: &'a [u32],
     /// The negative (or empty) prompt's token ids; not looked at where there is no guidance.
     pub negative_prompt: &'a [u32],
-    /// By how much each token's states are multiplied, of the prompt and of the negative prompt; the
-    /// mean of a chunk's states then is made what it was, as web UIs do.
+    /// By how much each token's states are multiplied, of the prompt and of the negative prompt;
+    /// the mean of a chunk's states then is made what it was, as web UIs do.
     pub token_weights: Option<[&'a [f32]; 2]>,
     /// How many of the text encoder's last layers to leave out for the prompt. The negative prompt
     /// takes them all, as in diffusers.
@@ -192,8 +192,8 @@ impl TextToImage<'_> {
     }
 }
 
-/// Multiplies the states `[chunks, tokens, width]` by a weight for each token, and makes the mean of
-/// each chunk what it was.
+/// Multiplies the states `[chunks, tokens, width]` by a weight for each token, and makes the mean
+/// of each chunk what it was.
 fn weigh(cx: &mut Context<'_>, states: Tensor, weights: &[f32], tokens: usize) {
     if cx.is_planning() || weights.is_empty() {
         return;
