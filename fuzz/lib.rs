@@ -23,6 +23,7 @@ use mote::ops::Context;
 use mote::pipeline::{Autoencoder, Pipeline, Sampling, TextToImage, Unconditional};
 use mote::tensor::{DType, Shape};
 use mote::weights::{Assumed, InPlace, Index, Slot, Weights, header_bytes};
+use mote_host::checkpoint::pickle::Pickled;
 use mote_host::tokenizer::Tokenizer;
 use mote_host::types::Type;
 use mote_host::{Failure, Machine, Parts, Place, Request};
@@ -51,6 +52,18 @@ fn with_file(name: &str, bytes: &[u8], test: impl FnOnce(&Path)) {
     let path = folder.path().join(name);
     fs::write(&path, bytes).expect("a temporary file can be written");
     test(&path);
+}
+
+/// A checkpoint of PyTorch's, zip and pickle: it is described, and every tensor of it read.
+pub fn pickle(file: &[u8]) {
+    with_file("model.ckpt", file, |path| {
+        let Ok(pickled) = Pickled::open(path) else { return };
+        for name in pickled.names() {
+            let weight = pickled.find(name).expect("what is listed is found");
+            let bytes = pickled.read(&weight, 0, weight.bytes).expect("it lies in the file");
+            assert_eq!(bytes.len(), weight.bytes);
+        }
+    });
 }
 
 /// A `config.json`: the first byte says of which class.
@@ -381,6 +394,11 @@ mod tests {
     #[test]
     fn the_corpus_of_safetensors_is_read_without_a_finding() {
         replay("safetensors", safetensors);
+    }
+
+    #[test]
+    fn the_corpus_of_pickle_is_read_without_a_finding() {
+        replay("pickle", pickle);
     }
 
     #[test]

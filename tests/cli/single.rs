@@ -132,10 +132,43 @@ fn what_is_no_checkpoint_in_one_file_is_refused_in_one_sentence() {
 }
 
 #[test]
+fn a_pickle_is_read_and_never_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, config) = single(folder.path());
+    let config = format!("--config={}", config.display());
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/pickle");
+    for (name, says) in [
+        ("whole", "holds no model in the names"),
+        ("across", "holds no model in the names"),
+        ("beyond", "reaches beyond its file"),
+        ("wide", "more values than the file holds"),
+        ("deflated", "compression method"),
+        ("system", "would call \"os system\""),
+        ("empty", "cut short"),
+    ] {
+        let file = folder.path().join(format!("{name}.ckpt"));
+        fs::copy(corpus.join(name), &file).unwrap();
+        let said = fails(&["plan", "-m", str(&file), "-p", "x", &config]);
+        assert!(said.contains(says), "{name}: {said}");
+    }
+    let file = folder.path().join("cut.ckpt");
+    fs::write(&file, &fs::read(corpus.join("whole")).unwrap()[..100]).unwrap();
+    let said = fails(&["plan", "-m", str(&file), "-p", "x", &config]);
+    assert!(said.contains("no whole zip"), "{said}");
+}
+
+#[test]
 fn published_layouts_draw_what_diffusers_draws() {
     let Some(parent) = shared("goldens") else { return };
     for name in ["single-sd1", "single-sd2-v", "single-sdxl"] {
         let case = parent.join(name);
+        if name == "single-sd1" {
+            let [a, b] = ["single.safetensors", "single.ckpt"].map(|file| {
+                let config = format!("--config={}", case.join("model").display());
+                drawn(&case.join(file), &["-p", "a dog", "--steps=2", &config])
+            });
+            assert!(a == b, "PyTorch's own file");
+        }
         let mut arguments = cases::arguments(&case, &case.join("single.safetensors"));
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("a.png");

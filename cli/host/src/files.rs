@@ -43,6 +43,17 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The first bytes of a plain file, `count` of them or as many as there are.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn begin(path: &Path, count: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = open(path)?.take(count as u64).read_to_end(&mut bytes);
+    read.map_err(|error| Failure::file("read", path, &error))?;
+    Ok(bytes)
+}
+
 /// Reads a plain text file of at most `limit` bytes, without its byte order mark.
 ///
 /// # Errors

@@ -30,6 +30,46 @@ impl std::ops::Deref for Bytes {
     }
 }
 
+/// Any file, mapped.
+#[derive(Debug)]
+pub struct Raw {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl Raw {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or is empty.
+    pub fn open(path: &Path) -> Result<Self> {
+        let map = map(path, &files::open(path)?)?;
+        Ok(Self { path: path.into(), map })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// Maps an open file.
+fn map(path: &Path, file: &File) -> Result<Mmap> {
+    let meta = file.metadata().map_err(|error| Failure::file("open", path, &error))?;
+    if meta.len() == 0 {
+        return Err(damaged(path, "it is empty"));
+    }
+    // SAFETY: the map is only read. That nobody alters the file meanwhile is the user's part of the
+    // bargain, as with every program that maps its data.
+    let map = unsafe { Mmap::map(file) };
+    map.map_err(|error| Failure::file("map", path, &error))
+}
+
 /// One safetensors file, mapped, its header checked.
 #[derive(Debug)]
 pub struct Mapped {
@@ -54,14 +94,7 @@ impl Mapped {
     /// # Errors
     /// As [`Mapped::open`].
     pub fn of(path: &Path, file: &File) -> Result<Self> {
-        let meta = file.metadata().map_err(|error| Failure::file("open", path, &error))?;
-        if meta.len() == 0 {
-            return Err(damaged(path, "it is empty"));
-        }
-        // SAFETY: the map is only read. That nobody alters the file meanwhile is the user's part of
-        // the bargain, as with every program that maps its data.
-        let map = unsafe { Mmap::map(file) };
-        let map = map.map_err(|error| Failure::file("map", path, &error))?;
+        let map = map(path, file)?;
         if let Some(format) = Format::of(&map) {
             return Err(format.failure(path));
         }

@@ -13,6 +13,8 @@ pub mod mapped;
 #[forbid(unsafe_code)]
 pub mod packed;
 #[forbid(unsafe_code)]
+pub mod pickle;
+#[forbid(unsafe_code)]
 pub mod place;
 #[forbid(unsafe_code)]
 pub mod shards;

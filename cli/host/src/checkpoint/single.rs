@@ -4,11 +4,13 @@
 use std::path::Path;
 
 use mote::tensor::Shape;
-use mote::weights::{InPlace, Weight, Weights};
+use mote::weights::{Weight, Weights};
 
 use super::first_layout::{self, Blocks};
 use super::mapped::Mapped;
+use super::pickle::{self, Pickled};
 use crate::error::{Failure, Result};
+use crate::files;
 
 /// What the names of a UNet begin with.
 const UNET: &str = "model.diffusion_model.";
@@ -34,10 +36,57 @@ const OPEN_CLIP: [(&str, &str); 3] = [
 /// opened: no file is so long.
 const TURNED: u64 = u64::MAX;
 
+/// The tensors of a file, however it holds them.
+#[derive(Debug)]
+enum Tensors {
+    Safetensors(Mapped),
+    Pickled(Pickled),
+}
+
+impl Tensors {
+    fn open(path: &Path) -> Result<Self> {
+        let begins = files::begin(path, pickle::ZIP.len())?;
+        match begins == pickle::ZIP {
+            true => Pickled::open(path).map(Self::Pickled),
+            false => Mapped::open(path).map(Self::Safetensors),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Safetensors(mapped) => mapped.path(),
+            Self::Pickled(pickled) => pickled.path(),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Safetensors(mapped) => {
+                mapped.weights().index().iter().map(|(name, _)| name.to_string()).collect()
+            }
+            Self::Pickled(pickled) => pickled.names().map(str::to_string).collect(),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<Weight> {
+        match self {
+            Self::Safetensors(mapped) => mapped.weights().index().find(name),
+            Self::Pickled(pickled) => pickled.find(name),
+        }
+    }
+
+    fn read(&self, weight: &Weight, start: usize, len: usize) -> Option<&[u8]> {
+        match self {
+            Self::Safetensors(mapped) => mapped.bytes(weight).ok()?.get(start..)?.get(..len),
+            Self::Pickled(pickled) => pickled.read(weight, start, len),
+        }
+    }
+}
+
 /// A file, mapped, and what its names are counted by.
 #[derive(Debug)]
 pub struct Single {
-    mapped: Mapped,
+    tensors: Tensors,
     blocks: Blocks,
     vae_levels: usize,
     turned: Option<(String, Vec<u8>)>,
@@ -49,8 +98,9 @@ impl Single {
     /// # Errors
     /// Where it cannot be read, or holds no UNet in this layout.
     pub fn open(path: &Path) -> Result<Self> {
-        let mapped = Mapped::open(path)?;
-        let names = || mapped.weights().index().iter().map(|(name, _)| name);
+        let tensors = Tensors::open(path)?;
+        let all = tensors.names();
+        let names = || all.iter().map(String::as_str);
         if !names().any(|name| name.starts_with(UNET)) {
             return Err(Failure::new(format!(
                 "{} holds no model in the names of Stable Diffusion's first authors",
@@ -64,33 +114,32 @@ impl Single {
             rest.split_once('.')?.0.parse::<usize>().ok()
         };
         let vae_levels = names().filter_map(level).max().map_or(0, |last| last.saturating_add(1));
-        let turned = turned(&mapped)?;
-        Ok(Self { mapped, blocks, vae_levels, turned })
+        let turned = turned(&tensors);
+        Ok(Self { tensors, blocks, vae_levels, turned })
     }
 
     /// Where the file lies.
     pub fn path(&self) -> &Path {
-        self.mapped.path()
+        self.tensors.path()
     }
 
     /// Its weights of these networks, under diffusers' names.
     pub fn weights<'a>(&'a self, networks: &'a [&'static str]) -> OfSingle<'a> {
-        OfSingle { single: self, networks, weights: self.mapped.weights() }
+        OfSingle { single: self, networks }
     }
 }
 
 /// The projection of OpenCLIP's text encoder with its sides exchanged.
-fn turned(mapped: &Mapped) -> Result<Option<(String, Vec<u8>)>> {
-    for (_, prefix) in OPEN_CLIP {
+fn turned(tensors: &Tensors) -> Option<(String, Vec<u8>)> {
+    OPEN_CLIP.iter().find_map(|(_, prefix)| {
         let name = format!("{prefix}text_projection");
-        let Some(tensor) = mapped.weights().index().find(&name) else { continue };
-        let (bytes, size) = (mapped.bytes(&tensor)?, tensor.dtype.bytes());
-        let &[rows, columns] = tensor.shape.as_slice() else { continue };
+        let tensor = tensors.find(&name)?;
+        let (bytes, size) = (tensors.read(&tensor, 0, tensor.bytes)?, tensor.dtype.bytes());
+        let &[rows, columns] = tensor.shape.as_slice() else { return None };
         let at = |row: usize, column: usize| &bytes[(row * columns + column) * size..][..size];
         let all = (0..columns).flat_map(|c| (0..rows).map(move |r| (r, c)));
-        return Ok(Some((name, all.flat_map(|(r, c)| at(r, c)).copied().collect())));
-    }
-    Ok(None)
+        Some((name, all.flat_map(|(r, c)| at(r, c)).copied().collect()))
+    })
 }
 
 /// Where a tensor lies in a file.
@@ -104,7 +153,6 @@ struct Found {
 pub struct OfSingle<'a> {
     single: &'a Single,
     networks: &'a [&'static str],
-    weights: InPlace<'a>,
 }
 
 impl OfSingle<'_> {
@@ -113,7 +161,7 @@ impl OfSingle<'_> {
         if !self.networks.contains(&network) {
             return None;
         }
-        let find = |name: &str| self.weights.index().find(name);
+        let find = |name: &str| self.single.tensors.find(name);
         let whole = |name: &str| Some(Found { weight: find(name)?, third: None });
         match network {
             "unet" => {
@@ -188,10 +236,11 @@ impl Weights for OfSingle<'_> {
         weight: &Weight,
         start: usize,
         len: usize,
-        staging: &'a mut [u8],
+        _staging: &'a mut [u8],
     ) -> mote::Result<&'a [u8]> {
         if weight.begin != TURNED {
-            return self.weights.read(weight, start, len, staging);
+            let bytes = self.single.tensors.read(weight, start, len);
+            return bytes.ok_or(mote::Error::WeightRead);
         }
         let bytes =
             self.single.turned.as_ref().and_then(|(_, bytes)| bytes.get(start..)?.get(..len));
