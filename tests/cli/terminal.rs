@@ -218,7 +218,7 @@ fn wrong_files() -> Vec<(&'static str, Vec<u8>, [&'static str; 2])> {
         (
             "xl.safetensors",
             named(&["conditioner.embedders.0.a", "model.diffusion_model.out.2.weight"]),
-            ["SDXL", "1.x and 2.x"],
+            ["in one file", "--config FOLDER"],
         ),
         (
             "unet.safetensors",

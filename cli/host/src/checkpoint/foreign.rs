@@ -82,7 +82,6 @@ impl Holds {
         let is_whole = begins("model.diffusion_model.");
         let transformer = ["double_blocks.", "joint_blocks.", "single_transformer_blocks."];
         Some(match () {
-            () if is_whole && begins("conditioner.embedders.") => Self::OtherSingleFile("SDXL"),
             () if is_whole && any(".joint_blocks.") => Self::OtherSingleFile("Stable Diffusion 3"),
             () if is_whole && any(".double_blocks.") => Self::OtherSingleFile("FLUX"),
             () if is_whole => Self::SingleFile,
@@ -132,7 +131,7 @@ impl Holds {
             }
             Self::ControlNet => Some("mote runs no ControlNet"),
             Self::OtherSingleFile(_) | Self::Transformer => {
-                Some("mote runs Stable Diffusion 1.x and 2.x, and models of their kind")
+                Some("mote runs Stable Diffusion 1.x, 2.x and XL, and models of their kind")
             }
             _ => None,
         }
@@ -150,13 +149,13 @@ impl Holds {
             Self::ControlNet => failure(", and no model")
                 .remedy("mote runs none: give -m the model it was trained for"),
             Self::SingleFile => failure("").remedy(
-                "Give its configurations with --config FOLDER, a folder in diffusers' layout \
-                 without weights, such as `hf download \
+                "Give its configurations with --config FOLDER, a folder in diffusers' layout of a \
+                 model of its kind, without weights, such as `hf download \
                  stable-diffusion-v1-5/stable-diffusion-v1-5 --include \"*.json\" --include \
                  \"*.txt\" --local-dir sd15` makes",
             ),
             Self::OtherSingleFile(_) | Self::Transformer => failure("")
-                .remedy("mote runs Stable Diffusion 1.x and 2.x, and models of their kind"),
+                .remedy("mote runs Stable Diffusion 1.x, 2.x and XL, and models of their kind"),
             Self::Unet => failure(part).remedy(belongs("unet", path)),
             Self::TextEncoder => failure(part).remedy(belongs("text_encoder", path)),
             Self::Vae => failure(part).remedy(format!(
@@ -244,7 +243,7 @@ mod tests {
             (&[("model.diffusion_model.out.0.weight", 1)], Some(Holds::SingleFile)),
             (
                 &[("conditioner.embedders.0.a", 1), ("model.diffusion_model.out.0.weight", 1)],
-                Some(Holds::OtherSingleFile("SDXL")),
+                Some(Holds::SingleFile),
             ),
             (&[("double_blocks.0.img_attn.proj.weight", 2)], Some(Holds::Transformer)),
             (

@@ -230,7 +230,7 @@ fn flow_matching(path: &Path, what: &str) -> Failure {
     Failure::new(format!(
         "{path}: {what}: a model of flow matching, which no sampler of mote's draws from"
     ))
-    .remedy("mote runs models of diffusion: Stable Diffusion 1.x and 2.x, DDPM and their kind")
+    .remedy("mote runs models of diffusion: Stable Diffusion 1.x, 2.x and XL, DDPM and their kind")
 }
 
 /// The sampler that the file names.
