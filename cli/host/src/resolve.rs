@@ -242,6 +242,7 @@ pub fn halved(unet: &UNet2DConfig) -> usize {
 }
 
 fn unconditional(folder: &Place, parts: &Parts, request: &Request) -> Result<Found> {
+    let told = told(request);
     for (given, flag) in [
         (request.prompt.is_some(), "--prompt"),
         (request.negative_prompt.is_some(), "--negative-prompt"),
@@ -249,7 +250,7 @@ fn unconditional(folder: &Place, parts: &Parts, request: &Request) -> Result<Fou
         (request.cfg_scale.is_some(), "--cfg-scale"),
         (request.clip_skip.is_some(), "--clip-skip"),
         (request.prompt_syntax != PromptSyntax::Plain, "--prompt-syntax"),
-        (told(request).is_some(), told(request).unwrap_or_default()),
+        (told.is_some(), told.unwrap_or_default()),
         (!parts.embeddings.is_empty(), "--embedding"),
         (parts.vae.is_some(), "--vae"),
         (parts.taesd.is_some(), "--taesd"),

@@ -193,6 +193,8 @@ pub struct Loras {
     files: Vec<File>,
     /// The weights that they change, in the order of their names.
     changed: Vec<Changed>,
+    /// The type of the model's own weights: half precision where all products' are, or else f32.
+    own: Type,
 }
 
 /// The weights of a model with what is to be added to them.
@@ -257,12 +259,7 @@ impl Source {
     /// The type to which weights are converted while something is added to them, where no other is
     /// asked for: as they are, if that is half precision, or else f32. `None`: nothing is added.
     pub fn dtype(&self) -> Option<Type> {
-        self.loras.as_ref()?;
-        let of_halves = |(_, weight): &(String, Weight)| weight.dtype == DType::F16;
-        let products = |(_, weight): &(String, Weight)| weight.shape.as_slice().len() > 1;
-        let all = self.files.named_tensors();
-        let is_half = all.iter().filter(|tensor| products(tensor)).all(of_halves);
-        Some(if is_half { Type::F16 } else { Type::F32 })
+        self.loras.as_ref().map(|loras| loras.own)
     }
 
     /// Hands all weights, changed, to `body`.
@@ -355,7 +352,10 @@ impl Loras {
             let shape = shapes.get(name.as_str()).copied().unwrap_or(Shape::new([0]));
             Changed { name, shape, changes }
         });
-        Ok(Self { files: opened, changed: changed.collect() })
+        let mut products = weights.iter().filter(|(_, weight)| weight.shape.as_slice().len() > 1);
+        let is_half = products.all(|(_, weight)| weight.dtype == DType::F16);
+        let own = if is_half { Type::F16 } else { Type::F32 };
+        Ok(Self { files: opened, changed: changed.collect(), own })
     }
 
     /// The number of the weight called `name`, if it is changed.
